@@ -1,0 +1,235 @@
+"""What every recommender shares: validation, fit, predict, recommend, score."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags, check_array
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from .interactions import binary_csr, check_structure
+from .ranking import rank, row_blocks
+
+
+def check_rows(X: Any, name: str = "X") -> Any:
+    """Validate interactions; return them as CSR or, if dense, as an array. X is not changed."""
+    check_structure(X)
+    return check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name=name)
+
+
+class BaseRecommender(BaseEstimator, metaclass=ABCMeta):
+    """Base of all recommenders.
+
+    A subclass writes two hooks: ``_fit`` learns from a matrix, ``_scores`` scores rows. Both get
+    canonical binary CSR: sorted, without duplicates or zeros, every stored value 1.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
+
+    @abstractmethod
+    def _fit(self, X: csr_array) -> None:
+        """Learn from all users."""
+
+    @abstractmethod
+    def _scores(self, X: csr_array) -> Tensor:
+        """Score every item for each row, as a new float32 tensor of shape (n_rows, n_items)."""
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Learn from an interaction matrix.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions. A stored positive value is an interaction, whatever its size.
+        y : Ignored
+            Present for scikit-learn's tools.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If X holds NaN, infinity or negative values, is empty or corrupt, or if a
+            parameter is invalid.
+        """
+        self._validate_params()
+        rows = check_rows(X)
+        validate_data(self, X, skip_check_array=True)
+        self._fit(binary_csr(rows))
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Score every item for every user.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions to start from, of users seen in ``fit`` or not.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_users, n_items), float32
+            Higher is better. Items that the user has already are scored like any other.
+
+        Raises
+        ------
+        NotFittedError
+            If the recommender is not fitted.
+        ValueError
+            If X is invalid or has another number of items than in ``fit``.
+        """
+        check_is_fitted(self)
+        X = self._check_rows(X)
+        scores = np.empty(X.shape, dtype=np.float32)
+        for block in row_blocks(X.shape[0]):
+            scores[block] = self._scores(binary_csr(X[block])).cpu().numpy()
+        return scores
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Score every item for every user: the same as ``predict``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions to start from.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_users, n_items), float32
+            Higher is better.
+        """
+        return self.predict(X)
+
+    def recommend(
+        self,
+        X: Any,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        candidates: Any = None,
+        return_scores: bool = False,
+    ) -> Any:
+        """Recommend the best k items to every user.
+
+        Users are scored in blocks, so memory does not grow with their number.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions to start from, of users seen in ``fit`` or not.
+        k : int, default=10
+            Length of the lists.
+        exclude_seen : bool, default=True
+            Leave out the items that the user has in X.
+        candidates : array-like of int, {array-like, sparse matrix} of shape (n_users, n_items) \
+or None, default=None
+            Items that may be recommended: item numbers shared by all users, or a mask whose
+            positive entries are allowed. None allows every item.
+        return_scores : bool, default=False
+            Also return the scores.
+
+        Returns
+        -------
+        items : ndarray of shape (n_users, k), int64
+            Item numbers, best first, ties to the lower number. A user with fewer than k eligible
+            items has -1 in the places left.
+        scores : ndarray of shape (n_users, k), float32
+            Only if ``return_scores``; ``-inf`` where items is -1.
+
+        Raises
+        ------
+        NotFittedError
+            If the recommender is not fitted.
+        ValueError
+            If X is invalid, k < 1, or candidates lie outside of the items.
+        """
+        check_is_fitted(self)
+        X = self._check_rows(X)
+
+        def score_rows(block: slice) -> Tensor:
+            return self._scores(binary_csr(X[block]))
+
+        items, scores = rank(score_rows, X, k, exclude_seen=exclude_seen, candidates=candidates)
+        return (items, scores) if return_scores else items
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean NDCG@100 on held-out interactions, as ``skvaecf.ndcg_at_k`` computes it.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions. Without ``y``, a fifth of each row is held out.
+        y : sparse matrix of shape (n_users, n_items) or None, default=None
+            Held-out interactions of the same users.
+
+        Returns
+        -------
+        score : float
+            In [0, 1].
+        """
+        from .scorers import ndcg_at_k
+
+        check_is_fitted(self)
+        self._check_rows(X)
+        return float(ndcg_at_k(self, X, y))
+
+    def _check_rows(self, X: Any) -> Any:
+        """Validate rows for a fitted recommender."""
+        rows = check_rows(X)
+        validate_data(self, X, reset=False, skip_check_array=True)
+        return rows
+
+    def __sklearn_tags__(self) -> Tags:
+        tags: Tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.input_tags.positive_only = True
+        return tags
+
+
+class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+    """``transform`` for recommenders that represent a user by ``n_components`` numbers."""
+
+    n_components: int
+
+    @abstractmethod
+    def _latent(self, X: csr_array) -> Tensor:
+        """Represent rows of canonical binary CSR, shape (n_rows, n_components)."""
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Represent every user by a latent vector.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions, of users seen in ``fit`` or not.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_users, n_components)
+            Of the type of X if that is float32 or float64, else float32.
+
+        Raises
+        ------
+        NotFittedError
+            If the recommender is not fitted.
+        ValueError
+            If X is invalid or has another number of items than in ``fit``.
+        """
+        check_is_fitted(self)
+        rows = self._check_rows(X)
+        dtype = rows.dtype if rows.dtype in (np.float32, np.float64) else np.float32
+        Z = np.empty((rows.shape[0], self._n_features_out), dtype=dtype)
+        for block in row_blocks(rows.shape[0]):
+            Z[block] = self._latent(binary_csr(rows[block])).cpu().numpy()
+        return Z
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components

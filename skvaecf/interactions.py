@@ -1,0 +1,171 @@
+"""Users x items matrices: canonical rows on the host, sparse batches on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, issparse
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def check_structure(X: Any) -> None:
+    """Refuse a compressed sparse matrix whose index arrays point outside of it.
+
+    scikit-learn checks the stored values only. A corrupt index would reach compiled code that
+    trusts it.
+    """
+    if issparse(X) and getattr(X, "format", None) in ("csr", "csc", "bsr"):
+        # A new container around the same arrays: the check itself rebinds attributes.
+        try:
+            shell = type(X)((X.data, X.indices, X.indptr), shape=X.shape)
+            shell.check_format(full_check=True)
+        except ValueError as error:
+            raise ValueError(f"X has corrupt sparse indices: {error}") from error
+
+
+def binary_csr(X: Any) -> csr_array:
+    """Copy rows of X to canonical CSR: sorted, no duplicates, every stored value 1.
+
+    A positive entry is an interaction, whatever its size; explicit zeros are dropped.
+    """
+    given = csr_array(X)
+    present = (given.data > 0).astype(np.float32)
+    binary = csr_array((present, given.indices.copy(), given.indptr.copy()), shape=given.shape)
+    binary.sum_duplicates()
+    binary.eliminate_zeros()
+    binary.data[:] = 1
+    return binary
+
+
+@dataclass(frozen=True)
+class InteractionBatch:
+    """Sparse rows of a users x items matrix, on one device.
+
+    Row ``u`` holds the items ``items[offsets[u]:offsets[u + 1]]`` with the values ``values`` at
+    the same places (1 in the data itself). Models read rows only through the operations below,
+    none of which builds the dense ``(n_users, n_items)`` matrix.
+
+    Attributes
+    ----------
+    items : Tensor of shape (n_entries,), int32 or int64
+    values : Tensor of shape (n_entries,), float32
+    offsets : Tensor of shape (n_users + 1,), int64
+    n_items : int
+    """
+
+    items: Tensor
+    values: Tensor
+    offsets: Tensor
+    n_items: int
+
+    @classmethod
+    def from_csr(cls, X: csr_array, device: torch.device | str = "cpu") -> InteractionBatch:
+        """Copy a canonical CSR matrix to a device."""
+        return cls(
+            items=torch.tensor(X.indices, dtype=torch.int32, device=device),
+            values=torch.tensor(X.data, dtype=torch.float32, device=device),
+            offsets=torch.tensor(X.indptr, dtype=torch.int64, device=device),
+            n_items=X.shape[1],
+        )
+
+    @property
+    def n_users(self) -> int:
+        """Number of rows."""
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> Tensor:
+        """Stored entries per row, shape (n_users,), int64."""
+        return self.offsets.diff()
+
+    @property
+    def users(self) -> Tensor:
+        """Row number of every stored entry, shape (n_entries,), int64."""
+        rows = torch.arange(self.n_users, device=self.offsets.device)
+        return rows.repeat_interleave(self.counts, output_size=len(self.items))
+
+    def rows(self, users: Tensor) -> InteractionBatch:
+        """Select rows, in the order given."""
+        starts = self.offsets[users]
+        counts = self.offsets[users + 1] - starts
+        offsets = F.pad(counts.cumsum(0), (1, 0))
+        # Entry e of the selection stands at starts[row] + (e - offsets[row]).
+        entries = torch.arange(int(offsets[-1]), device=users.device)
+        entries += (starts - offsets[:-1]).repeat_interleave(counts, output_size=len(entries))
+        return replace(
+            self, items=self.items[entries], values=self.values[entries], offsets=offsets
+        )
+
+    def sum(self, entries: Tensor) -> Tensor:
+        """Sum one number per stored entry over each row, shape (n_users,)."""
+        total = torch.zeros(self.n_users, dtype=entries.dtype, device=entries.device)
+        return total.index_add_(0, self.users, entries)
+
+    def gather(self, dense: Tensor) -> Tensor:
+        """Pick a dense (n_users, n_items) tensor at the stored entries, shape (n_entries,)."""
+        return dense[self.users, self.items]
+
+    def l2_normalized(self) -> InteractionBatch:
+        """Scale every row to unit Euclidean length; an empty row stays empty."""
+        length = self.sum(self.values.square()).sqrt().clamp(min=1e-6)
+        return replace(self, values=self.values / length[self.users])
+
+    def dropout(self, p: float, generator: torch.Generator | None) -> InteractionBatch:
+        """Drop each stored entry with probability p, scale the kept ones by 1 / (1 - p)."""
+        if p == 0:
+            return self
+        draws = torch.rand(
+            len(self.values), dtype=torch.float32, device=self.values.device, generator=generator
+        )
+        return replace(self, values=self.values * (draws >= p) / (1 - p))
+
+    def __matmul__(self, weight: Tensor) -> Tensor:
+        """Multiply the rows by a dense (n_items, n_out) matrix, shape (n_users, n_out)."""
+        product: Tensor = _SparseProduct.apply(  # type: ignore[no-untyped-call]
+            weight, self.items, self.values, self.offsets
+        )
+        return product
+
+
+class _SparseProduct(torch.autograd.Function):
+    """rows @ weight, touching only the weights of the items present, both ways.
+
+    torch's own backward of ``embedding_bag`` adds entry by entry into the gradient. Sorted by
+    item, the gradient is itself a bag sum, this time over users: 1.5 x faster and deterministic.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, items: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
+        ctx.save_for_backward(items, values, offsets)
+        ctx.n_items = len(weight)
+        return F.embedding_bag(
+            items.long(),
+            weight,
+            offsets,
+            mode="sum",
+            per_sample_weights=values,
+            include_last_offset=True,
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        items, values, offsets = ctx.saved_tensors
+        users = torch.arange(len(grad), device=grad.device).repeat_interleave(
+            offsets.diff(), output_size=len(items)
+        )
+        items, by_item = items.sort(stable=True)
+        # bincount, but one that also runs on the meta device and is deterministic on CUDA.
+        boundaries = torch.arange(ctx.n_items + 1, dtype=items.dtype, device=items.device)
+        grad_weight = F.embedding_bag(
+            users[by_item],
+            grad.contiguous(),
+            torch.searchsorted(items, boundaries),
+            mode="sum",
+            per_sample_weights=values[by_item],
+            include_last_offset=True,
+        )
+        return grad_weight, None, None, None

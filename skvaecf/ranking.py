@@ -1,0 +1,215 @@
+"""The best k items of every user, in row blocks, so that memory does not grow with the users."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, issparse
+from sklearn.utils import _safe_indexing, check_array
+from torch import Tensor
+
+from .interactions import binary_csr, check_structure
+
+BLOCK_ROWS = 512
+
+
+def row_blocks(n_rows: int) -> Iterator[slice]:
+    """Cut rows into consecutive blocks of at most BLOCK_ROWS."""
+    for start in range(0, n_rows, BLOCK_ROWS):
+        yield slice(start, min(start + BLOCK_ROWS, n_rows))
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """Column numbers of the k largest entries of each row, best first, ties to the lower column.
+
+    ``torch.topk`` alone leaves the order of equal scores open.
+
+    Parameters
+    ----------
+    scores : Tensor of shape (n_rows, n_columns)
+    k : int, at most n_columns
+
+    Returns
+    -------
+    columns : Tensor of shape (n_rows, k), int64
+    """
+    values, columns = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    kept = columns[:, :k].sort(dim=1).values
+    if values.shape[1] > k:
+        # Rows where the k-th and the next score are equal: take all that is larger, then fill
+        # up with the lowest columns among the equal.
+        cut = (values[:, k - 1] == values[:, k]).nonzero().squeeze(1)
+        if len(cut):
+            rows, least = scores[cut], values[cut, k - 1, None]
+            larger, equal = rows > least, rows == least
+            room = k - larger.sum(dim=1, keepdim=True)
+            chosen = larger | (equal & (equal.cumsum(dim=1) <= room))
+            kept[cut] = chosen.nonzero()[:, 1].reshape(-1, k)
+    # Columns ascend here, so a stable sort gives ties to the lower one.
+    order = scores.gather(1, kept).sort(dim=1, descending=True, stable=True).indices
+    return kept.gather(1, order)
+
+
+def rank(
+    score_rows: Callable[[slice], Tensor],
+    X: Any,
+    k: int,
+    *,
+    exclude_seen: bool = True,
+    candidates: Any = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank the items of every row of X.
+
+    Parameters
+    ----------
+    score_rows : callable
+        Scores of a block of rows as a new tensor of shape (n_rows, n_items).
+    X : sparse or dense matrix of shape (n_users, n_items)
+        What the users have seen, sliceable by rows.
+    k, exclude_seen, candidates
+        See :func:`recommend`.
+
+    Returns
+    -------
+    items : ndarray of shape (n_users, k), int64
+    scores : ndarray of shape (n_users, k), float32
+    """
+    n_users, n_items = X.shape
+    allowed = _check_candidates(candidates, (n_users, n_items))
+    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
+        raise ValueError(f"k must be an integer of at least 1, got {k!r}.")
+    k = int(k)
+    ranked = np.full((n_users, k), -1, dtype=np.int64)
+    best = np.full((n_users, k), -np.inf, dtype=np.float32)
+    for block in row_blocks(n_users):
+        scores = score_rows(block)
+        shape = (block.stop - block.start, n_items)
+        if tuple(scores.shape) != shape:
+            raise ValueError(
+                f"The estimator's predict returned scores of shape {tuple(scores.shape)} for rows"
+                f" of X of shape {shape}: it must give one score per user and item."
+            )
+        if exclude_seen:
+            rows, columns = binary_csr(X[block]).nonzero()
+            scores[_index(rows, scores), _index(columns, scores)] = -torch.inf
+        if isinstance(allowed, csr_array):
+            mask = torch.from_numpy(allowed[block].toarray() > 0).to(scores.device)
+            scores.masked_fill_(~mask, -torch.inf)
+        elif allowed is not None:
+            scores = scores[:, _index(allowed, scores)]
+        columns = top_k(scores, min(k, scores.shape[1]))
+        values = scores.gather(1, columns).cpu().numpy()
+        items = columns.cpu().numpy()
+        if isinstance(allowed, np.ndarray):
+            items = allowed[items]
+        items[np.isneginf(values)] = -1
+        ranked[block, : items.shape[1]] = items
+        best[block, : items.shape[1]] = values
+    return ranked, best
+
+
+def _index(numbers: np.ndarray, like: Tensor) -> Tensor:
+    return torch.as_tensor(numbers, dtype=torch.int64, device=like.device)
+
+
+def _check_candidates(candidates: Any, shape: tuple[int, int]) -> np.ndarray | csr_array | None:
+    """Sorted item numbers for a shared list, a canonical CSR for a users x items mask."""
+    if candidates is None:
+        return None
+    if issparse(candidates) or np.ndim(candidates) == 2:
+        if candidates.shape != shape:
+            raise ValueError(
+                f"candidates must be a mask of the shape of X, {shape}, got {candidates.shape}."
+            )
+        check_structure(candidates)
+        return binary_csr(candidates)
+    items = np.asarray(candidates)
+    if items.size == 0:
+        return np.empty(0, dtype=np.int64)
+    if items.ndim != 1 or not np.issubdtype(items.dtype, np.integer):
+        raise ValueError(
+            "candidates must be item numbers or a users x items mask, got an array of shape"
+            f" {items.shape} and type {items.dtype}."
+        )
+    if items.min() < 0 or items.max() >= shape[1]:
+        raise ValueError(
+            f"candidates must lie in [0, {shape[1]}), the items of X, got values from"
+            f" {items.min()} to {items.max()}."
+        )
+    return np.unique(items).astype(np.int64)
+
+
+def recommend(
+    estimator: Any,
+    X: Any,
+    k: int = 10,
+    *,
+    exclude_seen: bool = True,
+    candidates: Any = None,
+    return_scores: bool = False,
+) -> Any:
+    """Recommend the best k items to every user with anything that has ``predict``.
+
+    The same as the recommenders' own method, for estimators that wrap one: a Pipeline does not
+    pass ``recommend`` on, nor does a grid search.
+
+    Parameters
+    ----------
+    estimator : fitted estimator
+        Its ``predict(X)`` gives scores of shape (n_users, n_items), higher is better.
+    X : {array-like, sparse matrix} of shape (n_users, n_items)
+        Interactions to start from. They are passed to the estimator as they are, and the items
+        counted as seen are those of this X, whatever a Pipeline makes of it.
+    k : int, default=10
+        Length of the lists.
+    exclude_seen : bool, default=True
+        Leave out the items that the user has in X.
+    candidates : array-like of int, {array-like, sparse matrix} of shape (n_users, n_items) or \
+None, default=None
+        Items that may be recommended: item numbers shared by all users, or a mask whose positive
+        entries are allowed. None allows every item.
+    return_scores : bool, default=False
+        Also return the scores.
+
+    Returns
+    -------
+    items : ndarray of shape (n_users, k), int64
+        Item numbers, best first, ties to the lower number. A user with fewer than k eligible
+        items has -1 in the places left.
+    scores : ndarray of shape (n_users, k), float32
+        Only if ``return_scores``; ``-inf`` where items is -1.
+
+    Raises
+    ------
+    ValueError
+        If k < 1, candidates lie outside of the items, or ``predict`` gives another shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import Binarizer
+    >>> from skvaecf import Popularity, recommend
+    >>> ratings = np.array([[5, 4, 0], [0, 5, 0], [1, 4, 5]])
+    >>> model = make_pipeline(Binarizer(threshold=3), Popularity()).fit(ratings)
+    >>> recommend(model, ratings, k=2)
+    array([[ 2, -1],
+           [ 0,  2],
+           [-1, -1]])
+    """
+    if not hasattr(estimator, "predict"):
+        raise TypeError(f"estimator must have a predict method, got {type(estimator).__name__}.")
+    check_structure(X)
+    seen = check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name="X")
+    rows = seen if issparse(X) else X
+
+    def score_rows(block: slice) -> Tensor:
+        scores = estimator.predict(_safe_indexing(rows, block))
+        return torch.tensor(np.asarray(scores), dtype=torch.float32)
+
+    items, scores = rank(score_rows, seen, k, exclude_seen=exclude_seen, candidates=candidates)
+    return (items, scores) if return_scores else items
