@@ -1,0 +1,41 @@
+"""Recommenders for implicit feedback that behave like any scikit-learn estimator."""
+
+from ._version import __version__
+from .model_selection import UserSplitter, split_interactions, strong_generalization_split
+from .ranking import recommend
+from .recommenders.ease import EASE
+from .recommenders.mult_dae import MultDAE
+from .recommenders.mult_vae import MultVAE
+from .recommenders.popularity import Popularity
+from .scorers import (
+    MultiRankingScorer,
+    RankingScorer,
+    coverage_at_k,
+    hit_rate_at_k,
+    map_at_k,
+    mrr_at_k,
+    ndcg_at_k,
+    precision_at_k,
+    recall_at_k,
+)
+
+__all__ = [
+    "EASE",
+    "MultDAE",
+    "MultVAE",
+    "MultiRankingScorer",
+    "Popularity",
+    "RankingScorer",
+    "UserSplitter",
+    "__version__",
+    "coverage_at_k",
+    "hit_rate_at_k",
+    "map_at_k",
+    "mrr_at_k",
+    "ndcg_at_k",
+    "precision_at_k",
+    "recall_at_k",
+    "recommend",
+    "split_interactions",
+    "strong_generalization_split",
+]

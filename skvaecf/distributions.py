@@ -1,0 +1,178 @@
+r"""Likelihoods of a user's items, and posteriors of a user's latent vector.
+
+The likelihoods are exponential families in the scores :math:`\eta` of the items,
+
+.. math:: \log p(x | \eta) = \sum_i x_i \eta_i - A(\eta), \qquad
+          \nabla_\eta \log p(x | \eta) = x - \nabla A(\eta),
+
+so each is its log-normaliser :math:`A` and the mean :math:`\nabla A` of its observations.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal
+from torch.nn import functional as F
+
+from .interactions import InteractionBatch
+
+
+class ItemLikelihood(ABC):
+    """Distribution of one user's row of interactions, given the scores of all items.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (n_users, n_items), float32 or bfloat16
+        Scores of the items. Reductions over the items are made in float32 in any case.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+    def log_prob(self, x: InteractionBatch) -> Tensor:
+        """Log-likelihood of each row, summed over the items, shape (n_users,), float32.
+
+        Terms that do not depend on the logits are left out.
+        """
+        log_prob: Tensor = _LogProb.apply(  # type: ignore[no-untyped-call]
+            self.logits, x, type(self)
+        )
+        return log_prob
+
+    @staticmethod
+    @abstractmethod
+    def log_normalizer(logits: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute A for rows with n interactions, and what ``mean`` wants to know again.
+
+        Shapes: logits (n_rows, n_items), everything else (n_rows, 1).
+        """
+
+    @staticmethod
+    @abstractmethod
+    def mean(logits: Tensor, n: Tensor, known: Tensor) -> Tensor:
+        """Compute the gradient of A, overwriting the logits: the expected interactions."""
+
+
+class Multinomial(ItemLikelihood):
+    r"""The user's N clicks fall on the items with probability softmax(logits).
+
+    .. math:: \log p(x | \eta, N) = \sum_i x_i \eta_i - N \log \sum_i e^{\eta_i} + \text{const}
+
+    References
+    ----------
+    Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018, eq. 2.
+    """
+
+    @staticmethod
+    def log_normalizer(logits: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute N logsumexp(logits)."""
+        logsumexp = logits.logsumexp(dim=1, keepdim=True)
+        return n * logsumexp, logsumexp
+
+    @staticmethod
+    def mean(logits: Tensor, n: Tensor, known: Tensor) -> Tensor:
+        """Compute N softmax(logits)."""
+        return logits.sub_(known).exp_().mul_(n)
+
+
+class Bernoulli(ItemLikelihood):
+    r"""The user clicks each item or not, independently, with probability sigmoid(logits).
+
+    .. math:: \log p(x | \eta) = \sum_i x_i \eta_i - \sum_i \log(1 + e^{\eta_i})
+
+    References
+    ----------
+    Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018, eq. 4.
+    """
+
+    @staticmethod
+    def log_normalizer(logits: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum softplus(logits) over the items."""
+        return F.softplus(logits).sum(dim=1, keepdim=True), n
+
+    @staticmethod
+    def mean(logits: Tensor, n: Tensor, known: Tensor) -> Tensor:
+        """Compute sigmoid(logits)."""
+        return logits.sigmoid_()
+
+
+LIKELIHOODS: dict[str, type[ItemLikelihood]] = {
+    "multinomial": Multinomial,
+    "bernoulli": Bernoulli,
+}
+
+
+class _LogProb(torch.autograd.Function):
+    """x . logits - A(logits), with the gradient x - A'(logits) formed in place.
+
+    Passes over the logits go through blocks of rows that stay in the processor's cache: three
+    times faster than whole-matrix passes on a CPU. The gradient has the logits' own type, ready
+    for the product that follows.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, x: InteractionBatch, likelihood: type[ItemLikelihood]
+    ) -> Tensor:
+        n = x.sum(x.values)[:, None]  # (n_users, 1)
+        parts = [likelihood.log_normalizer(logits[b].float(), n[b]) for b in _blocks(logits)]
+        normalizer, known = (torch.cat(part) for part in zip(*parts, strict=True))
+        ctx.save_for_backward(logits, n, known)
+        ctx.x, ctx.likelihood = x, likelihood
+        return x.sum(x.values * x.gather(logits).float()) - normalizer.squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, n, known = ctx.saved_tensors
+        x, scale = ctx.x, grad[:, None]
+        grad_logits = torch.empty_like(logits)
+        for b in _blocks(logits):
+            # A copy that `mean` may overwrite, also where the logits are float32 already.
+            block = logits[b].to(torch.float32, copy=True)
+            grad_logits[b] = ctx.likelihood.mean(block, n[b], known[b]).mul_(-scale[b])
+        users = x.users
+        observed = (x.values * grad[users]).to(grad_logits.dtype)
+        grad_logits.index_put_((users, x.items.long()), observed, accumulate=True)
+        return grad_logits, None, None
+
+
+def _blocks(logits: Tensor) -> Iterator[slice]:
+    """Blocks of rows: about 2 MiB of float32 on a CPU, all rows at once elsewhere."""
+    n_rows, n_items = logits.shape
+    size = max(1, 2**19 // n_items) if logits.device.type == "cpu" else max(1, n_rows)
+    for start in range(0, max(1, n_rows), size):
+        yield slice(start, start + size)
+
+
+class DiagonalNormal(Independent):  # type: ignore[type-arg]
+    """Normal posterior of the latent vectors, with independent components.
+
+    Parameters
+    ----------
+    loc, log_variance : Tensor of shape (n_users, n_components)
+    """
+
+    def __init__(self, loc: Tensor, log_variance: Tensor) -> None:
+        scale = (0.5 * log_variance).exp()
+        super().__init__(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+
+    def rsample(
+        self, sample_shape: Any = (), *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw loc + scale * noise, differentiable, with noise from the generator given."""
+        loc: Tensor = self.base_dist.loc
+        scale: Tensor = self.base_dist.scale
+        noise = torch.randn(
+            (*sample_shape, *loc.shape), generator=generator, dtype=loc.dtype, device=loc.device
+        )
+        return loc + scale * noise
+
+
+def standard_normal(like: DiagonalNormal) -> DiagonalNormal:
+    """Build the N(0, I) prior of the same shape."""
+    return DiagonalNormal(torch.zeros_like(like.mean), torch.zeros_like(like.mean))

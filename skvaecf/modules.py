@@ -1,0 +1,103 @@
+"""Building blocks of the networks. Sizes are in units, items count from 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from .interactions import InteractionBatch
+
+
+class ItemEmbedding(nn.Module):
+    """Linear layer on sparse rows: the sum of the vectors of a user's items, plus a bias."""
+
+    def __init__(self, n_items: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_items, n_out))
+        self.bias = nn.Parameter(torch.empty(n_out))
+
+    def forward(self, x: InteractionBatch) -> Tensor:
+        """Map rows to (n_users, n_out)."""
+        return x @ self.weight + self.bias
+
+
+class ItemLogits(nn.Module):
+    """Linear layer that scores every item: the one large dense product of a model.
+
+    In training its product is made in ``precision``; parameters and gradients stay float32. The
+    weight is stored as (n_in, n_items), the order that bfloat16 products read fastest.
+    """
+
+    precision = torch.float32
+
+    def __init__(self, n_in: int, n_items: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_in, n_items))
+        self.bias = nn.Parameter(torch.empty(n_items))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map (n_users, n_in) to scores of shape (n_users, n_items)."""
+        dtype = self.precision if self.training else torch.float32
+        return h.to(dtype) @ self.weight.to(dtype) + self.bias.to(dtype)
+
+
+class Encoder(nn.Module):
+    """Sparse rows -> hidden tanh layers -> n_out linear units."""
+
+    def __init__(self, n_items: int, layer_sizes: Sequence[int], n_out: int) -> None:
+        super().__init__()
+        sizes = (*layer_sizes, n_out)
+        self.first = ItemEmbedding(n_items, sizes[0])
+        self.rest = nn.Sequential(
+            *(layer for a, b in pairwise(sizes) for layer in (nn.Tanh(), nn.Linear(a, b)))
+        )
+
+    def forward(self, x: InteractionBatch) -> Tensor:
+        """Map rows to (n_users, n_out)."""
+        h: Tensor = self.rest(self.first(x))
+        return h
+
+
+class Decoder(nn.Module):
+    """Latent vectors -> hidden tanh layers -> scores of all items."""
+
+    def __init__(self, n_components: int, layer_sizes: Sequence[int], n_items: int) -> None:
+        super().__init__()
+        sizes = (n_components, *layer_sizes)
+        self.hidden = nn.Sequential(
+            *(layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.Tanh()))
+        )
+        self.logits = ItemLogits(sizes[-1], n_items)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map (n_users, n_components) to scores of shape (n_users, n_items)."""
+        logits: Tensor = self.logits(self.hidden(z))
+        return logits
+
+
+class Autoencoder(nn.Module):
+    """An encoder and a decoder."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+
+def initialize(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw weights from Glorot's uniform law and biases from a narrow truncated normal."""
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter, generator=generator)
+        else:
+            nn.init.trunc_normal_(parameter, std=0.001, a=-0.002, b=0.002, generator=generator)
+
+
+def set_precision(network: nn.Module, dtype: torch.dtype) -> None:
+    """Choose the type of the large products in training."""
+    for module in network.modules():
+        if isinstance(module, ItemLogits):
+            module.precision = dtype

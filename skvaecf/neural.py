@@ -1,0 +1,291 @@
+"""Recommenders with a network: devices, epochs, early stopping, state."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from abc import abstractmethod
+from functools import partial
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import validate_data
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ._callback_support import CallbackSupportMixin, with_callbacks
+from ._devices import check_device, check_precision, device_or_cpu
+from ._version import __version__
+from .base import BaseRecommender, check_rows
+from .interactions import InteractionBatch, binary_csr
+from .metrics import ndcg
+from .model_selection import split_interactions
+from .modules import initialize, set_precision
+from .ranking import rank
+from .training import Game, Player, shuffled_minibatches
+
+MIN_INTERACTIONS = 5  # of a user held out for early stopping
+
+
+class TorchRecommender(CallbackSupportMixin, BaseRecommender):
+    """Base of the recommenders that train a network.
+
+    A subclass builds its network, names its players (see :mod:`skvaecf.training`), and says how
+    the fitted network scores rows. Parameters are those of its own constructor; the ones read
+    here are documented in :class:`skvaecf.MultVAE`.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, torch.device],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+    }
+
+    learning_rate: float
+    batch_size: int
+    max_epochs: int
+    early_stopping: bool
+    validation_fraction: float
+    n_iter_no_change: int
+    device: str | torch.device
+    precision: str
+    random_state: Any
+    verbose: int
+    warm_start: bool
+    network_: Any
+
+    @abstractmethod
+    def _build(self, n_users: int, n_items: int) -> nn.Module:
+        """Build the network; its parameters are drawn afterwards."""
+
+    @abstractmethod
+    def _players(self, network: Any) -> list[Player]:
+        """Name the players of the training game."""
+
+    @abstractmethod
+    def _logits(self, network: Any, x: InteractionBatch) -> Tensor:
+        """Score all items for rows, without randomness, shape (n_users, n_items)."""
+
+    @with_callbacks
+    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
+        """Learn from an interaction matrix.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions. A stored positive value is an interaction, whatever its size.
+        y : Ignored
+            Present for scikit-learn's tools.
+        X_val : {array-like, sparse matrix} of shape (n_val_users, n_items) or None, default=None
+            Interactions of other users, to choose the best epoch by when ``early_stopping``.
+            None sets a share ``validation_fraction`` of the users in X apart for it.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If X or X_val hold NaN, infinity or negative values, are empty or corrupt, or if a
+            parameter is invalid.
+        FloatingPointError
+            If a loss becomes NaN or infinite. The best epoch before that is kept.
+
+        Notes
+        -----
+        Interrupted from the keyboard, fit keeps the best epoch so far and warns.
+        """
+        self._validate_params()
+        rows = check_rows(X)
+        if X_val is not None:
+            X_val = check_rows(X_val, "X_val")
+            if X_val.shape[1] != rows.shape[1]:
+                raise ValueError(
+                    f"X_val must have the {rows.shape[1]} items of X, got {X_val.shape[1]}."
+                )
+            X_val = binary_csr(X_val)
+        check_device(self.device)
+        validate_data(self, X, skip_check_array=True, reset=self._warm_network() is None)
+        self._fit(binary_csr(rows), X_val)
+        return self
+
+    def _fit(self, X: csr_array, X_val: csr_array | None = None) -> None:
+        """Play epoch after epoch; keep the best one."""
+        device = check_device(self.device)
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        generator = torch.Generator(device).manual_seed(seed)
+        train, validation = self._hold_out(X, X_val, seed)
+        network = self._initial_network(train.shape, device, generator)
+        set_precision(network, check_precision(self.precision, device))
+        game = Game(self._players(network))
+        x = InteractionBatch.from_csr(train, device)
+
+        history: list[dict[str, float]] = []
+        best = _BestEpoch()
+        task = self._init_callback_context(max_subtasks=self.max_epochs)
+        task.call_on_fit_task_begin(estimator=self, X=X)
+        bar = tqdm(range(self.max_epochs), desc=type(self).__name__, disable=not self.verbose)
+        try:
+            for epoch in bar:
+                started = time.perf_counter()
+                subtask = task.subcontext(task_name="epoch")
+                subtask.call_on_fit_task_begin(estimator=self)
+                minibatches = shuffled_minibatches(x.n_users, self.batch_size, epoch, generator)
+                network.train()
+                losses = game.play(x, minibatches, generator)
+                network.eval()
+                for name, loss in losses.items():
+                    if not np.isfinite(loss):
+                        raise FloatingPointError(
+                            f"The loss of the {name} became {loss} in epoch {epoch + 1}."
+                            f" A learning_rate below {self.learning_rate} may help."
+                        )
+                record: dict[str, float] = {"epoch": epoch + 1}
+                record.update({f"{name}_loss": loss for name, loss in losses.items()})
+                # Without validation users the last epoch is the best.
+                score = float(epoch)
+                if validation is not None:
+                    score = record["validation_ndcg"] = self._validate(network, *validation)
+                record["seconds"] = time.perf_counter() - started
+                history.append(record)
+                best.update(score, epoch + 1, network)
+                bar.set_postfix({k: f"{v:.4g}" for k, v in record.items() if k != "epoch"})
+                stop = subtask.call_on_fit_task_end(
+                    estimator=self,
+                    X=X,
+                    reconstruction_attributes=partial(self._fitted_so_far, network, train.shape),
+                )
+                if stop or epoch + 1 - best.epoch >= self.n_iter_no_change:
+                    break
+        except KeyboardInterrupt:
+            if not history:
+                raise
+            warnings.warn(
+                f"fit was interrupted in epoch {len(history) + 1}; epoch {best.epoch} is kept.",
+                stacklevel=2,
+            )
+        finally:
+            bar.close()
+            # After an error, too: nothing that was learned is lost.
+            if history:
+                network.load_state_dict(best.parameters)
+                self.__dict__.update(self._fitted_so_far(network.eval(), train.shape))
+                self.history_ = history
+                self.n_iter_ = len(history)
+                self.best_iter_ = best.epoch
+        task.call_on_fit_task_end(estimator=self, X=X)
+
+    def _fitted_so_far(self, network: nn.Module, shape: tuple[int, int]) -> dict[str, Any]:
+        """Attributes that make a fitted recommender of a network."""
+        return {"network_": network, "_shape": shape, "n_features_in_": shape[1]}
+
+    def _hold_out(
+        self, X: csr_array, X_val: csr_array | None, seed: int
+    ) -> tuple[csr_array, tuple[csr_array, csr_array] | None]:
+        """Set validation users apart; cut their rows in what is seen and what must be found."""
+        if not self.early_stopping:
+            return X, None
+        if X_val is None:
+            eligible = np.flatnonzero(np.diff(X.indptr) >= MIN_INTERACTIONS)
+            n_val = min(round(self.validation_fraction * len(eligible)), X.shape[0] - 1)
+            chosen = np.random.RandomState(seed).permutation(eligible)[:n_val]
+            X_val, X = X[chosen], X[np.setdiff1d(np.arange(X.shape[0]), chosen)]
+        fold_in, heldout = split_interactions(
+            X_val, random_state=seed, min_interactions=MIN_INTERACTIONS
+        )
+        return X, ((fold_in, heldout) if heldout.nnz else None)
+
+    def _validate(self, network: nn.Module, fold_in: csr_array, heldout: csr_array) -> float:
+        """Mean NDCG@100 of the validation users."""
+        ranked, _ = rank(lambda block: self._score(network, fold_in[block]), fold_in, 100)
+        return float(np.nanmean(ndcg(ranked, heldout, 100)))
+
+    def _scores(self, X: csr_array) -> Tensor:
+        return self._score(self.network_, X)
+
+    def _score(self, network: nn.Module, X: csr_array) -> Tensor:
+        with torch.no_grad():
+            return self._logits(network, InteractionBatch.from_csr(X, _device_of(network)))
+
+    def _batch(self, X: csr_array) -> InteractionBatch:
+        """Put rows on the device of the fitted network."""
+        return InteractionBatch.from_csr(X, _device_of(self.network_))
+
+    def _warm_network(self) -> nn.Module | None:
+        """Return the network to go on from, if that is asked for and there is one."""
+        return getattr(self, "network_", None) if self.warm_start else None
+
+    def _initial_network(
+        self, shape: tuple[int, int], device: torch.device, generator: torch.Generator
+    ) -> nn.Module:
+        network = self._empty_network(shape, device)
+        warm = self._warm_network()
+        if warm is None:
+            initialize(network, generator)
+            return network
+        try:
+            network.load_state_dict(warm.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"warm_start needs a network of the same layer sizes as before: {error}"
+            ) from error
+        return network
+
+    def _empty_network(self, shape: tuple[int, int], device: torch.device) -> nn.Module:
+        # Built without storage, so that torch's own initialisation draws no global random number.
+        with torch.device("meta"):
+            network = self._build(*shape)
+        return network.to(torch.float32).to_empty(device=device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep arrays and plain values only: no class of torch is needed to read them."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        if "network_" in state:
+            network = state.pop("network_")
+            state["_parameters"] = {n: p.cpu().numpy() for n, p in network.state_dict().items()}
+        return state | {"_skvaecf_version": __version__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        state.pop("_skvaecf_version", None)
+        parameters = state.pop("_parameters", None)
+        super().__setstate__(state)
+        if parameters is not None:
+            network = self._empty_network(self._shape, device_or_cpu(self.device))
+            network.load_state_dict({n: torch.tensor(a) for n, a in parameters.items()})
+            self.network_ = network.eval()
+
+
+class _BestEpoch:
+    """The parameters of the epoch with the highest score."""
+
+    def __init__(self) -> None:
+        self.score = -np.inf
+        self.epoch = 0
+        self.parameters: dict[str, Tensor] = {}
+
+    def update(self, score: float, epoch: int, network: nn.Module) -> None:
+        if score > self.score:
+            self.score, self.epoch = score, epoch
+            if not self.parameters:
+                self.parameters = {n: p.clone() for n, p in network.state_dict().items()}
+            for name, parameter in network.state_dict().items():
+                self.parameters[name].copy_(parameter)
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device

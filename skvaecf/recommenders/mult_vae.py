@@ -1,0 +1,205 @@
+"""Mult-VAE: a variational autoencoder of a user's items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal
+
+import torch
+from scipy.sparse import csr_array
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from ..base import LatentFactorMixin
+from ..distributions import LIKELIHOODS, DiagonalNormal, standard_normal
+from ..interactions import InteractionBatch
+from ..modules import Autoencoder, Decoder, Encoder
+from ..neural import TorchRecommender
+from ..objectives import anneal
+from ..training import Batch, Player
+
+
+class MultVAE(LatentFactorMixin, TorchRecommender):
+    r"""Variational autoencoder with a multinomial likelihood.
+
+    A user's items :math:`x` are drawn from a latent vector :math:`z \sim N(0, I)` through the
+    scores :math:`\eta = f_\theta(z)` of all items. The encoder gives the posterior
+    :math:`q_\phi(z|x) = N(\mu_\phi(x), \operatorname{diag} \sigma^2_\phi(x))`. Training lowers,
+    on average over the users,
+
+    .. math:: \mathcal{L}_\beta = - E_{q_\phi(z|x)} \log p_\theta(x|z)
+              + \beta \, \mathrm{KL}(q_\phi(z|x) \| N(0, I)),
+
+    the likelihood being summed over the items, one z drawn per user and update, and
+    :math:`\beta` rising from 0 to ``kl_weight``. Users are ranked by :math:`f_\theta(\mu_\phi(x))`.
+
+    Parameters
+    ----------
+    n_components : int, default=200
+        Width of the latent vector.
+    encoder_layer_sizes : tuple of int, default=(600,)
+        Widths of the encoder's hidden tanh layers; ``()`` makes it linear.
+    decoder_layer_sizes : tuple of int, default=()
+        Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
+    likelihood : {"multinomial", "bernoulli"}, default="multinomial"
+        Law of a user's items given the scores. With "bernoulli" the model is the paper's logistic
+        VAE.
+    kl_weight : float, default=0.2
+        Final weight :math:`\beta` of the KL term. 0 leaves it out.
+    anneal_steps : int or "auto", default="auto"
+        Updates in which the weight of the KL term rises linearly from 0 to ``kl_weight``. "auto"
+        takes 40,000 updates or 80 epochs, whichever is reached first.
+    dropout : float, default=0.5
+        Probability in training to drop each of a user's items from the encoder's input.
+    learning_rate : float, default=1e-3
+        Step size of Adam.
+    batch_size : int, default=500
+        Users per update.
+    max_epochs : int, default=200
+        Passes over the users, at most.
+    early_stopping : bool, default=True
+        Set users apart, compute their NDCG@100 after each epoch, stop when it has not risen for
+        ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5 interactions, none
+        can be set apart and all epochs are run.
+    validation_fraction : float, default=0.1
+        Share of the users to set apart when ``early_stopping``, unless ``fit`` is given ``X_val``.
+    n_iter_no_change : int, default=20
+        Epochs without a better validation score before training stops.
+    device : str or torch.device, default="auto"
+        Where to compute: "auto" (CUDA if present, else MPS, else CPU) or any torch device.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Type of the large products in training. "auto" is bfloat16 where the hardware has it.
+        Parameters, reductions and the products of ``predict`` are float32 in any case.
+    random_state : int, RandomState instance or None, default=None
+        Seed of all randomness; pass an int for the same result at every call.
+    verbose : int, default=0
+        1 shows a progress bar.
+    warm_start : bool, default=False
+        Start ``fit`` from the parameters of the previous one.
+
+    Attributes
+    ----------
+    network_ : torch.nn.Module
+        The trained ``encoder`` and ``decoder``.
+    history_ : list of dict
+        Per epoch: its number, the mean loss of each player, the validation NDCG@100, seconds.
+    n_iter_ : int
+        Epochs run.
+    best_iter_ : int
+        Epoch whose parameters are kept, counted from 1.
+    n_features_in_ : int
+        Number of items.
+
+    See Also
+    --------
+    MultDAE : The same without a distribution over z.
+
+    Notes
+    -----
+    The constant terms of the likelihood are left out of the losses. Log-variances are kept
+    in [-12, 4]. The paper's own network, mirrored, with its annealing on large data is
+    ``MultVAE(decoder_layer_sizes=(600,), anneal_steps=40_000)``; a linear decoder ranks better on
+    every data set tried here and takes half the time.
+
+    References
+    ----------
+    Liang, Krishnan, Hoffman and Jebara, "Variational autoencoders for collaborative filtering",
+    WWW 2018, eq. 2 (multinomial), 4 (logistic), 7 (objective).
+
+    Examples
+    --------
+    >>> from skvaecf import MultVAE
+    >>> from skvaecf.datasets import make_interactions
+    >>> X = make_interactions(n_users=300, n_items=40, random_state=0)
+    >>> model = MultVAE(n_components=8, encoder_layer_sizes=(), max_epochs=20, random_state=0)
+    >>> model.fit(X).recommend(X[:2], k=3).shape
+    (2, 3)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **TorchRecommender._parameter_constraints,
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "encoder_layer_sizes": ["array-like"],
+        "decoder_layer_sizes": ["array-like"],
+        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "kl_weight": [Interval(Real, 0, None, closed="left")],
+        "anneal_steps": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components: int = 200,
+        *,
+        encoder_layer_sizes: Sequence[int] = (600,),
+        decoder_layer_sizes: Sequence[int] = (),
+        likelihood: str = "multinomial",
+        kl_weight: float = 0.2,
+        anneal_steps: int | Literal["auto"] = "auto",
+        dropout: float = 0.5,
+        learning_rate: float = 1e-3,
+        batch_size: int = 500,
+        max_epochs: int = 200,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 20,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+        warm_start: bool = False,
+    ) -> None:
+        self.n_components = n_components
+        self.encoder_layer_sizes = encoder_layer_sizes
+        self.decoder_layer_sizes = decoder_layer_sizes
+        self.likelihood = likelihood
+        self.kl_weight = kl_weight
+        self.anneal_steps = anneal_steps
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+        self.verbose = verbose
+        self.warm_start = warm_start
+
+    def _build(self, n_users: int, n_items: int) -> Autoencoder:
+        return Autoencoder(
+            Encoder(n_items, self.encoder_layer_sizes, 2 * self.n_components),
+            Decoder(self.n_components, self.decoder_layer_sizes, n_items),
+        )
+
+    def _players(self, network: Autoencoder) -> list[Player]:
+        likelihood = LIKELIHOODS[self.likelihood]
+
+        def loss(batch: Batch) -> Tensor:
+            """- E_q log p(x|z) + beta KL(q(z|x) || N(0, I)), eq. 7."""
+            x = batch.x
+            q = posterior(network, x.l2_normalized().dropout(self.dropout, batch.generator))
+            z = q.rsample(generator=batch.generator)
+            p = likelihood(network.decoder(z))
+            beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
+            return (beta * kl_divergence(q, standard_normal(q)) - p.log_prob(x)).mean()
+
+        return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
+
+    def _logits(self, network: Autoencoder, x: InteractionBatch) -> Tensor:
+        logits: Tensor = network.decoder(posterior(network, x.l2_normalized()).mean)
+        return logits
+
+    def _latent(self, X: csr_array) -> Tensor:
+        with torch.no_grad():
+            return posterior(self.network_, self._batch(X).l2_normalized()).mean
+
+
+def posterior(network: Autoencoder, x: InteractionBatch) -> DiagonalNormal:
+    """q(z|x), from the encoder's last layer: first the means, then the log-variances."""
+    loc, log_variance = network.encoder(x).chunk(2, dim=1)
+    return DiagonalNormal(loc, log_variance.clamp(-12, 4))
