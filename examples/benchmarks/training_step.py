@@ -1,0 +1,133 @@
+"""
+Cost of a training step
+=======================
+
+Times one update of ``MultVAE`` beside two yardsticks, in one process and in turn:
+
+* *products*: only the dense bfloat16 products of the layers as wide as the catalogue, forward
+  and backward, which a straightforward implementation cannot avoid;
+* *plain torch*: the same network on dense float32 rows with ``torch.optim.Adam``.
+
+Run it with ``python examples/benchmarks/training_step.py``. Figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from skvaecf import MultVAE
+from skvaecf._devices import check_precision
+from skvaecf.interactions import InteractionBatch, binary_csr
+from skvaecf.modules import initialize, set_precision
+from skvaecf.training import Game
+
+HIDDEN, LATENT = 600, 200
+
+
+def make_rows(n_users, n_items, density, seed=0):
+    """Rows with a long-tailed popularity, about ``density`` items each."""
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    random = np.random.RandomState(seed)
+    popularity = 1 / np.arange(1, n_items + 1) ** 0.8
+    popularity /= popularity.sum()
+    n = np.minimum(random.geometric(1 / density, n_users) + 5, n_items // 4)
+    columns = np.concatenate(
+        [random.choice(n_items, size, replace=False, p=popularity) for size in n]
+    )
+    indptr = np.concatenate([[0], n.cumsum()])
+    return binary_csr(csr_array((np.ones(len(columns)), columns, indptr), (n_users, n_items)))
+
+
+def skvaecf_step(X, precision):
+    """One move of the model's only player on a fixed batch."""
+    device, generator = torch.device("cpu"), torch.Generator().manual_seed(0)
+    model = MultVAE(LATENT, encoder_layer_sizes=(HIDDEN,), decoder_layer_sizes=(HIDDEN,))
+    network = model._empty_network(X.shape, device)
+    initialize(network, generator)
+    set_precision(network, check_precision(precision, device))
+    game = Game(model._players(network))
+    x = InteractionBatch.from_csr(X)
+    users = torch.arange(X.shape[0])
+    return lambda: game.play(x, lambda: [(0.0, users)], generator)
+
+
+def plain_step(X):
+    """Write it as a textbook would: dense float32 rows, default Adam."""
+    n_items = X.shape[1]
+    encoder = nn.Sequential(nn.Linear(n_items, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 2 * LATENT))
+    decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, n_items))
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()])
+
+    def step():
+        x = torch.from_numpy(X.toarray())
+        mu, log_variance = encoder(F.dropout(F.normalize(x), 0.5)).chunk(2, dim=1)
+        z = mu + (log_variance / 2).exp() * torch.randn_like(mu)
+        log_likelihood = (F.log_softmax(decoder(z), dim=1) * x).sum(dim=1)
+        kl = 0.5 * (log_variance.exp() + mu**2 - 1 - log_variance).sum(dim=1)
+        loss = (0.1 * kl - log_likelihood).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def bare_products(n_users, n_items, dtype):
+    """Five products: encoder forward and weight gradient, decoder forward and two gradients."""
+    x = torch.randn(n_users, n_items).to(dtype)
+    h = torch.randn(n_users, HIDDEN).to(dtype)
+    w = torch.randn(HIDDEN, n_items).to(dtype)
+
+    def step():
+        x @ w.T  # encoder, forward
+        h.T @ x  # encoder, gradient of the weight
+        h @ w  # decoder, forward
+        x @ w.T  # decoder, gradient of its input
+        h.T @ x  # decoder, gradient of the weight
+
+    return step
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
+    parser.add_argument("--users", type=int, default=500)
+    parser.add_argument("--items", type=int, default=20108)
+    parser.add_argument("--density", type=int, default=70, help="mean interactions per user")
+    parser.add_argument("--repeat", type=int, default=11)
+    arguments = parser.parse_args()
+    X = make_rows(arguments.users, arguments.items, arguments.density)
+    steps = {
+        "products, bfloat16": bare_products(*X.shape, torch.bfloat16),
+        "products, float32": bare_products(*X.shape, torch.float32),
+        "plain torch, dense float32": plain_step(X),
+        "skvaecf, float32": skvaecf_step(X, "float32"),
+        "skvaecf, bfloat16": skvaecf_step(X, "bfloat16"),
+    }
+    seconds = {name: [] for name in steps}
+    for i in range(arguments.repeat + 2):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if i >= 2:  # the first rounds warm up
+                seconds[name].append(time.perf_counter() - start)
+    print(f"{arguments.users} users x {arguments.items} items, {X.nnz} interactions,")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    median = {name: statistics.median(values) * 1e3 for name, values in seconds.items()}
+    for name, value in median.items():
+        low, high = min(seconds[name]) * 1e3, max(seconds[name]) * 1e3
+        print(f"{name:28}{value:9.1f} ms   ({low:.1f} to {high:.1f})")
+    ours = median["skvaecf, bfloat16"]
+    print(f"skvaecf / bfloat16 products: {ours / median['products, bfloat16']:.2f}")
+    print(f"plain torch / skvaecf:       {median['plain torch, dense float32'] / ours:.2f}")
+
+
+if __name__ == "__main__":
+    main()
