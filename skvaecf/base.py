@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,18 +16,20 @@ from torch import Tensor
 from .interactions import binary_csr, check_structure
 from .ranking import rank, row_blocks
 
+Scorer = Callable[[csr_array], Tensor]
+
 
 def check_rows(X: Any, name: str = "X") -> Any:
     """Validate interactions; return them as CSR or, if dense, as an array. X is not changed."""
-    check_structure(X)
+    check_structure(X, name)
     return check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name=name)
 
 
 class BaseRecommender(BaseEstimator, metaclass=ABCMeta):
     """Base of all recommenders.
 
-    A subclass writes two hooks: ``_fit`` learns from a matrix, ``_scores`` scores rows. Both get
-    canonical binary CSR: sorted, without duplicates or zeros, every stored value 1.
+    A subclass writes two hooks: ``_fit`` learns from a matrix, ``_scorer`` says how to
+    score rows. Both get canonical binary CSR: sorted, no duplicates, no zeros, every value 1.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
@@ -36,8 +39,12 @@ class BaseRecommender(BaseEstimator, metaclass=ABCMeta):
         """Learn from all users."""
 
     @abstractmethod
-    def _scores(self, X: csr_array) -> Tensor:
-        """Score every item for each row, as a new float32 tensor of shape (n_rows, n_items)."""
+    def _scorer(self) -> Scorer:
+        """Make the function that scores blocks of rows.
+
+        It returns a new float32 tensor of shape (n_rows, n_items) and is asked for once per call
+        of a public method: what is costly, such as a copy to the device, is done before it.
+        """
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from an interaction matrix.
@@ -61,8 +68,8 @@ class BaseRecommender(BaseEstimator, metaclass=ABCMeta):
         """
         self._validate_params()
         rows = check_rows(X)
-        validate_data(self, X, skip_check_array=True)
         self._fit(binary_csr(rows))
+        validate_data(self, X, skip_check_array=True)  # records the names and number of items
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -87,9 +94,10 @@ class BaseRecommender(BaseEstimator, metaclass=ABCMeta):
         """
         check_is_fitted(self)
         X = self._check_rows(X)
+        scorer = self._scorer()
         scores = np.empty(X.shape, dtype=np.float32)
         for block in row_blocks(X.shape[0]):
-            scores[block] = self._scores(binary_csr(X[block])).cpu().numpy()
+            scores[block] = scorer(binary_csr(X[block])).cpu().numpy()
         return scores
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -152,9 +160,10 @@ or None, default=None
         """
         check_is_fitted(self)
         X = self._check_rows(X)
+        scorer = self._scorer()
 
         def score_rows(block: slice) -> Tensor:
-            return self._scores(binary_csr(X[block]))
+            return scorer(binary_csr(X[block]))
 
         items, scores = rank(score_rows, X, k, exclude_seen=exclude_seen, candidates=candidates)
         return (items, scores) if return_scores else items
@@ -166,8 +175,9 @@ or None, default=None
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
             Interactions. Without ``y``, a fifth of each row is held out.
-        y : sparse matrix of shape (n_users, n_items) or None, default=None
-            Held-out interactions of the same users.
+        y : sparse matrix of shape (n_users, n_items), ignored if 1-D, default=None
+            Held-out interactions of the same users. Labels, which scikit-learn's tools pass on,
+            are ignored as in ``fit``.
 
         Returns
         -------
@@ -178,7 +188,7 @@ or None, default=None
 
         check_is_fitted(self)
         self._check_rows(X)
-        return float(ndcg_at_k(self, X, y))
+        return ndcg_at_k(self, X, None if np.ndim(y) < 2 else y)
 
     def _check_rows(self, X: Any) -> Any:
         """Validate rows for a fitted recommender."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def check_structure(X: Any) -> None:
+def check_structure(X: Any, name: str = "X") -> None:
     """Refuse a compressed sparse matrix whose index arrays point outside of it.
 
     scikit-learn checks the stored values only. A corrupt index would reach compiled code that
@@ -24,7 +24,7 @@ def check_structure(X: Any) -> None:
             shell = type(X)((X.data, X.indices, X.indptr), shape=X.shape)
             shell.check_format(full_check=True)
         except ValueError as error:
-            raise ValueError(f"X has corrupt sparse indices: {error}") from error
+            raise ValueError(f"{name} has corrupt sparse indices: {error}") from error
 
 
 def binary_csr(X: Any) -> csr_array:

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ._callback_support import CallbackSupportMixin, with_callbacks
 from ._devices import check_device, check_precision, device_or_cpu
 from ._version import __version__
-from .base import BaseRecommender, check_rows
+from .base import BaseRecommender, Scorer, check_rows
 from .interactions import InteractionBatch, binary_csr
 from .metrics import ndcg
 from .model_selection import split_interactions
@@ -118,10 +118,25 @@ class TorchRecommender(CallbackSupportMixin, BaseRecommender):
                     f"X_val must have the {rows.shape[1]} items of X, got {X_val.shape[1]}."
                 )
             X_val = binary_csr(X_val)
-        check_device(self.device)
-        validate_data(self, X, skip_check_array=True, reset=self._warm_network() is None)
-        self._fit(binary_csr(rows), X_val)
+        if self._warm_network() is not None:
+            validate_data(self, X, skip_check_array=True, reset=False)
+        previous = getattr(self, "history_", None)
+        try:
+            self._fit(binary_csr(rows), X_val)
+        finally:
+            # After an error, too, if epochs were completed before it.
+            if getattr(self, "history_", None) is not previous:
+                validate_data(self, X, skip_check_array=True)
         return self
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        check_device(self.device)
+        for name, sizes in self.get_params(deep=False).items():
+            if name.endswith("layer_sizes") and not all(
+                isinstance(size, Integral) and int(size) >= 1 for size in sizes
+            ):
+                raise ValueError(f"{name} must hold integers of at least 1, got {sizes!r}.")
 
     def _fit(self, X: csr_array, X_val: csr_array | None = None) -> None:
         """Play epoch after epoch; keep the best one."""
@@ -202,6 +217,8 @@ class TorchRecommender(CallbackSupportMixin, BaseRecommender):
         if X_val is None:
             eligible = np.flatnonzero(np.diff(X.indptr) >= MIN_INTERACTIONS)
             n_val = min(round(self.validation_fraction * len(eligible)), X.shape[0] - 1)
+            if n_val < 1:
+                return X, None
             chosen = np.random.RandomState(seed).permutation(eligible)[:n_val]
             X_val, X = X[chosen], X[np.setdiff1d(np.arange(X.shape[0]), chosen)]
         fold_in, heldout = split_interactions(
@@ -214,8 +231,8 @@ class TorchRecommender(CallbackSupportMixin, BaseRecommender):
         ranked, _ = rank(lambda block: self._score(network, fold_in[block]), fold_in, 100)
         return float(np.nanmean(ndcg(ranked, heldout, 100)))
 
-    def _scores(self, X: csr_array) -> Tensor:
-        return self._score(self.network_, X)
+    def _scorer(self) -> Scorer:
+        return partial(self._score, self.network_)
 
     def _score(self, network: nn.Module, X: csr_array) -> Tensor:
         with torch.no_grad():

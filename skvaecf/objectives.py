@@ -40,7 +40,8 @@ class _SquaredNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, w: Tensor) -> Tensor:
         ctx.save_for_backward(w)
-        return torch.linalg.vector_norm(w).square()
+        norm: Tensor = torch.linalg.vector_norm(w)
+        return norm.square()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

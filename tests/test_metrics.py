@@ -17,13 +17,13 @@ from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Binarizer, MinMaxScaler
 
-from skvaecf import metrics
+from skvaecf import metrics, scorers
 from skvaecf.base import BaseRecommender
 from skvaecf.model_selection import UserSplitter, split_interactions
 from skvaecf.scorers import MultiRankingScorer, RankingScorer
 
 SCORERS = {
-    name: getattr(metrics, name)
+    name: getattr(scorers, name)
     for name in (
         "ndcg_at_k",
         "recall_at_k",
@@ -56,8 +56,9 @@ class TinyPopularity(BaseRecommender):
     def _fit(self, X):
         self.popularity_ = self.factor * X.sum(axis=0)
 
-    def _scores(self, X):
-        return torch.tensor(self.popularity_, dtype=torch.float32).repeat(X.shape[0], 1)
+    def _scorer(self):
+        popularity = torch.tensor(self.popularity_, dtype=torch.float32)
+        return lambda X: popularity.repeat(X.shape[0], 1)
 
 
 class Fixed:
@@ -266,7 +267,7 @@ class TestScorer:
 
     def test_predicts_from_the_raw_rest(self, ratings):
         model = Fixed(np.arange(40))
-        values = metrics.ndcg_at_k.per_user(model, ratings)
+        values = scorers.ndcg_at_k.per_user(model, ratings)
         fold_in, heldout = split_interactions(ratings, random_state=0)
         [asked] = model.asked
         assert (asked != fold_in).nnz == 0
@@ -280,8 +281,8 @@ class TestScorer:
         X = csr_array(([1.0, 1, 0, 2, 1, 3, 1], [3, 1, 0, 7, 5, 6, 7], [0, 7]), shape=(1, 9))
         y = csr_array(([1.0, 0, 2, 1], [8, 0, 2, 2], [0, 4]), shape=(1, 9))
         copies = [part.copy() for matrix in (X, y) for part in (matrix.data, matrix.indices)]
-        metrics.ndcg_at_k(Fixed(np.arange(9)), X)
-        metrics.ndcg_at_k(Fixed(np.arange(9)), X, y)
+        scorers.ndcg_at_k(Fixed(np.arange(9)), X)
+        scorers.ndcg_at_k(Fixed(np.arange(9)), X, y)
         after = [part for matrix in (X, y) for part in (matrix.data, matrix.indices)]
         for before, now in zip(copies, after, strict=True):
             assert_array_equal(before, now)
@@ -289,16 +290,16 @@ class TestScorer:
     def test_users_without_held_out_items_do_not_count(self, ratings):
         model = TinyPopularity().fit(ratings)
         more = csr_array(np.vstack([ratings.toarray(), np.zeros((5, 40)), np.eye(40)[:3]]))
-        for scorer in set(SCORERS.values()) - {metrics.coverage_at_k}:
+        for scorer in set(SCORERS.values()) - {scorers.coverage_at_k}:
             assert scorer(model, more) == scorer(model, ratings)
-        values = metrics.ndcg_at_k.per_user(model, more)
+        values = scorers.ndcg_at_k.per_user(model, more)
         assert np.isnan(values[-8:]).all()
-        assert metrics.ndcg_at_k(model, more) == pytest.approx(np.nanmean(values))
+        assert scorers.ndcg_at_k(model, more) == pytest.approx(np.nanmean(values))
 
     def test_nobody_to_score(self, ratings):
         model = TinyPopularity().fit(ratings)
         with pytest.warns(UndefinedMetricWarning, match="ndcg@100"):
-            assert np.isnan(metrics.ndcg_at_k(model, csr_array((3, 40))))
+            assert np.isnan(scorers.ndcg_at_k(model, csr_array((3, 40))))
 
     def test_everything_seen(self):
         X = csr_array(np.ones((2, 6)))
@@ -317,20 +318,20 @@ class TestScorer:
 
     def test_coverage(self, ratings):
         model = TinyPopularity().fit(ratings)
-        value = metrics.coverage_at_k.at(3)(model, ratings)
+        value = scorers.coverage_at_k.at(3)(model, ratings)
         fold_in, _ = split_interactions(ratings, random_state=0)
         assert value == len(np.unique(model.recommend(fold_in, 3))) / 40
-        assert metrics.coverage_at_k.per_user(model, ratings).shape == ()
+        assert scorers.coverage_at_k.per_user(model, ratings).shape == ()
 
     @pytest.mark.parametrize("y", [[0, 1, 0], np.ones((3, 5)), csr_array(np.ones((2, 4)))])
     def test_wrong_y(self, y):
         with pytest.raises(ValueError, match="y must hold"):
-            metrics.ndcg_at_k(Fixed(np.arange(4)), np.ones((3, 4)), y)
+            scorers.ndcg_at_k(Fixed(np.arange(4)), np.ones((3, 4)), y)
 
     @pytest.mark.parametrize("value", [np.nan, -1])
     def test_wrong_values_in_y(self, value):
         with pytest.raises(ValueError, match="y"):
-            metrics.ndcg_at_k(Fixed(np.arange(3)), np.ones((1, 3)), np.array([[0, 1, value]]))
+            scorers.ndcg_at_k(Fixed(np.arange(3)), np.ones((1, 3)), np.array([[0, 1, value]]))
 
     @pytest.mark.parametrize("library", ["pandas", "polars"])
     def test_frames_keep_their_columns(self, library, ratings):
@@ -338,37 +339,37 @@ class TestScorer:
         names = [f"item {i}" for i in range(40)]
         frame = frames.DataFrame(dict(zip(names, ratings.toarray().T, strict=True)))
         model = TinyPopularity().fit(frame)
-        expected = metrics.ndcg_at_k(TinyPopularity().fit(ratings), ratings)
-        assert metrics.ndcg_at_k(model, frame) == expected
+        expected = scorers.ndcg_at_k(TinyPopularity().fit(ratings), ratings)
+        assert scorers.ndcg_at_k(model, frame) == expected
 
     def test_dense_rows_stay_dense(self, ratings):
         # MinMaxScaler refuses sparse rows.
         model = make_pipeline(MinMaxScaler(clip=True), TinyPopularity()).fit(ratings.toarray())
-        expected = metrics.ndcg_at_k(TinyPopularity().fit(ratings), ratings)
-        assert metrics.ndcg_at_k(model, ratings.toarray()) > expected / 2
+        expected = scorers.ndcg_at_k(TinyPopularity().fit(ratings), ratings)
+        assert scorers.ndcg_at_k(model, ratings.toarray()) > expected / 2
 
     def test_several_at_once(self, ratings):
-        scorers = (*SCORERS.values(), metrics.recall_at_k.at(5), RankingScorer("map", capped=False))
+        several = (*SCORERS.values(), scorers.recall_at_k.at(5), RankingScorer("map", capped=False))
         model = TinyPopularity().fit(ratings)
-        values = MultiRankingScorer(scorers)(model, ratings)
-        assert values == {scorer.name: scorer(model, ratings) for scorer in scorers}
+        values = MultiRankingScorer(several)(model, ratings)
+        assert values == {scorer.name: scorer(model, ratings) for scorer in several}
         assert "recall@5" in values
         assert "map@100_uncapped" in values
         once = Fixed(np.arange(40))
-        MultiRankingScorer(scorers)(once, ratings)
+        MultiRankingScorer(several)(once, ratings)
         assert len(once.asked) == 1
 
     @pytest.mark.parametrize(
-        "scorers",
+        "several",
         [
             (),
-            (metrics.ndcg_at_k, RankingScorer("recall", random_state=1)),
-            (metrics.ndcg_at_k, RankingScorer("ndcg", relevance_threshold=3)),
+            (scorers.ndcg_at_k, RankingScorer("recall", random_state=1)),
+            (scorers.ndcg_at_k, RankingScorer("ndcg", relevance_threshold=3)),
         ],
     )
-    def test_several_that_do_not_fit(self, scorers):
+    def test_several_that_do_not_fit(self, several):
         with pytest.raises(ValueError, match="scorers must"):
-            MultiRankingScorer(scorers)
+            MultiRankingScorer(several)
 
 
 GRID = {"factor": [-1.0, 1.0]}
@@ -386,29 +387,29 @@ class TestInScikitLearn:
 
     def test_default_score(self, ratings):
         search = GridSearchCV(TinyPopularity(), GRID, cv=CV).fit(ratings)
-        explicit = GridSearchCV(TinyPopularity(), GRID, cv=CV, scoring=metrics.ndcg_at_k)
+        explicit = GridSearchCV(TinyPopularity(), GRID, cv=CV, scoring=scorers.ndcg_at_k)
         assert search.best_score_ == explicit.fit(ratings).best_score_
 
-    @pytest.mark.parametrize("several", [dict, MultiRankingScorer])
-    def test_several_metrics(self, several, ratings):
-        scorers = (metrics.ndcg_at_k.at(10), metrics.recall_at_k.at(10))
-        scoring = {s.name: s for s in scorers} if several is dict else several(scorers)
+    @pytest.mark.parametrize("form", [dict, MultiRankingScorer])
+    def test_several_metrics(self, form, ratings):
+        several = (scorers.ndcg_at_k.at(10), scorers.recall_at_k.at(10))
+        scoring = {s.name: s for s in several} if form is dict else form(several)
         search = GridSearchCV(TinyPopularity(), GRID, scoring=scoring, cv=CV, refit="ndcg@10")
         search.fit(ratings)
-        for scorer in scorers:
+        for scorer in several:
             alone = cross_val_score(TinyPopularity(), ratings, scoring=scorer, cv=CV)
             assert search.cv_results_[f"mean_test_{scorer.name}"][1] == alone.mean()
 
     def test_halving(self, ratings):
         search = HalvingGridSearchCV(
-            TinyPopularity(), GRID, scoring=metrics.ndcg_at_k.at(10), cv=CV, random_state=0
+            TinyPopularity(), GRID, scoring=scorers.ndcg_at_k.at(10), cv=CV, random_state=0
         )
         search.fit(ratings)
         assert search.best_params_ == {"factor": 1.0}
 
     @pytest.mark.parametrize("backend", ["loky", "threading"])
     def test_backends_agree(self, backend, ratings):
-        scoring = metrics.ndcg_at_k.at(10)
+        scoring = scorers.ndcg_at_k.at(10)
         serial = cross_val_score(TinyPopularity(), ratings, scoring=scoring, cv=CV)
         with parallel_config(backend, n_jobs=2):
             parallel = cross_val_score(TinyPopularity(), ratings, scoring=scoring, cv=CV)
@@ -417,12 +418,12 @@ class TestInScikitLearn:
     def test_order_of_users_makes_no_difference(self, ratings):
         rows = np.random.default_rng(0).permutation(120)
         model = TinyPopularity().fit(ratings)
-        values = metrics.ndcg_at_k.per_user(model, ratings)
-        assert_array_equal(metrics.ndcg_at_k.per_user(model, ratings[rows]), values[rows])
+        values = scorers.ndcg_at_k.per_user(model, ratings)
+        assert_array_equal(scorers.ndcg_at_k.per_user(model, ratings[rows]), values[rows])
 
     def test_sparse_y(self, ratings):
         fold_in, heldout = split_interactions(ratings, random_state=1)
-        scorer = metrics.recall_at_k.at(10)
+        scorer = scorers.recall_at_k.at(10)
         search = GridSearchCV(TinyPopularity(), GRID, scoring=scorer, cv=CV)
         search.fit(fold_in, heldout)
         assert search.score(fold_in, heldout) == scorer(search, fold_in, heldout)
@@ -450,11 +451,11 @@ class TestInScikitLearn:
     @pytest.mark.parametrize("routing", [False, True])
     @pytest.mark.parametrize("kind", ["one", "dict", "several"])
     def test_sample_weight(self, routing, kind, ratings):
-        scorers = (metrics.ndcg_at_k, metrics.recall_at_k)
+        several = (scorers.ndcg_at_k, scorers.recall_at_k)
         scoring = {
-            "one": metrics.ndcg_at_k,
-            "dict": {s.name: s for s in scorers},
-            "several": MultiRankingScorer(scorers),
+            "one": scorers.ndcg_at_k,
+            "dict": {s.name: s for s in several},
+            "several": MultiRankingScorer(several),
         }[kind]
         with config_context(enable_metadata_routing=routing):
             model = TinyPopularity()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from scipy.sparse import csr_array
 from sklearn.utils._param_validation import Interval
-from torch import Tensor
 
 from .._devices import check_device, device_or_cpu
-from ..base import BaseRecommender
+from ..base import BaseRecommender, Scorer
 from ..interactions import InteractionBatch
 
 
@@ -72,6 +72,13 @@ class EASE(BaseRecommender):
         B = P.div_(-P.diagonal().clone())  # column j divided by -P_jj
         self.item_similarity_ = B.fill_diagonal_(0).cpu().numpy()
 
-    def _scores(self, X: csr_array) -> Tensor:
-        B = torch.as_tensor(self.item_similarity_, device=device_or_cpu(self.device))
-        return InteractionBatch.from_csr(X, B.device) @ B
+    def _scorer(self) -> Scorer:
+        # A read-only array, from a memory map, is copied: torch takes writable ones only.
+        B = torch.as_tensor(
+            np.require(self.item_similarity_, requirements="W"), device=device_or_cpu(self.device)
+        )
+        return lambda X: InteractionBatch.from_csr(X, B.device) @ B
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        check_device(self.device)

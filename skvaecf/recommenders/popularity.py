@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from scipy.sparse import csr_array
-from torch import Tensor
 
-from ..base import BaseRecommender
+from ..base import BaseRecommender, Scorer
 
 
 class Popularity(BaseRecommender):
@@ -36,6 +35,6 @@ class Popularity(BaseRecommender):
     def _fit(self, X: csr_array) -> None:
         self.item_counts_ = X.astype(bool).sum(axis=0, dtype="int64")
 
-    def _scores(self, X: csr_array) -> Tensor:
+    def _scorer(self) -> Scorer:
         counts = torch.tensor(self.item_counts_, dtype=torch.float32)
-        return counts.repeat(X.shape[0], 1)
+        return lambda X: counts.repeat(X.shape[0], 1)

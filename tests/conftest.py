@@ -1,0 +1,170 @@
+"""What the tests share: cheap settings of every recommender, and tables of parameter values."""
+
+from __future__ import annotations
+
+import os
+
+# Before SciPy is imported: scikit-learn skips its array API check otherwise.
+os.environ["SCIPY_ARRAY_API"] = "1"
+
+import inspect
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from numpy.testing import assert_array_equal
+
+import skvaecf
+from skvaecf.base import BaseRecommender
+from skvaecf.datasets import make_interactions
+from skvaecf.neural import TorchRecommender
+
+settings.register_profile("skvaecf", deadline=None, derandomize=True, max_examples=100)
+settings.load_profile("skvaecf")
+
+# Small matrices: a second thread would only make the first one wait.
+torch.set_num_threads(1)
+# A warning that torch gives once is an error in one test and silence in the next.
+torch.set_warn_always(True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to try one recommender."""
+
+    # A fit in a fraction of a second in which every hyperparameter matters.
+    cheap: dict[str, Any]
+    # What differs from that in a fit that learns planted blocks; None if it is not personalised.
+    planted: dict[str, Any] | None = field(default_factory=dict)
+
+
+NEURAL = {
+    "n_components": 6,
+    "learning_rate": 0.02,
+    "batch_size": 16,
+    "max_epochs": 3,
+    "validation_fraction": 0.25,
+    "precision": "float32",
+    "device": "cpu",
+    "random_state": 0,
+}
+
+# A new recommender needs an entry here, and one in VALUES for each new hyperparameter.
+CASES = {
+    "EASE": Case({"l2": 5.0, "device": "cpu"}),
+    "MultDAE": Case(NEURAL | {"l2": 1e-3}, {"max_epochs": 30}),
+    "MultVAE": Case(
+        NEURAL | {"encoder_layer_sizes": (8,), "kl_weight": 0.5, "anneal_steps": 2},
+        {"max_epochs": 30},
+    ),
+    "Popularity": Case({}, None),
+}
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values of one hyperparameter."""
+
+    other: Any  # valid, unlike those in CASES
+    invalid: tuple[Any, ...]
+
+
+VALUES = {
+    "anneal_steps": Values(1000, (-1, 2.5, "always")),
+    "batch_size": Values(7, (0, -1, 2.5)),
+    "decoder_layer_sizes": Values((5,), (3, "3", None, (0,), (-1,), ("a",), (2.5,))),
+    "device": Values("cpu:0", ("quantum", 3.5, None)),
+    "dropout": Values(0.1, (1.0, -0.1, "half")),
+    "early_stopping": Values(False, ("yes", None)),
+    "encoder_layer_sizes": Values((9,), (3, "3", None, (0,), (-1,), ("a",), (2.5,))),
+    "kl_weight": Values(0.0, (-0.1, None)),
+    "l2": Values(77.0, (-1.0, None, "much")),
+    "learning_rate": Values(0.001, (0, -0.1, "auto")),
+    "likelihood": Values("bernoulli", ("gauss", None)),
+    "max_epochs": Values(2, (0, -1, 2.5, None)),
+    "n_components": Values(3, (0, -1, 2.5)),
+    "n_iter_no_change": Values(1, (0, 2.5)),
+    "precision": Values("bfloat16", ("float16", None)),
+    "random_state": Values(1, (-1, "seed", 2.5)),
+    "validation_fraction": Values(0.4, (0, 1.0, -0.5)),
+    "verbose": Values(1, (-1, "loud")),
+    "warm_start": Values(True, ("yes", None)),
+}
+
+RECOMMENDERS = sorted(
+    name
+    for name in skvaecf.__all__
+    if inspect.isclass(getattr(skvaecf, name))
+    and issubclass(getattr(skvaecf, name), BaseRecommender)
+)
+NEURAL_RECOMMENDERS = [
+    name for name in RECOMMENDERS if issubclass(getattr(skvaecf, name), TorchRecommender)
+]
+LATENT_RECOMMENDERS = [
+    name for name in RECOMMENDERS if hasattr(getattr(skvaecf, name), "transform")
+]
+
+
+def make(name: str, **changes: Any) -> Any:
+    """Build a recommender with its cheap settings."""
+    case = CASES.get(name, Case({}))
+    return getattr(skvaecf, name)(**case.cheap | changes)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test with the argument ``name``, ``neural`` or ``latent`` for every recommender."""
+    taken = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    taken = [name for names in taken for name in ([names] if isinstance(names, str) else names)]
+    for argument, names in {
+        "name": RECOMMENDERS,
+        "neural": NEURAL_RECOMMENDERS,
+        "latent": LATENT_RECOMMENDERS,
+    }.items():
+        if argument in metafunc.fixturenames and argument not in taken:
+            metafunc.parametrize(argument, names)
+
+
+@pytest.fixture(scope="session")
+def X() -> Any:
+    """Noisy interactions of 60 users with 24 items; nobody may change them."""
+    data = make_interactions(60, 24, n_blocks=2, noise=0.3, random_state=0)
+    for array in (data.data, data.indices, data.indptr):
+        array.flags.writeable = False
+    return data
+
+
+@pytest.fixture(scope="session")
+def fitted(X: Any) -> Any:
+    """Give one fitted recommender of each kind, for tests that do not change it."""
+    models: dict[str, Any] = {}
+
+    def get(name: str) -> Any:
+        if name not in models:
+            models[name] = make(name).fit(X)
+        return models[name]
+
+    return get
+
+
+@pytest.fixture
+def unchanged() -> Any:
+    """Give a function that says whether an estimator is as it was."""
+
+    def snapshot(estimator: Any) -> Any:
+        before = dict(vars(estimator))
+        copies = {k: np.copy(v) for k, v in before.items() if isinstance(v, np.ndarray)}
+
+        def check() -> None:
+            after = vars(estimator)
+            assert sorted(after) == sorted(before)
+            for attribute, value in before.items():
+                assert after[attribute] is value, attribute
+            for attribute, value in copies.items():
+                assert_array_equal(after[attribute], value, err_msg=attribute)
+
+        return check
+
+    return snapshot

@@ -1,0 +1,46 @@
+"""EASE against its closed form in float64 and against ridge regressions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from sklearn.linear_model import Ridge
+
+from skvaecf import EASE
+from skvaecf.datasets import make_interactions
+
+
+@pytest.fixture(scope="module")
+def X():
+    return make_interactions(80, 30, noise=0.3, random_state=0).toarray().astype(np.float64)
+
+
+@pytest.mark.parametrize("l2", [0.5, 20.0, 500.0])
+def test_weights_are_the_closed_form(X, l2):
+    P = np.linalg.inv(X.T @ X + l2 * np.eye(30))
+    B = -P / np.diag(P)
+    np.fill_diagonal(B, 0)
+    model = EASE(l2=l2).fit(X)
+    assert model.item_similarity_.dtype == np.float32
+    assert_allclose(model.item_similarity_, B, rtol=1e-3, atol=1e-5)
+    assert_allclose(model.predict(X), X @ B, rtol=1e-3, atol=1e-4)
+
+
+def test_each_item_is_a_ridge_regression_on_all_others(X):
+    B = EASE(l2=10.0).fit(X).item_similarity_
+    for item in range(30):
+        others = np.arange(30) != item
+        ridge = Ridge(alpha=10.0, fit_intercept=False).fit(X[:, others], X[:, item])
+        assert_allclose(B[others, item], ridge.coef_, rtol=1e-3, atol=1e-5)
+
+
+def test_no_item_predicts_itself(X):
+    assert np.diag(EASE(l2=10.0).fit(X).item_similarity_).tolist() == [0.0] * 30
+
+
+def test_two_items_by_hand():
+    # X'X = [[3, 2], [2, 2]]; the ridge of item 1 on item 0 is 2 / (3 + 1), of 0 on 1 2 / (2 + 1).
+    model = EASE(l2=1.0).fit([[1, 1], [1, 1], [1, 0]])
+    assert_allclose(model.item_similarity_, [[0, 1 / 2], [2 / 3, 0]], rtol=1e-6)
+    assert_allclose(model.predict([[0, 1], [1, 0]]), [[2 / 3, 0], [0, 1 / 2]], rtol=1e-6)

@@ -1,0 +1,869 @@
+"""Every recommender, every promise of the common contract."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import hashlib
+import inspect
+import io
+import os
+import pickle
+import random
+import re
+import subprocess
+import sys
+import unittest
+from functools import partial
+from pathlib import Path
+
+import cloudpickle
+import joblib
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from conftest import CASES, LATENT_RECOMMENDERS, RECOMMENDERS, VALUES, make
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Binarizer, MaxAbsScaler
+from sklearn.utils.estimator_checks import _generate_sparse_data, parametrize_with_checks
+
+import skvaecf
+from skvaecf import recommend
+from skvaecf.datasets import make_interactions
+
+# --- the table of recommenders
+
+
+def test_every_recommender_has_a_case():
+    assert sorted(CASES) == RECOMMENDERS
+
+
+def test_every_hyperparameter_has_values():
+    names = {p for name in RECOMMENDERS for p in make(name).get_params()}
+    assert names <= set(VALUES)
+
+
+# --- scikit-learn's own checks
+
+NOT_ONE_VALUE_PER_ROW = "asserts that predict returns one value per row"
+
+
+def expected_failures(estimator):
+    return {
+        "check_estimator_sparse_array": NOT_ONE_VALUE_PER_ROW,
+        "check_estimator_sparse_matrix": NOT_ONE_VALUE_PER_ROW,
+    }
+
+
+@parametrize_with_checks(
+    [make(name) for name in RECOMMENDERS], expected_failed_checks=expected_failures
+)
+def test_scikit_learn_checks(estimator, check):
+    try:
+        check(estimator)
+    except (unittest.SkipTest, pytest.skip.Exception) as skipped:
+        raise AssertionError(f"skipped: {skipped}") from skipped
+
+
+@pytest.mark.parametrize("container", [sp.csr_array, sp.csr_matrix])
+def test_sparse_formats_of_scikit_learns_checks(name, container):
+    data = np.random.RandomState(0).uniform(size=(40, 3))
+    data[data < 0.6] = 0
+    for sparse_format, X in _generate_sparse_data(container(data)):
+        scores = make(name).fit(X).predict(X)
+        assert scores.shape == (40, 3), sparse_format
+        assert scores.dtype == np.float32, sparse_format
+        assert np.isfinite(scores).all(), sparse_format
+
+
+# --- predict
+
+
+def test_predict_scores_every_item_for_every_user(name, fitted, X):
+    scores = fitted(name).predict(X)
+    assert type(scores) is np.ndarray
+    assert scores.shape == X.shape
+    assert scores.dtype == np.float32
+    assert np.isfinite(scores).all()
+
+
+def test_decision_function_is_predict(name, fitted, X):
+    assert_array_equal(fitted(name).decision_function(X), fitted(name).predict(X))
+
+
+def test_scores_of_a_row_depend_on_that_row_alone(name, fitted, X):
+    model = fitted(name)
+    scores = model.predict(X)
+    assert_array_equal(model.predict(X), scores)
+    alone = np.vstack([model.predict(X[[u]]) for u in range(X.shape[0])])
+    assert_allclose(alone, scores, rtol=1e-5, atol=1e-6)
+    order = np.random.RandomState(0).permutation(X.shape[0])
+    assert_allclose(model.predict(X[order]), scores[order], rtol=1e-5, atol=1e-6)
+
+
+def test_scores_do_not_depend_on_the_blocks(name, fitted, X, monkeypatch):
+    model = fitted(name)
+    scores, lists = model.predict(X), model.recommend(X, 5, return_scores=True)
+    monkeypatch.setattr("skvaecf.ranking.BLOCK_ROWS", 3)
+    assert_allclose(model.predict(X), scores, rtol=1e-5, atol=1e-6)
+    items, values = model.recommend(X, 5, return_scores=True)
+    assert_allclose(values, lists[1], rtol=1e-5, atol=1e-6)
+    assert (items == lists[0]).mean() > 0.98  # equal but for rounding
+    chosen = model.predict(X)[np.arange(X.shape[0])[:, None], items]
+    assert_array_equal(chosen, values)
+    if name in LATENT_RECOMMENDERS:
+        Z = model.transform(X)
+        monkeypatch.undo()
+        assert_allclose(Z, model.transform(X), rtol=1e-5, atol=1e-6)
+
+
+def test_new_users_and_users_without_interactions_are_scored(name, fitted):
+    new = sp.vstack([make_interactions(4, 24, random_state=9), sp.csr_array((2, 24))]).tocsr()
+    scores = fitted(name).predict(new)
+    assert scores.shape == (6, 24)
+    assert np.isfinite(scores).all()
+    assert_allclose(scores[4], scores[5], rtol=1e-6)
+
+
+def test_users_without_interactions_can_be_fitted_on(name, X):
+    padded = sp.vstack([X, sp.csr_array((5, 24), dtype=np.float32)]).tocsr()
+    assert np.isfinite(make(name).fit(padded).predict(padded)).all()
+
+
+def test_more_interactions_raise_no_error_and_values_do_not_matter(name, fitted, X):
+    model = fitted(name)
+    rng = np.random.RandomState(0)
+    weighted = X.copy()
+    weighted.data = rng.uniform(1e-6, 1e6, X.nnz)
+    assert_array_equal(model.predict(weighted), model.predict(X))
+    assert_array_equal(make(name).fit(weighted).predict(X), model.predict(X))
+
+
+# --- formats
+
+
+def messy(X):
+    """The same interactions: unsorted, some entries twice, explicit zeros elsewhere."""
+    rng = np.random.RandomState(0)
+    rows, columns = X.nonzero()
+    twice = rng.rand(len(rows)) < 0.3
+    zero_rows, zero_columns = np.nonzero((X.toarray() == 0) & (rng.rand(*X.shape) < 0.2))
+    rows = np.concatenate([rows, rows[twice], zero_rows])
+    columns = np.concatenate([columns, columns[twice], zero_columns])
+    data = np.concatenate([np.ones(X.nnz + twice.sum()), np.zeros(len(zero_rows))])
+    order = rng.permutation(len(rows))
+    order = order[np.argsort(rows[order], kind="stable")]
+    indptr = np.append(0, np.bincount(rows, minlength=X.shape[0]).cumsum())
+    result = sp.csr_array((data[order], columns[order], indptr), shape=X.shape)
+    assert result.nnz > X.nnz
+    assert not result.has_sorted_indices
+    return result
+
+
+def int64_indices(X):
+    X = X.copy()
+    X.indices, X.indptr = X.indices.astype(np.int64), X.indptr.astype(np.int64)
+    return X
+
+
+def frame(X):
+    pd = pytest.importorskip("pandas")
+    return pd.DataFrame(X.toarray(), columns=[f"item {i}" for i in range(X.shape[1])])
+
+
+FORMATS = {
+    "csr_matrix": sp.csr_matrix,
+    "csr_array of int64 indices": int64_indices,
+    "csr_matrix of int64 indices": lambda X: int64_indices(sp.csr_matrix(X)),
+    "csc": sp.csc_array,
+    "coo": sp.coo_matrix,
+    "lil": sp.lil_array,
+    "dok": sp.dok_matrix,
+    "dia": sp.dia_array,
+    "bsr": sp.bsr_matrix,
+    "int": lambda X: X.astype(np.int8),
+    "bool": lambda X: X.astype(bool),
+    "float64": lambda X: X.astype(np.float64),
+    "messy": messy,
+    "dense": lambda X: X.toarray(),
+    "Fortran order": lambda X: np.asfortranarray(X.toarray()),
+    "list of lists": lambda X: X.toarray().astype(int).tolist(),
+    "pandas": frame,
+}
+
+
+@pytest.mark.parametrize("as_format", FORMATS.values(), ids=FORMATS)
+def test_formats_give_the_same_scores(name, as_format, fitted, X):
+    given = as_format(X)
+    model = make(name).fit(given)
+    assert_array_equal(model.predict(given), fitted(name).predict(X))
+    assert_array_equal(model.recommend(given, 4), fitted(name).recommend(X, 4))
+    assert model.score(given) == fitted(name).score(X)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("as_format", [messy, lambda X: messy(X).tocsc(), lambda X: X.toarray()])
+def test_given_arrays_are_not_changed(name, as_format, read_only, X):
+    given = as_format(X)
+    arrays = [given] if isinstance(given, np.ndarray) else [given.data, given.indices, given.indptr]
+    before = [array.copy() for array in arrays]
+    for array in arrays:
+        array.flags.writeable = not read_only
+    model = make(name).fit(given)
+    model.predict(given)
+    model.recommend(given, 3, candidates=given)
+    recommend(model, given, 3)
+    model.score(given)
+    if name in LATENT_RECOMMENDERS:
+        model.transform(given)
+    for array, copied in zip(arrays, before, strict=True):
+        assert_array_equal(array, copied)
+    if sp.issparse(given):
+        kept = given.data, given.indices, given.indptr
+        assert all(now is then for now, then in zip(kept, arrays, strict=True))
+
+
+def test_names_of_columns_are_kept_and_asked_for(name, X):
+    named = frame(X)
+    model = make(name).fit(named)
+    assert model.feature_names_in_.tolist() == named.columns.tolist()
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(named[named.columns[::-1]])
+
+
+# --- recommend
+
+
+def best_items(scores, eligible, k):
+    order = np.argsort(-np.where(eligible, scores, -np.inf), axis=1, kind="stable")[:, :k]
+    items = np.full((len(scores), k), -1)
+    items[:, : order.shape[1]] = np.where(np.take_along_axis(eligible, order, 1), order, -1)
+    return items
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("k", [1, 10, 24, 40])
+def test_recommend_sorts_the_scores(name, k, exclude_seen, fitted, X):
+    model = fitted(name)
+    items, values = model.recommend(X, k, exclude_seen=exclude_seen, return_scores=True)
+    scores = model.predict(X)
+    seen = X.toarray() > 0
+    assert items.dtype == np.int64
+    assert values.dtype == np.float32
+    assert_array_equal(items, best_items(scores, ~seen if exclude_seen else ~(seen & False), k))
+    there = items >= 0
+    assert_array_equal(values[there], scores[np.nonzero(there)[0], items[there]])
+    assert np.isneginf(values[~there]).all()
+    assert_array_equal(model.recommend(X, k, exclude_seen=exclude_seen), items)
+
+
+def test_recommend_ten_by_default(name, fitted, X):
+    assert fitted(name).recommend(X).shape == (60, 10)
+
+
+def test_recommend_among_candidates(name, fitted, X):
+    model, scores, seen = fitted(name), fitted(name).predict(X), X.toarray() > 0
+    shared = np.array([20, 3, 7, 11, 2])
+    eligible = np.isin(np.arange(24), shared) & ~seen
+    expected = best_items(scores, eligible, 6)
+    assert_array_equal(model.recommend(X, 6, candidates=shared), expected)
+    assert_array_equal(model.recommend(X, 6, candidates=shared.tolist()), expected)
+    mask = np.random.RandomState(0).rand(*X.shape) < 0.3
+    expected = best_items(scores, mask & ~seen, 6)
+    for given in (mask, mask * 2.5, sp.csr_array(mask), sp.csc_matrix(mask), messy_mask(mask)):
+        assert_array_equal(model.recommend(X, 6, candidates=given), expected)
+
+
+def messy_mask(mask):
+    return messy(sp.csr_array(mask, dtype=np.float32))
+
+
+def test_nothing_is_left_for_a_user_who_has_everything(name, fitted):
+    items, values = fitted(name).recommend(np.ones((2, 24)), 3, return_scores=True)
+    assert items.tolist() == [[-1, -1, -1]] * 2
+    assert np.isneginf(values).all()
+
+
+def test_explicit_zeros_are_not_seen(name, fitted):
+    row = sp.csr_array((np.array([1.0, 0.0]), np.array([4, 9]), np.array([0, 2])), shape=(1, 24))
+    items = fitted(name).recommend(row, 24)[0]
+    assert sorted(items) == [-1] + [i for i in range(24) if i != 4]
+
+
+def test_function_recommend_equals_the_method(name, fitted, X):
+    model = fitted(name)
+    for options in ({}, {"exclude_seen": False}, {"candidates": [1, 5, 9]}):
+        ours, ours_scores = recommend(model, X, 4, return_scores=True, **options)
+        items, scores = model.recommend(X, 4, return_scores=True, **options)
+        assert_array_equal(ours, items)
+        assert_array_equal(ours_scores, scores)
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.5, True])
+def test_recommend_refuses_k(name, k, fitted, X, unchanged):
+    check = unchanged(fitted(name))
+    with pytest.raises(ValueError, match="k must be an integer of at least 1"):
+        fitted(name).recommend(X, k)
+    with pytest.raises(ValueError, match="k must be an integer of at least 1"):
+        recommend(fitted(name), X, k)
+    check()
+
+
+# --- what is learned
+
+
+@pytest.mark.parametrize("name", [n for n in RECOMMENDERS if CASES[n].planted is not None])
+def test_new_users_get_items_of_their_own_block(name):
+    X, user_blocks, item_blocks = make_interactions(
+        220, 60, n_blocks=4, random_state=1, return_blocks=True
+    )
+    model = make(name, **CASES[name].planted).fit(X[:160])
+    new = X[160:]
+    own = user_blocks[160:, None] == item_blocks
+    items = model.recommend(new, 3)
+    hits = np.take_along_axis(own, items, axis=1)
+    left = own.sum(axis=1) - new.sum(axis=1)  # what there is to find in the block
+    places = np.arange(3) < left[:, None]
+    assert places.sum() > 150
+    assert hits[places].mean() >= 0.95
+
+
+# --- reproducibility
+
+
+def scores_hash(model, X):
+    return hashlib.sha256(model.predict(X).tobytes()).hexdigest()
+
+
+def test_fitting_twice_is_fitting_once(name, fitted, X):
+    scores = fitted(name).predict(X)
+    other = make_interactions(30, 24, random_state=5)
+    assert_array_equal(make(name).fit(X).fit(X).predict(X), scores)
+    assert_array_equal(make(name).fit(other).fit(X).predict(X), scores)
+    assert_array_equal(clone(make(name).fit(other)).fit(X).predict(X), scores)
+
+
+def test_labels_are_ignored(name, fitted, X):
+    model = make(name).fit(X, np.arange(60))
+    assert_array_equal(model.predict(X), fitted(name).predict(X))
+
+
+IN_A_NEW_PROCESS = """
+import numpy as np
+import torch
+
+def state():
+    return (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.get_num_interop_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_grad_enabled(),
+        torch.get_rng_state().tolist(),
+        str(np.random.get_state()),
+    )
+
+before = state()
+import skvaecf
+assert state() == before, "import changed global state"
+import hashlib
+from skvaecf.datasets import make_interactions
+X = make_interactions(60, 24, n_blocks=2, noise=0.3, random_state=0)
+for name, params in CASES.items():
+    model = getattr(skvaecf, name)(**params).fit(X)
+    print(name, hashlib.sha256(model.predict(X).tobytes()).hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def new_process():
+    cases = {name: case.cheap for name, case in CASES.items()}
+    root = str(Path(skvaecf.__file__).parents[1])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", f"CASES = {cases!r}\n{IN_A_NEW_PROCESS}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+def test_scores_are_the_same_in_a_new_process_and_import_has_no_effects(
+    name, new_process, fitted, X
+):
+    assert new_process[name] == scores_hash(fitted(name), X)
+
+
+def global_state():
+    return (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.get_num_interop_threads(),
+        torch.get_float32_matmul_precision(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_grad_enabled(),
+        torch.get_rng_state().tolist(),
+        random.getstate(),
+        str(np.random.get_state()),
+        np.random.get_state()[1].tolist(),
+    )
+
+
+def test_global_state_is_left_alone(name, X):
+    before = global_state()
+    model = make(name).fit(X)
+    model.predict(X)
+    model.recommend(X)
+    model.score(X)
+    pickle.loads(pickle.dumps(model))
+    assert global_state() == before
+
+
+def test_global_state_does_not_matter(name, fitted, X):
+    expected = fitted(name).predict(X)
+    seeds = torch.get_rng_state()
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(123)
+        model = make(name).fit(X)
+        scores, reloaded = model.predict(X), pickle.loads(pickle.dumps(model)).predict(X)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_rng_state(seeds)
+    assert scores.dtype == np.float32
+    assert_array_equal(scores, expected)
+    assert_array_equal(reloaded, expected)
+
+
+# --- hyperparameters
+
+WITHOUT_EFFECT_ON_THE_FIT = {"device", "verbose", "warm_start"}
+# What one of them needs to matter within few epochs.
+SETTINGS = {"n_iter_no_change": {"max_epochs": 15}}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [
+        (name, parameter)
+        for name in RECOMMENDERS
+        for parameter in make(name).get_params()
+        if parameter not in WITHOUT_EFFECT_ON_THE_FIT
+    ],
+)
+def test_every_hyperparameter_matters(name, parameter, X):
+    base = make(name, **SETTINGS.get(parameter, {}))
+    changed = clone(base).set_params(**{parameter: VALUES[parameter].other})
+    assert getattr(base, parameter) != VALUES[parameter].other
+    outcomes = [
+        (getattr(model, "n_iter_", None), scores_hash(model, X))
+        for model in (base.fit(X), changed.fit(X))
+    ]
+    assert outcomes[0] != outcomes[1]
+
+
+def test_parameters_are_kept_as_given(name):
+    model = make(name)
+    for parameter in model.get_params():
+        value = copy.deepcopy(VALUES[parameter].other)
+        model.set_params(**{parameter: value})
+        assert getattr(model, parameter) is value
+        assert clone(model).get_params() == model.get_params()
+        assert f"{parameter}={value!r}" in re.sub(r"\s+", "", repr(model)) or value == (
+            inspect.signature(type(model)).parameters[parameter].default
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "value"),
+    [
+        (name, parameter, value)
+        for name in RECOMMENDERS
+        for parameter in make(name).get_params()
+        for value in VALUES[parameter].invalid
+    ],
+)
+def test_invalid_parameters_are_refused_before_anything_changes(
+    name, parameter, value, X, unchanged
+):
+    for model in (make(name), make(name).fit(X[:, :20])):
+        model.set_params(**{parameter: value})
+        check = unchanged(model)
+        with pytest.raises(ValueError, match=parameter):
+            model.fit(X)
+        check()
+
+
+def section(name, title):
+    """Entries of a section of the class docstring: {name: (type, text)}."""
+    doc = inspect.cleandoc(getattr(skvaecf, name).__doc__)
+    match = re.search(rf"^{title}\n-+\n(.*?)(?=^\S[^\n]*\n---|\Z)", doc, flags=re.M | re.S)
+    entries = {}
+    for entry in re.split(r"\n(?=\w)", match[1].strip()) if match else []:
+        head, *lines = entry.splitlines()
+        names, _, kind = head.partition(" : ")
+        for each in names.split(", "):
+            entries[each] = kind, " ".join(line.strip() for line in lines).strip()
+    return entries
+
+
+def test_parameters_are_documented_with_their_defaults(name):
+    documented = section(name, "Parameters")
+    parameters = inspect.signature(getattr(skvaecf, name)).parameters
+    assert list(documented) == list(parameters)
+    for parameter, (kind, text) in documented.items():
+        assert text, parameter
+        default = kind.rpartition("default=")[2]
+        assert ast.literal_eval(default) == parameters[parameter].default, parameter
+
+
+# What these mean is the model's own affair.
+MODEL_SPECIFIC = {"l2", "likelihood", "n_components"}
+
+
+@pytest.mark.parametrize("parameter", sorted(set(VALUES) - MODEL_SPECIFIC))
+def test_a_parameter_has_the_same_text_everywhere(parameter):
+    texts = {
+        name: (kind.rpartition(", default=")[0], text)
+        for name in RECOMMENDERS
+        for documented, (kind, text) in section(name, "Parameters").items()
+        if documented == parameter
+    }
+    assert len(set(texts.values())) == 1, texts
+
+
+def test_fitted_attributes_are_documented(name, fitted):
+    learned = {a for a in vars(fitted(name)) if a.endswith("_") and not a.startswith("_")}
+    documented = set(section(name, "Attributes"))
+    assert learned == documented
+
+
+# --- bad input
+
+
+def corrupt(kind):
+    container = sp.csc_array if "csc" in kind else sp.csr_array
+    X = container(make_interactions(60, 24, random_state=0))
+    if "out of range" in kind:
+        X.indices[3] = 1000
+    elif "negative" in kind:
+        X.indices[3] = -1
+    else:
+        X.indptr[2] = X.indptr[3] + 1
+    return X
+
+
+def with_entry(value, dtype=np.float64, sparse=False):
+    A = make_interactions(60, 24, random_state=0).toarray().astype(dtype)
+    A[1, 2] = value
+    return sp.csr_array(A) if sparse else A
+
+
+BAD = {
+    "NaN": (lambda: with_entry(np.nan), "Input X contains NaN"),
+    "sparse NaN": (lambda: with_entry(np.nan, sparse=True), "Input X contains NaN"),
+    "infinity": (lambda: with_entry(np.inf), "Input X contains infinity"),
+    "sparse infinity": (lambda: with_entry(np.inf, sparse=True), "Input X contains infinity"),
+    "negative": (lambda: with_entry(-1), "Negative values in data passed to X"),
+    "sparse negative": (
+        lambda: with_entry(-1, sparse=True),
+        "Negative values in data passed to X",
+    ),
+    "no rows": (lambda: np.empty((0, 24)), r"0 sample\(s\)"),
+    "no columns": (lambda: np.empty((60, 0)), r"0 feature\(s\)"),
+    "1-D": (lambda: np.ones(24), "Expected 2D array"),
+    "3-D": (lambda: np.ones((2, 24, 2)), "dim 3"),
+    "sparse 1-D": (lambda: sp.coo_array(np.ones(24)), "Expected 2D input"),
+    "strings": (lambda: np.full((60, 24), "a"), "numeric"),
+    "objects": (lambda: np.full((60, 24), "a", dtype=object), "could not convert string"),
+    "complex": (lambda: with_entry(1j, complex), "Complex data not supported"),
+    "sparse complex": (lambda: with_entry(1j, complex, sparse=True), "Complex data"),
+    "None": (lambda: None, "Expected 2D array"),
+} | {
+    f"{layout}, {kind}": (partial(corrupt, f"{layout} {kind}"), "X has corrupt sparse indices")
+    for kind in ("index out of range", "negative index", "decreasing indptr")
+    for layout in ("csr", "csc")
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_input_is_refused_before_anything_changes(name, bad, fitted, X, unchanged):
+    build, message = BAD[bad]
+    given = build()
+    new, old = make(name), fitted(name)
+    scores = old.predict(X)
+    calls = [new.fit, old.fit, old.predict, old.recommend, old.decision_function, old.score]
+    if name in LATENT_RECOMMENDERS:
+        calls.append(old.transform)
+    for call in calls:
+        check = unchanged(call.__self__)
+        with pytest.raises((ValueError, TypeError), match=message):
+            call(given)
+        check()
+    assert_array_equal(old.predict(X), scores)
+
+
+def test_another_number_of_items_is_refused(name, fitted, X, unchanged):
+    model = fitted(name)
+    check = unchanged(model)
+    calls = [model.predict, model.recommend, model.score]
+    if name in LATENT_RECOMMENDERS:
+        calls.append(model.transform)
+    for call in calls:
+        for given in (X[:, :23], X[:, :23].toarray(), sp.hstack([X, X])):
+            with pytest.raises(ValueError, match=r"X has \d+ features, but \w+ is expecting 24"):
+                call(given)
+    check()
+
+
+def test_corrupt_candidates_are_refused(name, fitted):
+    with pytest.raises(ValueError, match="candidates"):
+        fitted(name).recommend(np.zeros((60, 24)), 3, candidates=corrupt("csr negative index"))
+
+
+def test_fit_comes_first(name, X):
+    model = make(name)
+    calls = [model.predict, model.recommend, model.score, model.decision_function]
+    if name in LATENT_RECOMMENDERS:
+        calls.append(model.transform)
+    for call in calls:
+        with pytest.raises(NotFittedError, match=name):
+            call(X)
+
+
+# --- scikit-learn's tools
+
+
+@pytest.fixture(scope="module")
+def ratings():
+    """100 users, 40 items, values from 1 to 5."""
+    X = make_interactions(100, 40, noise=0.2, random_state=2)
+    X.data = np.random.RandomState(0).randint(1, 6, X.nnz).astype(np.float32)
+    return X
+
+
+def grid_of(name):
+    """Two values of one hyperparameter, if there is one."""
+    for parameter in ("l2", "dropout", "n_components"):
+        if parameter in make(name).get_params():
+            return {parameter: [getattr(make(name), parameter), VALUES[parameter].other]}
+    return {}
+
+
+def test_grid_search_needs_neither_scoring_nor_cv(name, ratings):
+    grid = grid_of(name)
+    search = GridSearchCV(make(name), grid).fit(ratings)
+    scores = search.cv_results_["mean_test_score"]
+    for candidate, score in zip(search.cv_results_["params"], scores, strict=True):
+        by_hand = [
+            skvaecf.ndcg_at_k(make(name, **candidate).fit(ratings[train]), ratings[test])
+            for train, test in KFold(5).split(ratings)
+        ]
+        assert score == pytest.approx(np.mean(by_hand), rel=1e-12)
+    assert 0 < search.best_score_ <= 1
+    assert search.best_score_ == scores.max()
+    model = make(name, **search.best_params_).fit(ratings)
+    assert_array_equal(search.predict(ratings), model.predict(ratings))
+    assert_array_equal(recommend(search, ratings, 5), model.recommend(ratings, 5))
+
+
+def test_score_is_ndcg(name, fitted, X):
+    score = fitted(name).score(X)
+    assert type(score) is float
+    assert score == skvaecf.ndcg_at_k(fitted(name), X)
+    fold_in, heldout = skvaecf.split_interactions(X, random_state=3)
+    assert fitted(name).score(fold_in, heldout) == skvaecf.ndcg_at_k(fitted(name), fold_in, heldout)
+
+
+SCORERS = [
+    skvaecf.ndcg_at_k,
+    skvaecf.recall_at_k.at(5),
+    skvaecf.mrr_at_k,
+    skvaecf.precision_at_k.at(5),
+    skvaecf.map_at_k,
+    skvaecf.hit_rate_at_k.at(3),
+    skvaecf.coverage_at_k.at(2),
+]
+
+
+@pytest.mark.parametrize("scorer", SCORERS, ids=lambda scorer: scorer.metric)
+def test_every_scorer_works_in_a_grid_search(scorer, ratings):
+    cv = skvaecf.UserSplitter(3, random_state=0)
+    search = GridSearchCV(make("EASE"), {"l2": [1.0, 50.0]}, scoring=scorer, cv=cv).fit(ratings)
+    for candidate, score in zip((1.0, 50.0), search.cv_results_["mean_test_score"], strict=True):
+        by_hand = [
+            scorer(make("EASE", l2=candidate).fit(ratings[train]), ratings[test])
+            for train, test in cv.split(ratings)
+        ]
+        assert 0 < score <= 1
+        assert score == pytest.approx(np.mean(by_hand), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", ["EASE", "MultVAE"])
+def test_several_scorers_at_once(name, ratings):
+    scoring = {scorer.metric: scorer for scorer in SCORERS}
+    search = GridSearchCV(make(name), grid_of(name), scoring=scoring, refit="ndcg", cv=2)
+    search.fit(ratings)
+    single = GridSearchCV(make(name), grid_of(name), scoring=skvaecf.ndcg_at_k, cv=2).fit(ratings)
+    assert_array_equal(search.cv_results_["mean_test_ndcg"], single.cv_results_["mean_test_score"])
+    assert {f"mean_test_{metric}" for metric in scoring} <= set(search.cv_results_)
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+@pytest.mark.parametrize("name", ["EASE", "MultVAE"])
+def test_parallel_searches_give_the_serial_scores(name, backend, ratings):
+    def search(n_jobs):
+        return GridSearchCV(make(name), grid_of(name), cv=3, n_jobs=n_jobs, refit=False)
+
+    serial = search(1).fit(ratings).cv_results_
+    with joblib.parallel_config(backend=backend):
+        parallel = search(2).fit(ratings).cv_results_
+    for split in range(3):
+        key = f"split{split}_test_score"
+        assert_array_equal(parallel[key], serial[key])
+
+
+def test_epochs_are_a_resource_of_halving(neural, ratings):
+    search = HalvingGridSearchCV(
+        make(neural),
+        {"dropout": [0.0, 0.2, 0.4, 0.8]},
+        resource="max_epochs",
+        min_resources=1,
+        max_resources=4,
+        factor=2,
+        cv=2,
+        random_state=0,
+    ).fit(ratings)
+    assert search.n_resources_ == [1, 2, 4]
+    assert search.n_candidates_ == [4, 2, 1]
+    assert search.best_estimator_.max_epochs == 4
+    assert 0 < search.best_score_ <= 1
+
+
+def test_binarizer_in_a_pipeline_drops_low_ratings(name, ratings):
+    pipeline = make_pipeline(Binarizer(threshold=3.5), make(name)).fit(ratings)
+    liked = sp.csr_array((ratings.toarray() > 3.5).astype(np.float32))
+    model = make(name).fit(liked)
+    assert_array_equal(pipeline.predict(ratings), model.predict(liked))
+    # Seen is what was rated, high or low.
+    unrated = ratings.toarray() == 0
+    items = recommend(pipeline, ratings, 5)
+    assert_array_equal(items, model.recommend(liked, 5, candidates=unrated))
+    assert not (ratings.toarray()[np.arange(100)[:, None], items] > 0)[items >= 0].any()
+
+
+@pytest.mark.parametrize(
+    "step", [Binarizer(threshold=0.5), TfidfTransformer(), MaxAbsScaler()], ids=repr
+)
+def test_steps_that_keep_the_interactions_change_nothing(name, step, ratings):
+    pipeline = make_pipeline(step, make(name)).fit(ratings)
+    model = make(name).fit(ratings)
+    assert_array_equal(pipeline.predict(ratings), model.predict(ratings))
+    assert_array_equal(recommend(pipeline, ratings, 5), model.recommend(ratings, 5))
+    assert pipeline.score(ratings) == pytest.approx(model.score(ratings), rel=1e-12)
+    for scorer in SCORERS:
+        assert scorer(pipeline, ratings) == scorer(model, ratings), scorer
+
+
+def test_a_pipelines_step_can_be_searched(ratings):
+    pipeline = make_pipeline(Binarizer(), make("EASE"))
+    grid = {"binarizer__threshold": [0.5, 3.5], "ease__l2": [1.0, 50.0]}
+    scorer = skvaecf.RankingScorer("ndcg", relevance_threshold=3.5)
+    search = GridSearchCV(pipeline, grid, scoring=scorer, cv=2).fit(ratings)
+    assert (search.cv_results_["mean_test_score"] > 0).all()
+    assert_array_equal(recommend(search, ratings, 5), recommend(search.best_estimator_, ratings, 5))
+
+
+# --- transform
+
+
+def test_transform_gives_one_vector_per_user(latent, fitted, X):
+    model = fitted(latent)
+    Z = model.transform(X)
+    assert Z.shape == (60, model.n_components)
+    assert Z.dtype == np.float32
+    assert Z.std(axis=0).min() > 0
+    assert model.transform(X.astype(np.float64)).dtype == np.float64
+    assert model.transform(X.astype(np.int64)).dtype == np.float32
+    assert_allclose(model.transform(X[[7]])[0], Z[7], rtol=1e-5, atol=1e-6)
+    assert_array_equal(make(latent).fit_transform(X), Z)
+
+
+def test_transform_names_its_columns(latent, X):
+    pytest.importorskip("pandas")
+    named = frame(X)
+    model = make(latent).fit(named)
+    columns = [f"{latent.lower()}{i}" for i in range(model.n_components)]
+    assert model.get_feature_names_out().tolist() == columns
+    Z = model.set_output(transform="pandas").transform(named)
+    assert Z.columns.tolist() == columns
+    assert_array_equal(Z.to_numpy(), make(latent).fit(X).transform(X))
+
+
+# --- persistence
+
+
+def joblib_mapped(model, folder):
+    joblib.dump(model, folder / "model.joblib")
+    return joblib.load(folder / "model.joblib", mmap_mode="r")
+
+
+COPIES = {
+    "pickle": lambda model, _: pickle.loads(pickle.dumps(model)),
+    "pickle protocol 2": lambda model, _: pickle.loads(pickle.dumps(model, protocol=2)),
+    "joblib, memory-mapped": joblib_mapped,
+    "cloudpickle": lambda model, _: pickle.loads(cloudpickle.dumps(model)),
+    "deepcopy": lambda model, _: copy.deepcopy(model),
+    "copy": lambda model, _: copy.copy(model),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_copies_predict_the_same(name, way, fitted, X, tmp_path):
+    model = fitted(name)
+    copied = COPIES[way](model, tmp_path)
+    assert_array_equal(copied.predict(X), model.predict(X))
+    assert_array_equal(copied.recommend(X, 4), model.recommend(X, 4))
+    if name in LATENT_RECOMMENDERS:
+        assert_array_equal(copied.transform(X), model.transform(X))
+    assert copied.get_params() == model.get_params()
+    assert sorted(vars(copied)) == sorted(vars(model))
+    assert getattr(copied, "history_", None) == getattr(model, "history_", None)
+
+
+def test_a_copy_is_independent(name, fitted, X):
+    model = fitted(name)
+    scores = model.predict(X)
+    copied = copy.deepcopy(model).fit(make_interactions(40, 24, random_state=8))
+    assert not np.array_equal(copied.predict(X), scores)
+    assert_array_equal(model.predict(X), scores)
+
+
+class WithoutTorch(pickle.Unpickler):
+    """Refuse every class and function of torch."""
+
+    def find_class(self, module, name):
+        assert module.partition(".")[0] in {"numpy", "skvaecf", "builtins"}, (module, name)
+        return super().find_class(module, name)
+
+
+def test_pickles_hold_no_class_of_torch(name, fitted, X):
+    content = io.BytesIO(pickle.dumps(fitted(name)))
+    assert_array_equal(WithoutTorch(content).load().predict(X), fitted(name).predict(X))
+
+
+def test_unfitted_recommenders_can_be_pickled(name):
+    model = pickle.loads(pickle.dumps(make(name)))
+    assert model.get_params() == make(name).get_params()
+    assert not hasattr(model, "n_features_in_")

@@ -1,0 +1,203 @@
+"""Likelihoods and posteriors against torch.distributions and plain autograd."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from scipy.sparse import csr_array
+from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import Multinomial as TorchMultinomial
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
+
+from skvaecf.distributions import LIKELIHOODS, DiagonalNormal, standard_normal
+from skvaecf.interactions import InteractionBatch
+
+
+def plain_log_prob(name, logits, dense):
+    if name == "multinomial":
+        return (dense * F.log_softmax(logits, dim=1)).sum(dim=1)
+    return (dense * logits - F.softplus(logits)).sum(dim=1)
+
+
+def problem(n_users=7, n_items=11, seed=0, scale=3.0, weights=False):
+    generator = torch.Generator().manual_seed(seed)
+    dense = (torch.rand(n_users, n_items, generator=generator) < 0.4).float()
+    dense[2] = 0  # a user without interactions
+    if weights:
+        dense *= 0.5 + torch.rand(n_users, n_items, generator=generator)
+    logits = scale * torch.randn(n_users, n_items, generator=generator)
+    upstream = torch.randn(n_users, generator=generator)
+    return logits, dense, InteractionBatch.from_csr(csr_array(dense.numpy())), upstream
+
+
+@pytest.fixture(params=sorted(LIKELIHOODS))
+def likelihood(request):
+    return request.param
+
+
+@pytest.fixture(params=[2**19, 25, 1], ids=["one block", "two rows a block", "a row a block"])
+def blocks(request, monkeypatch):
+    def cut(logits):
+        size = max(1, request.param // logits.shape[1])
+        return (slice(s, s + size) for s in range(0, len(logits), size))
+
+    monkeypatch.setattr("skvaecf.distributions._blocks", cut)
+
+
+def test_multinomial_is_torchs_without_the_coefficient():
+    logits, dense, x, _ = problem()
+    for u in range(len(dense)):
+        n = int(dense[u].sum())
+        torchs = TorchMultinomial(total_count=n, logits=logits[u]).log_prob(dense[u])
+        coefficient = torch.lgamma(torch.tensor(n + 1.0))  # the x_i! are 1
+        ours = LIKELIHOODS["multinomial"](logits).log_prob(x)[u]
+        assert ours.item() == pytest.approx((torchs - coefficient).item(), rel=1e-5, abs=1e-5)
+
+
+def test_bernoulli_is_torchs():
+    logits, dense, x, _ = problem()
+    torchs = TorchBernoulli(logits=logits).log_prob(dense).sum(dim=1)
+    assert_allclose(LIKELIHOODS["bernoulli"](logits).log_prob(x), torchs, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("weights", [False, True])
+def test_value_and_gradient_are_those_of_plain_autograd(likelihood, weights):
+    logits, dense, x, upstream = problem(weights=weights)
+    ours = logits.clone().requires_grad_()
+    value = LIKELIHOODS[likelihood](ours).log_prob(x)
+    (gradient,) = torch.autograd.grad(value, ours, upstream)
+    exact = logits.double().requires_grad_()
+    exact_value = plain_log_prob(likelihood, exact, dense.double())
+    (exact_gradient,) = torch.autograd.grad(exact_value, exact, upstream.double())
+    assert value.dtype == gradient.dtype == torch.float32
+    assert_allclose(value.detach(), exact_value.detach(), rtol=2e-6, atol=2e-6)
+    assert_allclose(gradient, exact_gradient, rtol=1e-5, atol=2e-6)
+    assert torch.equal(ours, logits)
+
+
+def test_blocks_of_the_real_size(likelihood):
+    # Wider than a quarter of a block, so that six rows need two.
+    logits, dense, x, upstream = problem(6, 130_000)
+    ours = logits.clone().requires_grad_()
+    value = LIKELIHOODS[likelihood](ours).log_prob(x)
+    (gradient,) = torch.autograd.grad(value, ours, upstream)
+    exact = logits.double().requires_grad_()
+    exact_value = plain_log_prob(likelihood, exact, dense.double())
+    (exact_gradient,) = torch.autograd.grad(exact_value, exact, upstream.double())
+    assert_allclose(value.detach(), exact_value.detach(), rtol=1e-5)
+    assert_allclose(gradient, exact_gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_scores_are_reduced_in_float32(likelihood):
+    logits, dense, x, upstream = problem(5, 2000, scale=1.0)
+    rounded = logits.bfloat16().requires_grad_()
+    value = LIKELIHOODS[likelihood](rounded).log_prob(x)
+    (gradient,) = torch.autograd.grad(value, rounded, upstream)
+    assert value.dtype == torch.float32
+    assert gradient.dtype == torch.bfloat16
+    exact = rounded.detach().double().requires_grad_()
+    exact_value = plain_log_prob(likelihood, exact, dense.double())
+    (exact_gradient,) = torch.autograd.grad(exact_value, exact, upstream.double())
+    # The value has float32's error, the gradient bfloat16's (8 bits, two roundings).
+    assert_allclose(value.detach(), exact_value.detach(), rtol=1e-5)
+    assert_allclose(gradient.float(), exact_gradient, rtol=2**-6, atol=2**-7)
+
+
+@pytest.mark.parametrize("shift", [-1e4, 1e4])
+def test_multinomial_is_stable_and_blind_to_a_shift(shift):
+    logits, _, x, _ = problem()
+    shifted = (logits + shift).requires_grad_()
+    value = LIKELIHOODS["multinomial"](shifted).log_prob(x)
+    (gradient,) = torch.autograd.grad(value.sum(), shifted)
+    assert_allclose(
+        value.detach(), LIKELIHOODS["multinomial"](logits).log_prob(x), rtol=1e-2, atol=1e-2
+    )
+    assert torch.isfinite(gradient).all()
+
+
+def test_bernoulli_is_stable_far_from_zero():
+    x = InteractionBatch.from_csr(csr_array(np.array([[1.0, 0.0, 1.0]])))
+    logits = torch.tensor([[200.0, 200.0, -200.0]], requires_grad=True)
+    value = LIKELIHOODS["bernoulli"](logits).log_prob(x)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    assert value.item() == -400.0
+    assert gradient.tolist() == [[0.0, -1.0, 1.0]]
+
+
+def test_user_without_interactions():
+    x = InteractionBatch.from_csr(csr_array((1, 4), dtype=np.float32))
+    logits = torch.zeros(1, 4, requires_grad=True)
+    multinomial = LIKELIHOODS["multinomial"](logits).log_prob(x)
+    assert multinomial.tolist() == [0.0]
+    assert torch.autograd.grad(multinomial.sum(), logits)[0].tolist() == [[0.0] * 4]
+    bernoulli = LIKELIHOODS["bernoulli"](logits).log_prob(x)
+    assert bernoulli.item() == pytest.approx(-4 * np.log(2))
+    assert torch.autograd.grad(bernoulli.sum(), logits)[0].tolist() == [[-0.5] * 4]
+
+
+def posterior():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3, 4, generator=generator), torch.randn(3, 4, generator=generator)
+
+
+def test_kl_divergence_in_closed_form_and_by_sampling():
+    loc, log_variance = posterior()
+    q = DiagonalNormal(loc, log_variance)
+    p = standard_normal(q)
+    kl = kl_divergence(q, p)
+    by_hand = 0.5 * (loc**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
+    assert_allclose(kl, by_hand, rtol=1e-5)
+    z = q.rsample((100_000,), generator=torch.Generator().manual_seed(1))
+    ratio = q.log_prob(z) - p.log_prob(z)
+    error = ratio.std(dim=0) / np.sqrt(len(z))
+    assert (abs(ratio.mean(dim=0) - kl) < 4 * error).all()
+
+
+def test_log_prob_sums_the_components():
+    loc, log_variance = posterior()
+    q = DiagonalNormal(loc, log_variance)
+    z = torch.zeros(3, 4)
+    expected = Normal(loc, log_variance.exp().sqrt()).log_prob(z).sum(dim=1)
+    assert q.log_prob(z).shape == (3,)
+    assert_allclose(q.log_prob(z), expected, rtol=1e-5)
+
+
+def test_samples_have_the_mean_and_the_variance():
+    loc, log_variance = posterior()
+    q = DiagonalNormal(loc, log_variance)
+    n = 100_000
+    z = q.rsample((n,), generator=torch.Generator().manual_seed(2))
+    variance = log_variance.exp()
+    assert z.shape == (n, 3, 4)
+    assert_allclose(q.mean, loc)
+    assert_allclose(q.variance, variance, rtol=1e-5)
+    assert (abs(z.mean(dim=0) - loc) < 4.5 * (variance / n).sqrt()).all()
+    assert (abs(z.var(dim=0) - variance) < 4.5 * variance * np.sqrt(2 / n)).all()
+
+
+def test_samples_come_from_the_generator():
+    q = DiagonalNormal(*posterior())
+    draws = [q.rsample(generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_gradient_of_a_sample():
+    loc, log_variance = (p.clone().requires_grad_() for p in posterior())
+    z = DiagonalNormal(loc, log_variance).rsample(generator=torch.Generator().manual_seed(5))
+    to_loc, to_log_variance = torch.autograd.grad(z.sum(), (loc, log_variance))
+    # z = loc + exp(log_variance / 2) * noise
+    assert to_loc.tolist() == [[1.0] * 4] * 3
+    assert_allclose(to_log_variance, (z - loc).detach() / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_standard_normal_has_the_shape_of_the_posterior():
+    q = DiagonalNormal(*(p.double() for p in posterior()))
+    p = standard_normal(q)
+    assert p.mean.tolist() == [[0.0] * 4] * 3
+    assert p.variance.tolist() == [[1.0] * 4] * 3
+    assert p.mean.dtype == torch.float64

@@ -1,0 +1,487 @@
+"""Training of the recommenders that have a network."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import CASES, make
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+
+from skvaecf import split_interactions
+from skvaecf.datasets import make_interactions
+from skvaecf.interactions import InteractionBatch
+from skvaecf.metrics import ndcg
+from skvaecf.modules import initialize
+from skvaecf.neural import TorchRecommender
+from skvaecf.training import Batch, Game
+
+
+@pytest.fixture(scope="module")
+def others():
+    """Validation users."""
+    return make_interactions(40, 24, n_blocks=2, noise=0.3, random_state=1)
+
+
+def scores_of(model):
+    return [record["validation_ndcg"] for record in model.history_]
+
+
+def losses_of(model):
+    return [
+        {name: value for name, value in record.items() if name.endswith("_loss")}
+        for record in model.history_
+    ]
+
+
+# --- early stopping
+
+
+def test_the_epoch_that_validates_best_is_kept(neural, X, others):
+    model = make(neural, max_epochs=15, n_iter_no_change=4, learning_rate=0.1)
+    model.fit(X, X_val=others)
+    scores = scores_of(model)
+    assert model.best_iter_ == 1 + int(np.argmax(scores))
+    assert model.n_iter_ == len(scores)
+    # The score again, with the cut that the seed gives.
+    seed = np.random.RandomState(0).randint(np.iinfo(np.int32).max)
+    fold_in, heldout = split_interactions(others, random_state=seed)
+    score = np.nanmean(ndcg(model.recommend(fold_in, 24), heldout, 100))
+    assert score == pytest.approx(max(scores), rel=1e-6)
+    # A fit that ends at that epoch is the same model.
+    again = make(neural, max_epochs=model.best_iter_, learning_rate=0.1).fit(X, X_val=others)
+    assert_array_equal(again.predict(X), model.predict(X))
+
+
+def test_the_first_of_equal_epochs_is_kept(neural, X, monkeypatch):
+    monkeypatch.setattr(TorchRecommender, "_validate", lambda *_: 0.5)
+    model = make(neural, max_epochs=20, n_iter_no_change=3).fit(X)
+    assert (model.best_iter_, model.n_iter_) == (1, 4)
+
+
+def test_training_stops_after_n_iter_no_change(neural, X, others):
+    model = make(neural, max_epochs=60, n_iter_no_change=2, learning_rate=0.1)
+    model.fit(X, X_val=others)
+    assert model.n_iter_ < 60
+    assert model.n_iter_ == model.best_iter_ + 2
+
+
+def test_without_early_stopping_all_epochs_are_run_and_the_last_is_kept(neural, X):
+    model = make(neural, max_epochs=5, n_iter_no_change=1, early_stopping=False).fit(X)
+    assert (model.n_iter_, model.best_iter_) == (5, 5)
+    assert all("validation_ndcg" not in record for record in model.history_)
+
+
+def test_validation_users_are_not_trained_on(neural, X, monkeypatch):
+    seen = []
+    play = Game.play
+
+    def record(self, x, *args):
+        seen.append(x.n_users)
+        return play(self, x, *args)
+
+    monkeypatch.setattr(Game, "play", record)
+    make(neural, validation_fraction=0.25).fit(X)
+    make(neural, early_stopping=False).fit(X)
+    make(neural).fit(X, X_val=X)
+    assert seen == [45] * 3 + [60] * 3 + [60] * 3
+
+
+def test_validation_rows_change_the_choice_of_the_epoch_only(neural, X, others):
+    free = make(neural, early_stopping=False).fit(X)
+    chosen = make(neural).fit(X, X_val=others)
+    assert losses_of(chosen) == losses_of(free)[: chosen.n_iter_]
+
+
+def test_history_has_a_record_per_epoch(neural, X):
+    model = make(neural, max_epochs=4).fit(X)
+    assert len(model.history_) == model.n_iter_ == 4
+    assert [record["epoch"] for record in model.history_] == [1, 2, 3, 4]
+    players = {f"{p.name}_loss" for p in model._players(model.network_)}
+    for record in model.history_:
+        assert set(record) == {"epoch", "validation_ndcg", "seconds"} | players
+        assert all(type(value) in (int, float) for value in record.values())
+        assert 0 <= record["validation_ndcg"] <= 1
+        assert 0 < record["seconds"] < 60
+
+
+@pytest.mark.parametrize("n_items_each", [0, 1, 4])
+def test_nobody_has_enough_interactions_to_validate(neural, n_items_each):
+    A = np.zeros((20, 24))
+    for user in range(20):
+        A[user, (user + np.arange(n_items_each)) % 24] = 1
+    model = make(neural, max_epochs=4, n_iter_no_change=1).fit(A)
+    assert (model.n_iter_, model.best_iter_) == (4, 4)
+    assert all("validation_ndcg" not in record for record in model.history_)
+    assert np.isfinite(model.predict(A)).all()
+
+
+def test_one_user_is_enough(neural):
+    model = make(neural).fit(np.ones((1, 6)))
+    assert model.n_iter_ == 3
+    assert np.isfinite(model.predict(np.ones((1, 6)))).all()
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda V: V[:, :20], "X_val must have the 24 items of X, got 20"),
+        (lambda V: V * np.nan, "Input X_val contains NaN"),
+        (lambda V: -V, "Negative values in data passed to X_val"),
+        (lambda V: V.toarray()[0], "Expected 2D array"),
+        (lambda V: corrupted(V), "X_val has corrupt sparse indices"),
+    ],
+    ids=["items", "NaN", "negative", "1-D", "corrupt"],
+)
+def test_bad_validation_rows_are_refused_before_anything_changes(
+    neural, bad, message, X, others, unchanged
+):
+    for model in (make(neural), make(neural).fit(X)):
+        check = unchanged(model)
+        with pytest.raises(ValueError, match=message):
+            model.fit(X, X_val=bad(others))
+        check()
+
+
+def corrupted(V):
+    V = V.copy()
+    V.indices[0] = 1000
+    return V
+
+
+# --- training
+
+
+def test_training_lowers_the_loss(neural, X):
+    history = losses_of(make(neural, max_epochs=15, early_stopping=False).fit(X))
+    for name in history[0]:
+        assert history[-1][name] < 0.97 * history[0][name], name
+
+
+def test_every_parameter_gets_a_gradient(neural, X):
+    model = make(neural)
+    network = model._build(*X.shape)
+    initialize(network, torch.Generator().manual_seed(0))
+    x = InteractionBatch.from_csr(X)
+    batch = Batch(torch.arange(60), x, 1000, 100.0, torch.Generator().manual_seed(0))
+    reached = set()
+    for player in model._players(network):
+        gradients = torch.autograd.grad(player.loss(batch), player.parameters)
+        for parameter, gradient in zip(player.parameters, gradients, strict=True):
+            assert torch.isfinite(gradient).all()
+            assert gradient.abs().max() > 1e-7
+            reached.add(id(parameter))
+    assert reached == {id(parameter) for parameter in network.parameters()}
+
+
+def test_the_objective_runs_on_another_device_without_help_from_the_cpu(neural, X):
+    # Nothing on the meta device mixes with a CPU tensor.
+    model = make(neural)
+    with torch.device("meta"):
+        network = model._build(*X.shape)
+    x = InteractionBatch(
+        items=torch.empty(X.nnz, dtype=torch.int32, device="meta"),
+        values=torch.empty(X.nnz, device="meta"),
+        offsets=torch.empty(61, dtype=torch.int64, device="meta"),
+        n_items=24,
+    )
+    users = torch.empty(60, dtype=torch.int64, device="meta")
+    batch = Batch(users, x, 0, 0.0, torch.Generator())
+    for player in model._players(network):
+        loss = player.loss(batch)
+        assert loss.shape == ()
+        assert loss.device.type == "meta"
+        for parameter, gradient in zip(
+            player.parameters, torch.autograd.grad(loss, player.parameters), strict=True
+        ):
+            assert gradient.device.type == "meta"
+            assert gradient.shape == parameter.shape
+    scores = model._logits(network, x)
+    assert (scores.device.type, scores.shape) == ("meta", X.shape)
+
+
+def test_predict_after_fit_is_not_in_training_mode(neural, X):
+    model = make(neural).fit(X)
+    assert not any(module.training for module in model.network_.modules())
+
+
+@pytest.mark.parametrize("neural", [n for n in CASES if "precision" in CASES[n].cheap])
+def test_bfloat16_learns_the_same(neural):
+    X, user_blocks, item_blocks = make_interactions(
+        160, 60, n_blocks=4, random_state=1, return_blocks=True
+    )
+    own = user_blocks[:, None] == item_blocks
+    models = [
+        make(neural, **CASES[neural].planted, precision=precision).fit(X)
+        for precision in ("float32", "bfloat16")
+    ]
+    exact, rounded = (model.predict(X) for model in models)
+    assert not np.array_equal(exact, rounded)
+    assert rounded.dtype == np.float32
+    for scores in (exact, rounded):
+        assert np.take_along_axis(own, scores.argmax(axis=1)[:, None], 1).mean() >= 0.95
+    assert np.corrcoef(exact.ravel(), rounded.ravel())[0, 1] > 0.99
+    assert {p.dtype for p in models[1].network_.parameters()} == {torch.float32}
+    finals = [list(losses_of(model)[-1].values()) for model in models]
+    assert_allclose(finals[1], finals[0], rtol=0.02)
+
+
+# --- warm start
+
+
+def test_warm_start_goes_on(neural, X):
+    model = make(neural, max_epochs=8, early_stopping=False, warm_start=True)
+    cold_losses, cold_scores = losses_of(model.fit(X)), model.predict(X)
+    warm_losses = losses_of(model.fit(X))
+    for name in cold_losses[0]:
+        cold, warm = ([losses[name] for losses in fit] for fit in (cold_losses, warm_losses))
+        assert warm[0] < 0.98 * cold[0]
+        assert np.mean(warm) < np.mean(cold)
+    assert not np.array_equal(model.predict(X), cold_scores)
+    assert model.n_iter_ == 8
+
+
+def test_the_first_warm_start_is_a_cold_one(neural, fitted, X):
+    assert_array_equal(make(neural, warm_start=True).fit(X).predict(X), fitted(neural).predict(X))
+
+
+def test_warm_start_after_unpickling_goes_on_the_same(neural, X):
+    model = make(neural, warm_start=True).fit(X)
+    copied = pickle.loads(pickle.dumps(model))
+    assert_array_equal(copied.fit(X).predict(X), model.fit(X).predict(X))
+
+
+def test_warm_start_refuses_other_layer_sizes(neural, X, unchanged):
+    model = make(neural, warm_start=True).fit(X)
+    scores = model.predict(X)
+    n_components = model.n_components
+    model.set_params(n_components=n_components + 1)
+    check = unchanged(model)
+    with pytest.raises(ValueError, match="warm_start needs a network of the same layer sizes"):
+        model.fit(X)
+    check()
+    assert_array_equal(model.set_params(n_components=n_components).predict(X), scores)
+
+
+def test_warm_start_refuses_another_number_of_items(neural, X, unchanged):
+    model = make(neural, warm_start=True).fit(X)
+    check = unchanged(model)
+    with pytest.raises(ValueError, match="X has 20 features"):
+        model.fit(X[:, :20])
+    check()
+
+
+# --- interruptions
+
+
+def interrupt(monkeypatch, epoch, result):
+    """Let an epoch fail: raise what ``result`` is, or return it as the losses."""
+    play = Game.play
+    calls = []
+
+    def broken(self, *args):
+        calls.append(1)
+        losses = play(self, *args)
+        if len(calls) == epoch:
+            if isinstance(result, BaseException):
+                raise result
+            return dict.fromkeys(losses, result)
+        return losses
+
+    monkeypatch.setattr(Game, "play", broken)
+
+
+def test_an_interrupted_fit_keeps_its_best_epoch(neural, X, monkeypatch):
+    expected = make(neural, max_epochs=3).fit(X)
+    interrupt(monkeypatch, 4, KeyboardInterrupt())
+    model = make(neural, max_epochs=50)
+    message = f"interrupted in epoch 4; epoch {expected.best_iter_} is kept"
+    with pytest.warns(UserWarning, match=message):
+        assert model.fit(X) is model
+    assert (model.n_iter_, model.best_iter_) == (3, expected.best_iter_)
+    assert_array_equal(model.predict(X), expected.predict(X))
+
+
+def test_an_interruption_in_the_first_epoch_goes_through(neural, X, monkeypatch):
+    interrupt(monkeypatch, 1, KeyboardInterrupt())
+    model = make(neural)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X)
+    assert not hasattr(model, "network_")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(KeyboardInterrupt(), KeyboardInterrupt), (np.nan, FloatingPointError)]
+)
+def test_a_refit_that_fails_in_its_first_epoch_leaves_the_old_model(
+    neural, error, raised, X, monkeypatch
+):
+    model = make(neural).fit(X)
+    scores = model.predict(X)
+    interrupt(monkeypatch, 1, error)
+    with pytest.raises(raised):
+        model.fit(X[:, :20])
+    assert_array_equal(model.predict(X), scores)
+
+
+@pytest.mark.parametrize("loss", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_is_an_error_and_the_best_epoch_is_kept(
+    neural, loss, X, monkeypatch
+):
+    expected = make(neural, max_epochs=2).fit(X)
+    interrupt(monkeypatch, 3, loss)
+    model = make(neural, max_epochs=50)
+    player = model._players(expected.network_)[0].name
+    with pytest.raises(FloatingPointError, match=f"loss of the {player} became {loss} in epoch 3"):
+        model.fit(X)
+    assert (model.n_iter_, model.best_iter_) == (2, expected.best_iter_)
+    assert_array_equal(model.predict(X), expected.predict(X))
+
+
+def test_a_huge_learning_rate_is_reported_by_name(neural, X):
+    model = make(neural, learning_rate=1e30, max_epochs=20)
+    with pytest.raises(FloatingPointError, match="learning_rate below 1e\\+30"):
+        model.fit(X)
+
+
+# --- progress
+
+
+def test_verbose_shows_a_bar(neural, X, capsys):
+    make(neural, verbose=1).fit(X)
+    shown = capsys.readouterr()
+    assert neural in shown.err
+    assert "3/3" in shown.err
+    assert "validation_ndcg" in shown.err
+    assert shown.out == ""
+
+
+def test_silence_is_the_default(neural, X, capsys):
+    make(neural).fit(X)
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", "")
+
+
+class StopAfter:
+    """Callback that ends training, and tells how often it was called."""
+
+    def __init__(self, n_epochs):
+        self.n_epochs = n_epochs
+        self.calls = []
+
+    def setup(self, estimator, context):
+        self.calls.append("setup")
+
+    def teardown(self, estimator, context):
+        self.calls.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context, **_):
+        self.calls.append(f"begin {context.task_name}")
+
+    def on_fit_task_end(self, estimator, context, *, X=None, fitted_estimator=None, **_):
+        self.calls.append(f"end {context.task_name}")
+        return self.calls.count("end epoch") == self.n_epochs
+
+
+class ScoreEachEpoch(StopAfter):
+    """Callback that predicts after each epoch."""
+
+    def on_fit_task_end(self, estimator, context, *, X, fitted_estimator, **_):
+        if context.task_name == "epoch":
+            self.calls.append(fitted_estimator.predict(X))
+        return False
+
+
+@pytest.fixture
+def callbacks():
+    return pytest.importorskip("sklearn.callback")
+
+
+@pytest.mark.usefixtures("callbacks")
+def test_a_callback_can_stop_training(neural, X):
+    callback = StopAfter(2)
+    model = make(neural, max_epochs=10).set_callbacks(callback).fit(X)
+    assert model.n_iter_ == 2
+    assert callback.calls == [
+        "setup",
+        "begin fit",
+        "begin epoch",
+        "end epoch",
+        "begin epoch",
+        "end epoch",
+        "end fit",
+        "teardown",
+    ]
+    assert_array_equal(model.predict(X), make(neural, max_epochs=2).fit(X).predict(X))
+
+
+@pytest.mark.usefixtures("callbacks")
+def test_callbacks_get_the_model_of_their_epoch(neural, X):
+    callback = ScoreEachEpoch(0)
+    make(neural, early_stopping=False).set_callbacks(callback).fit(X)
+    epochs = [scores for scores in callback.calls if isinstance(scores, np.ndarray)]
+    assert len(epochs) == 3
+    for n, scores in enumerate(epochs, start=1):
+        expected = make(neural, early_stopping=False, max_epochs=n).fit(X)
+        assert_array_equal(scores, expected.predict(X))
+
+
+@pytest.mark.usefixtures("callbacks")
+def test_callbacks_survive_clone_and_grid_search(neural, X):
+    callback = StopAfter(1)
+    model = make(neural, max_epochs=10).set_callbacks(callback)
+    assert clone(model).fit(X).n_iter_ == 1
+    stopping = make(neural, max_epochs=10).set_callbacks(StopAfter(1))
+    search = GridSearchCV(stopping, {"dropout": [0.5]}, cv=2).fit(X)
+    assert 0 < search.best_score_ <= 1
+
+
+def test_progress_bar_of_scikit_learn(neural, X, callbacks, capsys):
+    pytest.importorskip("rich")
+    model = make(neural).set_callbacks(callbacks.ProgressBar()).fit(X)
+    assert_array_equal(model.predict(X), make(neural).fit(X).predict(X))
+    shown = capsys.readouterr().out
+    assert neural in shown
+    assert "100%" in shown
+
+
+# --- devices
+
+
+def test_a_device_may_be_an_object(neural, fitted, X):
+    model = make(neural, device=torch.device("cpu")).fit(X)
+    assert_array_equal(model.predict(X), fitted(neural).predict(X))
+
+
+def test_a_model_of_a_device_that_is_not_here_loads_on_the_cpu(neural, fitted, X):
+    state = fitted(neural).__getstate__() | {"device": "cuda:7"}
+    model = make(neural)
+    model.__setstate__(state)
+    assert {p.device.type for p in model.network_.parameters()} == {"cpu"}
+    assert_array_equal(model.predict(X), fitted(neural).predict(X))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_fit_on_a_gpu(neural, precision, X, others):
+    model = make(neural, device="cuda", precision=precision, max_epochs=20).fit(X, X_val=others)
+    assert {p.device.type for p in model.network_.parameters()} == {"cuda"}
+    scores = model.predict(X)
+    assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), scores)
+    on_cpu = make(neural)
+    on_cpu.__setstate__(model.__getstate__() | {"device": "cpu"})
+    assert {p.device.type for p in on_cpu.network_.parameters()} == {"cpu"}
+    assert_allclose(on_cpu.predict(X), scores, rtol=1e-3, atol=1e-3)
+    again = make(neural, device="cuda", precision=precision, max_epochs=20).fit(X, X_val=others)
+    assert_array_equal(again.predict(X), scores)
+    assert_array_equal(model.recommend(X, 5)[:, 0], best_unseen(scores, X))
+
+
+def best_unseen(scores, X):
+    return np.where(csr_array(X).toarray() > 0, -np.inf, scores).argmax(axis=1)
