@@ -1,6 +1,7 @@
 """Recommenders for implicit feedback that behave like any scikit-learn estimator."""
 
 from ._version import __version__
+from .callbacks import RankingMonitor
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .ranking import recommend
 from .recommenders.ease import EASE
@@ -25,6 +26,7 @@ __all__ = [
     "MultVAE",
     "MultiRankingScorer",
     "Popularity",
+    "RankingMonitor",
     "RankingScorer",
     "UserSplitter",
     "__version__",

@@ -153,38 +153,31 @@ class TorchRecommender(CallbackSupportMixin, BaseRecommender):
         best = _BestEpoch()
         task = self._init_callback_context(max_subtasks=self.max_epochs)
         task.call_on_fit_task_begin(estimator=self, X=X)
-        bar = tqdm(range(self.max_epochs), desc=type(self).__name__, disable=not self.verbose)
+        bar = tqdm(range(1, self.max_epochs + 1), type(self).__name__, disable=not self.verbose)
         try:
             for epoch in bar:
-                started = time.perf_counter()
                 subtask = task.subcontext(task_name="epoch")
                 subtask.call_on_fit_task_begin(estimator=self)
-                minibatches = shuffled_minibatches(x.n_users, self.batch_size, epoch, generator)
+                started = time.perf_counter()
                 network.train()
+                minibatches = shuffled_minibatches(x.n_users, self.batch_size, epoch - 1, generator)
                 losses = game.play(x, minibatches, generator)
                 network.eval()
-                for name, loss in losses.items():
-                    if not np.isfinite(loss):
-                        raise FloatingPointError(
-                            f"The loss of the {name} became {loss} in epoch {epoch + 1}."
-                            f" A learning_rate below {self.learning_rate} may help."
-                        )
-                record: dict[str, float] = {"epoch": epoch + 1}
-                record.update({f"{name}_loss": loss for name, loss in losses.items()})
-                # Without validation users the last epoch is the best.
-                score = float(epoch)
+                self._check_losses(losses, epoch)
+                record = {f"{name}_loss": loss for name, loss in losses.items()}
                 if validation is not None:
-                    score = record["validation_ndcg"] = self._validate(network, *validation)
+                    record["validation_ndcg"] = self._validate(network, *validation)
                 record["seconds"] = time.perf_counter() - started
-                history.append(record)
-                best.update(score, epoch + 1, network)
-                bar.set_postfix({k: f"{v:.4g}" for k, v in record.items() if k != "epoch"})
+                bar.set_postfix({key: f"{value:.4g}" for key, value in record.items()})
+                history.append({"epoch": epoch, **record})
+                # Without validation users the last epoch is the best.
+                best.update(record.get("validation_ndcg", epoch), epoch, network)
                 stop = subtask.call_on_fit_task_end(
                     estimator=self,
                     X=X,
                     reconstruction_attributes=partial(self._fitted_so_far, network, train.shape),
                 )
-                if stop or epoch + 1 - best.epoch >= self.n_iter_no_change:
+                if stop or epoch - best.epoch >= self.n_iter_no_change:
                     break
         except KeyboardInterrupt:
             if not history:
@@ -203,6 +196,14 @@ class TorchRecommender(CallbackSupportMixin, BaseRecommender):
                 self.n_iter_ = len(history)
                 self.best_iter_ = best.epoch
         task.call_on_fit_task_end(estimator=self, X=X)
+
+    def _check_losses(self, losses: dict[str, float], epoch: int) -> None:
+        for name, loss in losses.items():
+            if not np.isfinite(loss):
+                raise FloatingPointError(
+                    f"The loss of the {name} became {loss} in epoch {epoch}. A learning_rate below"
+                    f" {self.learning_rate} may help."
+                )
 
     def _fitted_so_far(self, network: nn.Module, shape: tuple[int, int]) -> dict[str, Any]:
         """Attributes that make a fitted recommender of a network."""

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
-from skvaecf import split_interactions
+from skvaecf import RankingMonitor, ndcg_at_k, split_interactions
 from skvaecf.datasets import make_interactions
 from skvaecf.interactions import InteractionBatch
 from skvaecf.metrics import ndcg
@@ -485,3 +485,14 @@ def test_fit_on_a_gpu(neural, precision, X, others):
 
 def best_unseen(scores, X):
     return np.where(csr_array(X).toarray() > 0, -np.inf, scores).argmax(axis=1)
+
+
+@pytest.mark.usefixtures("callbacks")
+def test_ranking_monitor_logs_the_score_after_every_epoch(neural, X, others):
+    monitor = RankingMonitor(others, scorer=ndcg_at_k.at(5))
+    model = make(neural, max_epochs=4, early_stopping=False).set_callbacks(monitor)
+    model.fit(X).fit(X)  # the log is that of the latest fit
+    assert [entry["epoch"] for entry in monitor.log_] == [1, 2, 3, 4]
+    # Without early stopping the last epoch is the one that is kept.
+    assert monitor.log_[-1]["ndcg@5"] == ndcg_at_k.at(5)(model, others)
+    assert len({entry["ndcg@5"] for entry in monitor.log_}) > 1
