@@ -41,7 +41,8 @@ class ItemLogits(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Map (n_users, n_in) to scores of shape (n_users, n_items)."""
         dtype = self.precision if self.training else torch.float32
-        return h.to(dtype) @ self.weight.to(dtype) + self.bias.to(dtype)
+        # In place: a second tensor of this size costs more than the addition.
+        return (h.to(dtype) @ self.weight.to(dtype)).add_(self.bias.to(dtype))
 
 
 class Encoder(nn.Module):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 import warnings
 from abc import abstractmethod
+from copy import deepcopy
 from functools import partial
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from .metrics import ndcg
 from .model_selection import split_interactions
 from .modules import initialize, set_precision
 from .ranking import rank
-from .training import Game, Player, shuffled_minibatches
+from .training import Game, Player, move_average, shuffled_minibatches
 
 MIN_INTERACTIONS = 5  # of a user held out for early stopping
 
@@ -42,8 +43,9 @@ class TorchRecommender(CallbackSupportMixin, BaseRecommender):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -55,8 +57,9 @@ class TorchRecommender(CallbackSupportMixin, BaseRecommender):
     }
 
     learning_rate: float
-    batch_size: int
+    batch_size: int | Literal["auto"]
     max_epochs: int
+    ema_decay: float
     early_stopping: bool
     validation_fraction: float
     n_iter_no_change: int
@@ -146,8 +149,12 @@ class TorchRecommender(CallbackSupportMixin, BaseRecommender):
         train, validation = self._hold_out(X, X_val, seed)
         network = self._initial_network(train.shape, device, generator)
         set_precision(network, check_precision(self.precision, device))
+        network.train()
+        averaged = deepcopy(network).eval().requires_grad_(False)
         game = Game(self._players(network))
         x = InteractionBatch.from_csr(train, device)
+        auto = min(max(100, x.n_users // 20), 500)
+        batch_size = auto if isinstance(self.batch_size, str) else self.batch_size
 
         history: list[dict[str, float]] = []
         best = _BestEpoch()
@@ -159,23 +166,22 @@ class TorchRecommender(CallbackSupportMixin, BaseRecommender):
                 subtask = task.subcontext(task_name="epoch")
                 subtask.call_on_fit_task_begin(estimator=self)
                 started = time.perf_counter()
-                network.train()
-                minibatches = shuffled_minibatches(x.n_users, self.batch_size, epoch - 1, generator)
+                minibatches = shuffled_minibatches(x.n_users, batch_size, epoch - 1, generator)
                 losses = game.play(x, minibatches, generator)
-                network.eval()
                 self._check_losses(losses, epoch)
+                move_average(averaged, network, self.ema_decay, epoch)
                 record = {f"{name}_loss": loss for name, loss in losses.items()}
                 if validation is not None:
-                    record["validation_ndcg"] = self._validate(network, *validation)
+                    record["validation_ndcg"] = self._validate(averaged, *validation)
                 record["seconds"] = time.perf_counter() - started
                 bar.set_postfix({key: f"{value:.4g}" for key, value in record.items()})
                 history.append({"epoch": epoch, **record})
                 # Without validation users the last epoch is the best.
-                best.update(record.get("validation_ndcg", epoch), epoch, network)
+                best.update(record.get("validation_ndcg", epoch), epoch, averaged)
                 stop = subtask.call_on_fit_task_end(
                     estimator=self,
                     X=X,
-                    reconstruction_attributes=partial(self._fitted_so_far, network, train.shape),
+                    reconstruction_attributes=partial(self._fitted_so_far, averaged, train.shape),
                 )
                 if stop or epoch - best.epoch >= self.n_iter_no_change:
                     break
@@ -190,8 +196,8 @@ class TorchRecommender(CallbackSupportMixin, BaseRecommender):
             bar.close()
             # After an error, too: nothing that was learned is lost.
             if history:
-                network.load_state_dict(best.parameters)
-                self.__dict__.update(self._fitted_so_far(network.eval(), train.shape))
+                averaged.load_state_dict(best.parameters)
+                self.__dict__.update(self._fitted_so_far(averaged, train.shape))
                 self.history_ = history
                 self.n_iter_ = len(history)
                 self.best_iter_ = best.epoch

@@ -125,3 +125,15 @@ def shuffled_minibatches(
             yield epoch + start / n_users, order[start : start + batch_size]
 
     return minibatches
+
+
+@torch.no_grad()
+def move_average(averaged: nn.Module, network: nn.Module, decay: float, epoch: int) -> None:
+    """Move the running average of the parameters towards the network's, after an epoch.
+
+    average <- d average + (1 - d) parameters, with d = min(decay, (1 + epoch) / (10 + epoch)), so
+    that the average does not lag behind the fast first epochs. Without decay it is the network.
+    """
+    weight = 1 - min(decay, (1 + epoch) / (10 + epoch))
+    for average, parameter in zip(averaged.parameters(), network.parameters(), strict=True):
+        average.lerp_(parameter, weight)

@@ -44,6 +44,7 @@ class Case:
 NEURAL = {
     "n_components": 6,
     "learning_rate": 0.02,
+    "ema_decay": 0.0,
     "batch_size": 16,
     "max_epochs": 3,
     "validation_fraction": 0.25,
@@ -84,6 +85,7 @@ VALUES = {
     "l2": Values(77.0, (-1.0, None, "much")),
     "learning_rate": Values(0.001, (0, -0.1, "auto")),
     "likelihood": Values("bernoulli", ("gauss", None)),
+    "ema_decay": Values(0.8, (1.0, -0.1, "much")),
     "max_epochs": Values(2, (0, -1, 2.5, None)),
     "n_components": Values(3, (0, -1, 2.5)),
     "n_iter_no_change": Values(1, (0, 2.5)),

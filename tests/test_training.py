@@ -8,7 +8,15 @@ from scipy.sparse import csr_array
 from torch import nn
 
 from skvaecf.interactions import InteractionBatch
-from skvaecf.training import Batch, Game, Player, by_batch, by_epoch, shuffled_minibatches
+from skvaecf.training import (
+    Batch,
+    Game,
+    Player,
+    by_batch,
+    by_epoch,
+    move_average,
+    shuffled_minibatches,
+)
 
 
 def rows(n_users=5, n_items=4):
@@ -205,3 +213,18 @@ def test_shuffled_minibatches_repeat_with_the_seed():
 def test_a_batch_larger_than_the_users_is_one_batch():
     minibatches = shuffled_minibatches(3, 100, 0, torch.Generator())
     assert [len(u) for _, u in minibatches()] == [3]
+
+
+def test_moving_average_by_hand():
+    network, averaged = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    values, expected = [1.0, 3.0, 5.0], 0.0
+    torch.nn.init.zeros_(averaged.weight)
+    for epoch, value in enumerate(values, start=1):
+        torch.nn.init.constant_(network.weight, value)
+        move_average(averaged, network, 0.2, epoch)
+        decay = min(0.2, (1 + epoch) / (10 + epoch))  # 2/11, then 0.2
+        expected = decay * expected + (1 - decay) * value
+    assert averaged.weight.item() == pytest.approx(expected)
+    assert expected == pytest.approx(4.5127272727)
+    move_average(averaged, network, 0.0, 4)
+    assert averaged.weight.item() == 5.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from scipy.sparse import csr_array
@@ -48,10 +48,14 @@ class MultDAE(LatentFactorMixin, TorchRecommender):
         Probability in training to drop each of a user's items from the encoder's input.
     learning_rate : float, default=1e-3
         Step size of Adam.
-    batch_size : int, default=500
-        Users per update.
+    batch_size : int or "auto", default="auto"
+        Users per update. "auto" takes a twentieth of the users, but from 100 to 500, so that small
+        data give enough updates per epoch.
     max_epochs : int, default=200
         Passes over the users, at most.
+    ema_decay : float, default=0.8
+        Decay per epoch of the moving average of the parameters, which is what is validated and
+        kept. 0 takes the parameters as they are.
     early_stopping : bool, default=True
         Set users apart, compute their NDCG@100 after each epoch, stop when it has not risen for
         ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5 interactions, none
@@ -92,7 +96,7 @@ class MultDAE(LatentFactorMixin, TorchRecommender):
     Notes
     -----
     The constant terms of the likelihood are left out of the losses. The paper's own setting is
-    ``MultDAE(n_components=200)``.
+    ``MultDAE(n_components=200, ema_decay=0)``.
 
     References
     ----------
@@ -129,8 +133,9 @@ class MultDAE(LatentFactorMixin, TorchRecommender):
         l2: float = 2e-5,
         dropout: float = 0.5,
         learning_rate: float = 1e-3,
-        batch_size: int = 500,
+        batch_size: int | Literal["auto"] = "auto",
         max_epochs: int = 200,
+        ema_decay: float = 0.8,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 20,
@@ -149,6 +154,7 @@ class MultDAE(LatentFactorMixin, TorchRecommender):
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.max_epochs = max_epochs
+        self.ema_decay = ema_decay
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change

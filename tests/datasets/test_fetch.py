@@ -15,9 +15,26 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from skvaecf.datasets import _fetch, fetch_movielens, fetch_msd, fetch_netflix
+from skvaecf.datasets import (
+    _logs,
+    _movielens,
+    _msd,
+    _netflix,
+    fetch_movielens,
+    fetch_msd,
+    fetch_netflix,
+)
+from skvaecf.datasets._archives import Source, cache_folder
+from skvaecf.datasets._logs import filter_interactions
 
 pytest.importorskip("pooch")
+
+# Where each source is kept: a dictionary, which may be that of a module, and the key there.
+PLACES = {version: (_movielens.SOURCES, version) for version in _movielens.SOURCES} | {
+    "netflix": (vars(_netflix), "ORIGINAL"),
+    "netflix-kaggle": (vars(_netflix), "KAGGLE"),
+    "msd": (vars(_msd), "SOURCE"),
+}
 
 
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -57,14 +74,15 @@ def data_home(tmp_path):
 
 def use_source(monkeypatch, name, base_urls, content, n_interactions, *, checksum=True):
     """Point a source at `base_urls`, with the MD5 checksum of `content`."""
-    filename = _fetch.SOURCES[name].filename
-    source = _fetch.Source(
+    place, key = PLACES[name]
+    filename = place[key].filename
+    source = Source(
         filename,
         tuple(url + filename for url in base_urls),
         f"md5:{hashlib.md5(content).hexdigest()}" if checksum else None,
         n_interactions,
     )
-    monkeypatch.setitem(_fetch.SOURCES, name, source)
+    monkeypatch.setitem(place, key, source)
     return source
 
 
@@ -129,7 +147,7 @@ def test_movielens_formats(version, block_bytes, server, data_home, monkeypatch)
     content = zip_of(MOVIELENS[version])
     source = use_source(monkeypatch, version, [server.url], content, len(RATINGS))
     (server.folder / source.filename).write_bytes(content)
-    monkeypatch.setattr(_fetch, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(_logs, "BLOCK_BYTES", block_bytes)
     movielens = fetch_movielens(
         version, data_home=data_home, min_rating=None, min_user_interactions=0
     )
@@ -296,7 +314,7 @@ def test_netflix_original(block_bytes, server, data_home, monkeypatch):
     content = netflix_original()
     source = use_source(monkeypatch, "netflix", [server.url], content, 5)
     (server.folder / source.filename).write_bytes(content)
-    monkeypatch.setattr(_fetch, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(_logs, "BLOCK_BYTES", block_bytes)
     netflix = fetch_netflix(data_home=data_home, min_rating=None, min_user_interactions=0)
     assert_array_equal(netflix.data.toarray(), [[1, 0], [2, 5], [4, 3]])
     assert netflix.data.indices.tolist() == [0, 0, 1, 0, 1]
@@ -311,7 +329,7 @@ def test_netflix_kaggle_by_hand(block_bytes, data_home, monkeypatch):
     source = use_source(monkeypatch, "netflix-kaggle", [], content, 6, checksum=False)
     data_home.mkdir()
     (data_home / source.filename).write_bytes(content)
-    monkeypatch.setattr(_fetch, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(_logs, "BLOCK_BYTES", block_bytes)
     netflix = fetch_netflix(data_home=data_home, min_rating=None, min_user_interactions=0)
     assert_array_equal(netflix.data.toarray(), [[1, 0, 0], [2, 5, 0], [4, 3, 5]])
     assert netflix.item_names.tolist() == ["Dinosaur Planet", SECOND_TITLE, "Character"]
@@ -407,9 +425,10 @@ def test_truncated_text_is_found_by_the_number_of_interactions(data_home, monkey
 
 
 def test_sources_are_pinned_where_a_checksum_is_known():
-    unpinned = {name for name, source in _fetch.SOURCES.items() if source.known_hash is None}
+    sources = {name: place[key] for name, (place, key) in PLACES.items()}
+    unpinned = {name for name, source in sources.items() if source.known_hash is None}
     assert unpinned == {"msd", "netflix-kaggle"}
-    for source in _fetch.SOURCES.values():
+    for source in sources.values():
         assert all(url.endswith("/" + source.filename) for url in source.urls)
         assert source.known_hash is None or len(source.known_hash) == len("md5:") + 32
 
@@ -418,11 +437,11 @@ def test_filter_interactions_keeps_the_order():
     users = np.array([1, 0, 1, 1, 0], dtype=np.int32)
     items = np.array([0, 0, 1, 2, 2], dtype=np.int32)
     ratings = np.array([5, 4, 3, 2, 1], dtype=np.float32)
-    kept = _fetch.filter_interactions(users, items, ratings, min_rating=2, min_user_interactions=2)
+    kept = filter_interactions(users, items, ratings, min_rating=2, min_user_interactions=2)
     assert [array.tolist() for array in kept] == [[1, 1, 1], [0, 1, 2], [5, 3, 2]]
-    kept = _fetch.filter_interactions(users, items, ratings, min_item_users=2)
+    kept = filter_interactions(users, items, ratings, min_item_users=2)
     assert [array.tolist() for array in kept] == [[1, 0, 1, 0], [0, 0, 2, 2], [5, 4, 2, 1]]
-    kept = _fetch.filter_interactions(users, items, ratings, min_rating=9, min_item_users=1)
+    kept = filter_interactions(users, items, ratings, min_rating=9, min_item_users=1)
     assert [len(array) for array in kept] == [0, 0, 0]
 
 
@@ -449,10 +468,10 @@ def test_default_folder_is_that_of_the_system(monkeypatch, tmp_path):
     import pooch
 
     monkeypatch.delenv("SKVAECF_DATA", raising=False)
-    assert _fetch.cache_folder(None) == pooch.os_cache("skvaecf")
+    assert cache_folder(None) == pooch.os_cache("skvaecf")
     monkeypatch.setenv("SKVAECF_DATA", str(tmp_path))
-    assert _fetch.cache_folder(None) == tmp_path
-    assert _fetch.cache_folder(tmp_path / "other") == tmp_path / "other"
+    assert cache_folder(None) == tmp_path
+    assert cache_folder(tmp_path / "other") == tmp_path / "other"
 
 
 def test_missing_pooch_says_how_to_install_it(monkeypatch, data_home):

@@ -1,0 +1,137 @@
+"""
+Quality of the core models under strong generalization
+======================================================
+
+Fits several settings of each model for several seeds, on one split of the users. The epoch and
+the setting are chosen on the validation users; the test users are looked at once per fit. Rows
+are appended to a CSV file after each fit and not computed again, so an interrupted run goes on
+where it was::
+
+    python examples/reproduce/core_quality.py --data ml-1m.npz --n-heldout 1000
+    python examples/reproduce/core_quality.py --data gowalla.npz --n-heldout 3000 --settings default
+
+The data are a users x items matrix written by ``scipy.sparse.save_npz``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from pathlib import Path
+
+import numpy as np
+from scipy.sparse import csr_array, load_npz
+
+from skvaecf import (
+    EASE,
+    MultDAE,
+    MultiRankingScorer,
+    MultVAE,
+    Popularity,
+    mrr_at_k,
+    ndcg_at_k,
+    recall_at_k,
+    strong_generalization_split,
+)
+
+SCORERS = MultiRankingScorer((ndcg_at_k, recall_at_k.at(20), recall_at_k.at(50), mrr_at_k.at(10)))
+SETTINGS = {
+    ("Popularity", "default"): Popularity(),
+    ("EASE", "default"): EASE(),
+    ("EASE", "l2=200"): EASE(200),
+    ("EASE", "l2=1000"): EASE(1000),
+    ("EASE", "l2=2000"): EASE(2000),
+    ("MultDAE", "default"): MultDAE(),
+    ("MultDAE", "paper"): MultDAE(200, ema_decay=0),
+    ("MultDAE", "narrow"): MultDAE(250, dropout=0.4, l2=5e-4, batch_size=200),
+    ("MultVAE", "default"): MultVAE(),
+    ("MultVAE", "paper"): MultVAE(decoder_layer_sizes=(600,), anneal_steps=40_000, ema_decay=0),
+    ("MultVAE", "narrow"): MultVAE(100, encoder_layer_sizes=(300,), batch_size=100),
+}
+
+
+def run(model, split, seed):
+    """Fit, and score the validation and the test users."""
+    X_val = split.validation_fold_in + split.validation_heldout
+    start = time.perf_counter()
+    if "random_state" in model.get_params():
+        model.set_params(random_state=seed).fit(split.train, X_val=X_val)
+    else:
+        model.fit(split.train)
+    seconds = time.perf_counter() - start
+    validation = ndcg_at_k(model, split.validation_fold_in, split.validation_heldout)
+    test = SCORERS(model, split.test_fold_in, split.test_heldout)
+    return {
+        "validation ndcg@100": round(validation, 5),
+        **{name: round(value, 5) for name, value in test.items()},
+        "epochs": getattr(model, "n_iter_", 0),
+        "seconds": round(seconds, 1),
+    }
+
+
+def read(path):
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def append(path, row):
+    new = not path.exists()
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def summarize(rows):
+    """Print mean and spread over the seeds; a star marks the best on the validation users."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["model"], row["setting"]), []).append(row)
+    mean = {
+        group: {
+            key: np.mean([float(row[key]) for row in of])
+            for key in ("validation ndcg@100", *(s.name for s in SCORERS.scorers), "seconds")
+        }
+        for group, of in groups.items()
+    }
+    for (model, setting), of in groups.items():
+        means = mean[model, setting]
+        rivals = [m["validation ndcg@100"] for (name, _), m in mean.items() if name == model]
+        star = "*" if means["validation ndcg@100"] == max(rivals) else " "
+        spread = np.std([float(row["ndcg@100"]) for row in of])
+        figures = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
+        print(f"{model:10} {setting:8}{star} {figures}  sd {spread:.4f}  seeds {len(of)}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--n-heldout", type=int, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", help="only these models")
+    parser.add_argument("--settings", nargs="+", help="only these settings")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    arguments = parser.parse_args()
+    split = strong_generalization_split(csr_array(load_npz(arguments.data)), arguments.n_heldout)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / f"core_quality_{arguments.data.stem}.csv"
+    done = {(row["model"], row["setting"], row["seed"]) for row in read(path)}
+    for (name, setting), model in SETTINGS.items():
+        if arguments.models and name not in arguments.models:
+            continue
+        if arguments.settings and setting not in arguments.settings:
+            continue
+        for seed in arguments.seeds if "random_state" in model.get_params() else [0]:
+            if (name, setting, str(seed)) not in done:
+                row = {"model": name, "setting": setting, "seed": seed}
+                append(path, row | run(model, split, seed))
+                print(read(path)[-1], flush=True)
+    summarize(read(path))
+
+
+if __name__ == "__main__":
+    main()
