@@ -115,7 +115,8 @@ def draw(rows, path, title):
         color=["#1f6f8b" if i == best else "#9fc3cf" for i in range(len(rows))],
         error_kw={"ecolor": "#333333", "capsize": 3},
     )
-    axes.bar_label(bars, [f"{row['ndcg@100']:.3f}" for row in rows], label_type="center")
+    labels = axes.bar_label(bars, [f"{row['ndcg@100']:.3f}" for row in rows], label_type="center")
+    labels[best].set_color("white")
     axes.set_xlabel("NDCG@100 of the test users, with its standard error")
     axes.set_title(title, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

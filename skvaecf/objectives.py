@@ -18,12 +18,11 @@ def anneal(step: int, epoch: float, n_steps: int | str) -> float:
     epoch : float
         Passes over the users made so far.
     n_steps : int or "auto"
-        Updates until 1 is reached. "auto" takes 40,000 updates (the rate of Liang et al., 2018,
-        for a final weight of 0.2) or 80 epochs, whichever is reached first, since small data make
-        few updates per epoch.
+        Updates until 1 is reached. "auto" takes 30 epochs, whatever number of updates these are:
+        small data make few.
     """
     if n_steps == "auto":
-        return min(1.0, max(step / 40_000, epoch / 80))
+        return min(1.0, epoch / 30)
     return min(1.0, step / int(n_steps)) if n_steps else 1.0
 
 

@@ -14,6 +14,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from skvaecf import RankingMonitor, ndcg_at_k, split_interactions
+from skvaecf import neural as neural_module
 from skvaecf.datasets import make_interactions
 from skvaecf.interactions import InteractionBatch
 from skvaecf.metrics import ndcg
@@ -496,3 +497,17 @@ def test_ranking_monitor_logs_the_score_after_every_epoch(neural, X, others):
     # Without early stopping the last epoch is the one that is kept.
     assert monitor.log_[-1]["ndcg@5"] == ndcg_at_k.at(5)(model, others)
     assert len({entry["ndcg@5"] for entry in monitor.log_}) > 1
+
+
+@pytest.mark.parametrize(("n_users", "batch_size"), [(30, 100), (4_200, 210), (30_000, 500)])
+def test_automatic_batches_grow_with_the_users(n_users, batch_size, monkeypatch):
+    asked = []
+
+    def no_minibatches(n_users, batch_size, epoch, generator):
+        asked.append((n_users, batch_size))
+        return lambda: [(0.0, torch.arange(2))]
+
+    monkeypatch.setattr(neural_module, "shuffled_minibatches", no_minibatches)
+    X = csr_array(np.tile(np.eye(6, dtype=np.float32), (n_users // 6, 1)))
+    make("MultVAE", batch_size="auto", max_epochs=1, early_stopping=False).fit(X)
+    assert asked == [(n_users, batch_size)]

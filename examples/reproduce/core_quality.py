@@ -46,7 +46,9 @@ SETTINGS = {
     ("MultDAE", "paper"): MultDAE(200, ema_decay=0),
     ("MultDAE", "narrow"): MultDAE(250, dropout=0.4, l2=5e-4, batch_size=200),
     ("MultVAE", "default"): MultVAE(),
-    ("MultVAE", "paper"): MultVAE(decoder_layer_sizes=(600,), anneal_steps=40_000, ema_decay=0),
+    ("MultVAE", "paper"): MultVAE(
+        decoder_layer_sizes=(600,), kl_weight=0.2, anneal_steps=40_000, ema_decay=0
+    ),
     ("MultVAE", "narrow"): MultVAE(100, encoder_layer_sizes=(300,), batch_size=100),
 }
 

@@ -46,11 +46,11 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
     likelihood : {"multinomial", "bernoulli"}, default="multinomial"
         Law of a user's items given the scores. With "bernoulli" the model is the paper's logistic
         VAE.
-    kl_weight : float, default=0.2
+    kl_weight : float, default=0.5
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
         Updates in which the weight of the KL term rises linearly from 0 to ``kl_weight``. "auto"
-        takes 40,000 updates or 80 epochs, whichever is reached first.
+        takes 30 epochs.
     dropout : float, default=0.5
         Probability in training to drop each of a user's items from the encoder's input.
     learning_rate : float, default=1e-3
@@ -104,7 +104,7 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
     -----
     The constant terms of the likelihood are left out of the losses. Log-variances are kept
     in [-12, 4]. The paper's own setting, a mirrored network and no moving average, is
-    ``MultVAE(decoder_layer_sizes=(600,), anneal_steps=40_000, ema_decay=0)``.
+    ``MultVAE(decoder_layer_sizes=(600,), kl_weight=0.2, anneal_steps=40_000, ema_decay=0)``.
 
     References
     ----------
@@ -139,7 +139,7 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
         encoder_layer_sizes: Sequence[int] = (600,),
         decoder_layer_sizes: Sequence[int] = (),
         likelihood: str = "multinomial",
-        kl_weight: float = 0.2,
+        kl_weight: float = 0.5,
         anneal_steps: int | Literal["auto"] = "auto",
         dropout: float = 0.5,
         learning_rate: float = 1e-3,

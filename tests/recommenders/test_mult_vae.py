@@ -101,15 +101,11 @@ def test_annealing_in_no_steps_is_the_whole_weight():
     assert anneal(0, 0.0, 0) == 1.0
 
 
-def test_automatic_annealing_ends_after_40_000_steps_or_80_epochs():
-    # Large data: 1,000 updates per epoch.
-    large = [anneal(step, step / 1000, "auto") for step in range(0, 60_001, 500)]
-    assert large[:81] == pytest.approx([i / 80 for i in range(81)])
-    assert large[80:] == [1.0] * 41
-    # Small data: one update per epoch.
-    small = [anneal(step, float(step), "auto") for step in range(120)]
-    assert small[:81] == pytest.approx([i / 80 for i in range(81)])
-    assert small[80:] == [1.0] * 40
+def test_automatic_annealing_ends_after_30_epochs_whatever_the_updates():
+    for updates_per_epoch in (1, 1000):
+        weights = [anneal(epoch * updates_per_epoch, float(epoch), "auto") for epoch in range(60)]
+        assert weights[:31] == pytest.approx([epoch / 30 for epoch in range(31)])
+        assert weights[30:] == [1.0] * 30
 
 
 def test_dropout_falls_on_the_normalised_input(X):
