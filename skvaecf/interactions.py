@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class InteractionBatch:
         """Stored entries per row, shape (n_users,), int64."""
         return self.offsets.diff()
 
-    @property
+    @cached_property
     def users(self) -> Tensor:
         """Row number of every stored entry, shape (n_entries,), int64."""
         rows = torch.arange(self.n_users, device=self.offsets.device)

@@ -49,7 +49,9 @@ SETTINGS = {
     ("MultVAE", "paper"): MultVAE(
         decoder_layer_sizes=(600,), kl_weight=0.2, anneal_steps=40_000, ema_decay=0
     ),
-    ("MultVAE", "narrow"): MultVAE(100, encoder_layer_sizes=(300,), batch_size=100),
+    ("MultVAE", "narrow"): MultVAE(
+        100, encoder_layer_sizes=(300,), kl_weight=0.2, anneal_steps=3200, batch_size=100
+    ),
 }
 
 
