@@ -8,6 +8,7 @@ from .recommenders.ease import EASE
 from .recommenders.mult_dae import MultDAE
 from .recommenders.mult_vae import MultVAE
 from .recommenders.popularity import Popularity
+from .recommenders.wmf import WMF
 from .scorers import (
     MultiRankingScorer,
     RankingScorer,
@@ -22,6 +23,7 @@ from .scorers import (
 
 __all__ = [
     "EASE",
+    "WMF",
     "MultDAE",
     "MultVAE",
     "MultiRankingScorer",

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from .interactions import binary_csr, check_structure
-from .ranking import rank, row_blocks
+from .ranking import Scores, rank, row_blocks
 
 Scorer = Callable[[csr_array], Tensor]
 
@@ -46,6 +48,10 @@ class BaseRecommender(BaseEstimator, metaclass=ABCMeta):
         of a public method: what is costly, such as a copy to the device, is done before it.
         """
 
+    def _ranking_scorer(self) -> Callable[[csr_array], Scores]:
+        """Make the function that scores blocks of rows where only the best items matter."""
+        return self._scorer()
+
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from an interaction matrix.
 
@@ -68,7 +74,7 @@ class BaseRecommender(BaseEstimator, metaclass=ABCMeta):
         """
         self._validate_params()
         rows = check_rows(X)
-        self._fit(binary_csr(rows))
+        self._fit(self._interactions(rows))
         validate_data(self, X, skip_check_array=True)  # records the names and number of items
         return self
 
@@ -96,8 +102,8 @@ class BaseRecommender(BaseEstimator, metaclass=ABCMeta):
         X = self._check_rows(X)
         scorer = self._scorer()
         scores = np.empty(X.shape, dtype=np.float32)
-        for block in row_blocks(X.shape[0]):
-            scores[block] = scorer(binary_csr(X[block])).cpu().numpy()
+        for block in row_blocks(*X.shape):
+            scores[block] = scorer(self._interactions(X[block])).cpu().numpy()
         return scores
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -160,10 +166,10 @@ or None, default=None
         """
         check_is_fitted(self)
         X = self._check_rows(X)
-        scorer = self._scorer()
+        scorer = self._ranking_scorer()
 
-        def score_rows(block: slice) -> Tensor:
-            return scorer(binary_csr(X[block]))
+        def score_rows(block: slice) -> Scores:
+            return scorer(self._interactions(X[block]))
 
         items, scores = rank(score_rows, X, k, exclude_seen=exclude_seen, candidates=candidates)
         return (items, scores) if return_scores else items
@@ -196,6 +202,10 @@ or None, default=None
         validate_data(self, X, reset=False, skip_check_array=True)
         return rows
 
+    def _interactions(self, X: Any) -> csr_array:
+        """Give validated rows the form that the hooks take."""
+        return binary_csr(X)
+
     def __sklearn_tags__(self) -> Tags:
         tags: Tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
@@ -209,8 +219,11 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     n_components: int
 
     @abstractmethod
-    def _latent(self, X: csr_array) -> Tensor:
-        """Represent rows of canonical binary CSR, shape (n_rows, n_components)."""
+    def _encoder(self) -> Callable[[csr_array], Tensor]:
+        """Make the function that represents blocks of rows, shape (n_rows, n_components).
+
+        Like ``_scorer``, it is asked for once per call of a public method.
+        """
 
     def transform(self, X: Any) -> np.ndarray:
         """Represent every user by a latent vector.
@@ -236,10 +249,73 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         rows = self._check_rows(X)
         dtype = rows.dtype if rows.dtype in (np.float32, np.float64) else np.float32
         Z = np.empty((rows.shape[0], self._n_features_out), dtype=dtype)
-        for block in row_blocks(rows.shape[0]):
-            Z[block] = self._latent(binary_csr(rows[block])).cpu().numpy()
+        with torch.no_grad():
+            encode = self._encoder()
+            for block in row_blocks(*rows.shape):
+                Z[block] = encode(self._interactions(rows[block])).cpu().numpy()
         return Z
 
     @property
     def _n_features_out(self) -> int:
         return self.n_components
+
+
+class SimilarItemsMixin:
+    """``similar_items`` for recommenders that represent items."""
+
+    @abstractmethod
+    def _similarities(self) -> Callable[[np.ndarray], Tensor]:
+        """Make the function from n item numbers to new similarities, shape (n, n_items)."""
+
+    def similar_items(self, items: Any, k: int = 10, *, return_scores: bool = False) -> Any:
+        """Find the items most similar to each of some items.
+
+        Parameters
+        ----------
+        items : array-like of int of shape (n,)
+            Item numbers.
+        k : int, default=10
+            Length of the lists.
+        return_scores : bool, default=False
+            Also return the similarities: the rows of ``item_similarity_`` for models that have
+            it, else cosines of the vectors that score the items.
+
+        Returns
+        -------
+        similar : ndarray of shape (n, k), int64
+            Item numbers, most similar first, ties to the lower number, without the item itself.
+            -1 where there are no more items.
+        scores : ndarray of shape (n, k), float32
+            Only if ``return_scores``; ``-inf`` where similar is -1.
+
+        Raises
+        ------
+        NotFittedError
+            If the recommender is not fitted.
+        ValueError
+            If items lie outside of those in ``fit``, or k < 1.
+        """
+        check_is_fitted(self)
+        n_items: int = self.n_features_in_  # type: ignore[attr-defined]
+        numbers = np.asarray(items)
+        if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+            raise ValueError(f"items must be a list of item numbers, got {items!r}.")
+        if len(numbers) and (numbers.min() < 0 or numbers.max() >= n_items):
+            raise ValueError(
+                f"items must lie in [0, {n_items}), got values from {numbers.min()} to"
+                f" {numbers.max()}."
+            )
+        # As if each item were a user who has seen only this item.
+        itself = csr_array(
+            (np.ones(len(numbers)), numbers, np.arange(len(numbers) + 1)),
+            shape=(len(numbers), n_items),
+        )
+        similarities = self._similarities()
+        similar, scores = rank(lambda block: similarities(numbers[block]), itself, k)
+        return (similar, scores) if return_scores else similar
+
+
+def cosines(vectors: Tensor) -> Callable[[np.ndarray], Tensor]:
+    """Make the function from row numbers to their cosines with all rows of ``vectors``."""
+    unit = normalize(vectors, dim=1)
+    return lambda rows: unit[rows] @ unit.T

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,22 @@ def binary_csr(X: Any) -> csr_array:
     binary.eliminate_zeros()
     binary.data[:] = 1
     return binary
+
+
+def count_csr(X: Any) -> csr_array:
+    """Copy rows of X to canonical CSR: sorted, duplicates added up, every stored value positive."""
+    counts = csr_array(X, dtype=np.float32, copy=True)
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    return counts
+
+
+@cache
+def _hear_that_torch_calls_sparse_matrices_new() -> None:
+    """Let torch give the one warning of a process that they are in beta, to nobody."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.eye(1).to_sparse_csr()
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,23 @@ class InteractionBatch:
     def gather(self, dense: Tensor) -> Tensor:
         """Pick a dense (n_users, n_items) tensor at the stored entries, shape (n_entries,)."""
         return dense[self.users, self.items]
+
+    def products(self, P: Tensor, Q: Tensor) -> Tensor:
+        """Scalar products of P[user] and Q[item] at the stored entries, shape (n_entries,)."""
+        products: Tensor = torch.sparse.sampled_addmm(self._pattern, P, Q.T, beta=0).values()
+        return products
+
+    @cached_property
+    def _pattern(self) -> Tensor:
+        """Hold the stored entries as torch's own sparse matrix."""
+        _hear_that_torch_calls_sparse_matrices_new()
+        return torch.sparse_csr_tensor(
+            self.offsets.int(),
+            self.items.int(),
+            torch.zeros_like(self.values),
+            (self.n_users, self.n_items),
+            check_invariants=False,
+        )
 
     def l2_normalized(self) -> InteractionBatch:
         """Scale every row to unit Euclidean length; an empty row stays empty."""

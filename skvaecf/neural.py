@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from abc import abstractmethod
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from numbers import Integral, Real
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 from ._callback_support import CallbackSupportMixin, with_callbacks
 from ._devices import check_device, check_precision, device_or_cpu
 from ._version import __version__
-from .base import BaseRecommender, Scorer, check_rows
+from .base import BaseRecommender, Scorer, SimilarItemsMixin, check_rows, cosines
 from .interactions import InteractionBatch, binary_csr
 from .metrics import ndcg
 from .model_selection import split_interactions
@@ -33,7 +34,7 @@ from .training import Game, Player, move_average, shuffled_minibatches
 MIN_INTERACTIONS = 5  # of a user held out for early stopping
 
 
-class TorchRecommender(CallbackSupportMixin, BaseRecommender):
+class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender):
     """Base of the recommenders that train a network.
 
     A subclass builds its network, names its players (see :mod:`skvaecf.training`), and says how
@@ -244,6 +245,9 @@ class TorchRecommender(CallbackSupportMixin, BaseRecommender):
     def _score(self, network: nn.Module, X: csr_array) -> Tensor:
         with torch.no_grad():
             return self._logits(network, InteractionBatch.from_csr(X, _device_of(network)))
+
+    def _similarities(self) -> Callable[[np.ndarray], Tensor]:
+        return cosines(self.network_.decoder.logits.weight.detach().T)
 
     def _batch(self, X: csr_array) -> InteractionBatch:
         """Put rows on the device of the fitted network."""

@@ -62,6 +62,19 @@ CASES = {
         {"max_epochs": 30},
     ),
     "Popularity": Case({}, None),
+    "WMF": Case(
+        {
+            "n_components": 6,
+            "l2": 0.02,
+            "solver": "cg",
+            "cg_steps": 2,
+            "max_iter": 3,
+            "tol": 0.0,
+            "precision": "float32",
+            "device": "cpu",
+            "random_state": 0,
+        }
+    ),
 }
 
 
@@ -75,22 +88,31 @@ class Values:
 
 VALUES = {
     "anneal_steps": Values(1000, (-1, 2.5, "always")),
+    "block_size": Values(4, (0, -1, 2.5, "auto")),
+    "cg_steps": Values(1, (0, 2.5, None)),
+    "confidence": Values(3.0, (0.0, -1.0, None)),
+    "counts": Values(True, ("yes", None)),
     "batch_size": Values(7, (0, -1, 2.5)),
     "decoder_layer_sizes": Values((5,), (3, "3", None, (0,), (-1,), ("a",), (2.5,))),
     "device": Values("cpu:0", ("quantum", 3.5, None)),
     "dropout": Values(0.1, (1.0, -0.1, "half")),
     "early_stopping": Values(False, ("yes", None)),
     "encoder_layer_sizes": Values((9,), (3, "3", None, (0,), (-1,), ("a",), (2.5,))),
+    "frequency_exponent": Values(0.0, (-0.1, None)),
     "kl_weight": Values(0.0, (-0.1, None)),
     "l2": Values(77.0, (-1.0, None, "much")),
     "learning_rate": Values(0.001, (0, -0.1, "auto")),
     "likelihood": Values("bernoulli", ("gauss", None)),
     "ema_decay": Values(0.8, (1.0, -0.1, "much")),
+    "max_iter": Values(1, (0, 2.5, None)),
     "max_epochs": Values(2, (0, -1, 2.5, None)),
     "n_components": Values(3, (0, -1, 2.5)),
     "n_iter_no_change": Values(1, (0, 2.5)),
     "precision": Values("bfloat16", ("float16", None)),
     "random_state": Values(1, (-1, "seed", 2.5)),
+    "solver": Values("cholesky", ("lu", None)),
+    "tol": Values(0.5, (-1e-3, None)),
+    "unobserved_weight": Values(2.0, (-0.1, None)),
     "validation_fraction": Values(0.4, (0, 1.0, -0.5)),
     "verbose": Values(1, (-1, "loud")),
     "warm_start": Values(True, ("yes", None)),

@@ -446,6 +446,34 @@ def test_global_state_does_not_matter(name, fitted, X):
     assert_array_equal(reloaded, expected)
 
 
+# --- similar items
+
+WITH_SIMILAR_ITEMS = [n for n in RECOMMENDERS if hasattr(getattr(skvaecf, n), "similar_items")]
+
+
+@pytest.mark.parametrize("name", WITH_SIMILAR_ITEMS)
+def test_similar_items(name):
+    X, _, blocks = make_interactions(300, 24, n_blocks=3, random_state=0, return_blocks=True)
+    model = make(name, **CASES[name].planted).fit(X)
+    similar, scores = model.similar_items(range(24), k=7, return_scores=True)
+    assert similar.shape == scores.shape == (24, 7)
+    assert similar.dtype == np.int64
+    assert (blocks[similar] == blocks[:, None]).mean() > 0.9
+    assert not (similar == np.arange(24)[:, None]).any()
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert_array_equal(model.similar_items([5, 3], k=7), similar[[5, 3]])
+    everything = model.similar_items(np.array([2]), k=30)
+    assert sorted(everything[0, :23]) == sorted(set(range(24)) - {2})
+    assert everything[0, 23:].tolist() == [-1] * 7
+    assert model.similar_items(np.empty(0, int)).shape == (0, 10)
+
+
+@pytest.mark.parametrize("items", [[24], [-1], [0.5], 3, [[1]], ["a"]])
+def test_similar_items_refuses_what_is_no_item(items, fitted):
+    with pytest.raises(ValueError, match="items must"):
+        fitted("EASE").similar_items(items)
+
+
 # --- hyperparameters
 
 WITHOUT_EFFECT_ON_THE_FIT = {"device", "verbose", "warm_start"}
@@ -459,13 +487,14 @@ SETTINGS = {"n_iter_no_change": {"max_epochs": 15}}
         (name, parameter)
         for name in RECOMMENDERS
         for parameter in make(name).get_params()
-        if parameter not in WITHOUT_EFFECT_ON_THE_FIT
+        if parameter not in WITHOUT_EFFECT_ON_THE_FIT and (name, parameter) != ("WMF", "precision")
     ],
 )
 def test_every_hyperparameter_matters(name, parameter, X):
     base = make(name, **SETTINGS.get(parameter, {}))
     changed = clone(base).set_params(**{parameter: VALUES[parameter].other})
     assert getattr(base, parameter) != VALUES[parameter].other
+    X = X * np.arange(1, X.shape[1] + 1)  # counts, which matter to some
     outcomes = [
         (getattr(model, "n_iter_", None), scores_hash(model, X))
         for model in (base.fit(X), changed.fit(X))
@@ -529,7 +558,7 @@ def test_parameters_are_documented_with_their_defaults(name):
 
 
 # What these mean is the model's own affair.
-MODEL_SPECIFIC = {"l2", "likelihood", "n_components"}
+MODEL_SPECIFIC = {"l2", "likelihood", "n_components", "precision"}
 
 
 @pytest.mark.parametrize("parameter", sorted(set(VALUES) - MODEL_SPECIFIC))

@@ -34,6 +34,31 @@ def test_top_k_is_a_stable_sort(drawn):
     assert_array_equal(columns, brute_force_top_k(scores, k))
 
 
+@pytest.mark.parametrize("n_columns", [3000, 3001, 3007])
+def test_top_k_of_wide_rows(n_columns):
+    scores = np.random.RandomState(0).standard_normal((40, n_columns)).astype(np.float32)
+    scores[:, ::7] = -np.inf
+    for k in (1, 2, 10, 23, 186, 500):  # one, two and three levels of groups
+        assert_array_equal(top_k(torch.from_numpy(scores), k), brute_force_top_k(scores, k))
+
+
+def test_best_of_cheap_scores_are_ranked_by_exact_ones():
+    exact = torch.from_numpy(np.random.RandomState(0).randint(0, 40, (30, 500)) / 4.0).float()
+    noise = np.random.RandomState(1).uniform(-0.1, 0.1, (30, 500)).astype(np.float32)
+    X = csr_array(np.random.RandomState(2).rand(30, 500) < 0.1)
+
+    def score_rows(block):
+        cheap = exact[block] + torch.from_numpy(noise[block])
+        return cheap, lambda columns: exact[block].gather(1, columns)
+
+    for options in ({}, {"exclude_seen": False}, {"candidates": [3, 4, 400]}):
+        items, values = rank(score_rows, X, 10, **options)
+        expected, best = rank(lambda block: exact[block].clone(), X, 10, **options)
+        assert_array_equal(values, best)
+        # Among ties at the end of the list, the cheap scores decide who is looked at.
+        assert (items == expected)[values > best[:, -1:]].all()
+
+
 def test_top_k_of_wide_rows_with_many_ties():
     scores = np.random.RandomState(0).randint(0, 7, (50, 3000)).astype(np.float32)
     for k in (1, 10, 500, 3000):
@@ -51,11 +76,13 @@ def test_top_k_does_not_change_the_scores():
     assert scores.tolist() == [[1.0, 3.0, 2.0]]
 
 
-@given(st.integers(0, 4 * BLOCK_ROWS))
-def test_row_blocks_cover_all_rows_once(n_rows):
-    rows = np.concatenate([np.arange(n_rows)[b] for b in row_blocks(n_rows)] or [[]])
+@given(st.integers(0, 4 * BLOCK_ROWS), st.integers(1, 200_000))
+def test_row_blocks_cover_all_rows_once(n_rows, n_items):
+    blocks = list(row_blocks(n_rows, n_items))
+    rows = np.concatenate([np.arange(n_rows)[b] for b in blocks] or [[]])
     assert_array_equal(rows, np.arange(n_rows))
-    assert all(0 < b.stop - b.start <= BLOCK_ROWS for b in row_blocks(n_rows))
+    assert all(0 < b.stop - b.start <= BLOCK_ROWS for b in blocks)
+    assert all((b.stop - b.start) * n_items <= max(2**23, 16 * n_items) for b in blocks)
 
 
 def rank_dense(scores, X, k, **options):

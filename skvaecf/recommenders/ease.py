@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -9,13 +10,14 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 from sklearn.utils._param_validation import Interval
+from torch import Tensor
 
 from .._devices import check_device, device_or_cpu
-from ..base import BaseRecommender, Scorer
+from ..base import BaseRecommender, Scorer, SimilarItemsMixin
 from ..interactions import InteractionBatch
 
 
-class EASE(BaseRecommender):
+class EASE(SimilarItemsMixin, BaseRecommender):
     r"""Embarrassingly shallow autoencoder: each item is regressed on all others.
 
     .. math:: \min_B \|X - XB\|_F^2 + \lambda \|B\|_F^2
@@ -78,6 +80,9 @@ class EASE(BaseRecommender):
             np.require(self.item_similarity_, requirements="W"), device=device_or_cpu(self.device)
         )
         return lambda X: InteractionBatch.from_csr(X, B.device) @ B
+
+    def _similarities(self) -> Callable[[np.ndarray], Tensor]:
+        return lambda items: torch.tensor(self.item_similarity_[items])
 
     def _validate_params(self) -> None:
         super()._validate_params()

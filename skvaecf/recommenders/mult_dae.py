@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
@@ -186,9 +186,8 @@ class MultDAE(LatentFactorMixin, TorchRecommender):
         logits: Tensor = network.decoder(encode(network, x.l2_normalized()))
         return logits
 
-    def _latent(self, X: csr_array) -> Tensor:
-        with torch.no_grad():
-            return encode(self.network_, self._batch(X).l2_normalized())
+    def _encoder(self) -> Callable[[csr_array], Tensor]:
+        return lambda X: encode(self.network_, self._batch(X).l2_normalized())
 
 
 def encode(network: Autoencoder, x: InteractionBatch) -> Tensor:

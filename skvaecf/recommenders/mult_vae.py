@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
@@ -199,9 +199,8 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
         logits: Tensor = network.decoder(posterior(network, x.l2_normalized()).mean)
         return logits
 
-    def _latent(self, X: csr_array) -> Tensor:
-        with torch.no_grad():
-            return posterior(self.network_, self._batch(X).l2_normalized()).mean
+    def _encoder(self) -> Callable[[csr_array], Tensor]:
+        return lambda X: posterior(self.network_, self._batch(X).l2_normalized()).mean
 
 
 def posterior(network: Autoencoder, x: InteractionBatch) -> DiagonalNormal:
