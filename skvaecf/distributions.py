@@ -51,13 +51,16 @@ class ItemLikelihood(ABC):
     def log_normalizer(logits: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
         """Compute A for rows with n interactions, and what ``mean`` wants to know again.
 
-        Shapes: logits (n_rows, n_items), everything else (n_rows, 1).
+        Shapes: logits (n_rows, n_items), of any type; n and A (n_rows, 1); known (n_rows, ...).
         """
 
     @staticmethod
     @abstractmethod
     def mean(logits: Tensor, n: Tensor, known: Tensor) -> Tensor:
-        """Compute the gradient of A, overwriting the logits: the expected interactions."""
+        """Compute the gradient of A, the expected interactions, for a block of the rows.
+
+        The logits are float32 or wider, and may be overwritten.
+        """
 
 
 class Multinomial(ItemLikelihood):

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
@@ -149,6 +149,7 @@ def rows(draw):
     return scores, draw(st.integers(1, n_items - 1))
 
 
+@settings(max_examples=40)
 @given(rows())
 def test_error_is_below_a_thousandth(row):
     scores, n = row
@@ -157,6 +158,7 @@ def test_error_is_below_a_thousandth(row):
     assert_allclose(log_normalizer(scores, n, Exact)[0], expected, rtol=1e-11, atol=1e-10)
 
 
+@settings(max_examples=40)
 @given(rows())
 def test_bounds_of_theorems_2_and_3_and_of_maclaurin(row):
     scores, n = row
@@ -168,6 +170,7 @@ def test_bounds_of_theorems_2_and_3_and_of_maclaurin(row):
     assert multinomial - gammaln(n + 1) >= exact - 1e-9
 
 
+@settings(max_examples=40)
 @given(rows(), st.floats(-50, 50))
 def test_blind_to_a_shift(row, shift):
     scores, n = row
@@ -193,12 +196,14 @@ def test_ends(likelihood):
     assert_allclose(1 - marginals, np.exp(-scores - logsumexp(-scores)), rtol=1e-10)
 
 
-def batch(n_items=30, counts=(0, 1, 8, 15, 29, 30), seed=0):
+def batch(n_items=14, counts=(0, 1, 6, 7, 13, 14), seed=0):
     rng = np.random.RandomState(seed)
     dense = np.zeros((len(counts), n_items), dtype=np.float32)
     for row, n in zip(dense, counts, strict=True):
         row[rng.permutation(n_items)[:n]] = 1
-    logits = torch.tensor(rng.normal(size=dense.shape) * np.array([[1], [2], [0.5], [1], [3], [1]]))
+    logits = torch.tensor(
+        rng.normal(size=dense.shape) * np.array([[1], [2], [0.2], [0.5], [3], [1]])
+    )
     return logits, dense, InteractionBatch.from_csr(csr_array(dense))
 
 

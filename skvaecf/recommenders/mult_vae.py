@@ -45,8 +45,7 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
         Law of a user's items given the scores. With "bernoulli" the model is the paper's logistic
-        VAE; "n-choose-k" is Bernoulli's law given the number of the items, of which the
-        multinomial is a bound.
+        VAE. "n-choose-k" is Bernoulli's law once the number of the user's items is known.
     kl_weight : float, default=0.5
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
