@@ -38,7 +38,7 @@ class Exact(NChooseK):
 
 
 def log_e_and_marginals(scores, n):
-    """log e_n(exp(scores)), and the probability of each item to be in the set."""
+    """Compute log e_n(exp(scores)), and the probability of each item to be in the set."""
     logits, n = torch.tensor(scores)[None], torch.tensor([[float(n)]], dtype=torch.float64)
     value, known = Exact.log_normalizer(logits, n)
     return value.item(), Exact.mean(logits.clone(), n, known)[0].numpy()
@@ -77,11 +77,12 @@ print(f"expected clicks on the best item: {expected.max():.1f}, probability {mar
 from skvaecf import MultVAE, UserSplitter, ndcg_at_k
 from skvaecf.datasets import load_movielens_small
 
-X = load_movielens_small(min_rating=3.5).data
+X = load_movielens_small(min_rating=4).data
 train, test = next(UserSplitter(n_splits=1, test_size=0.25, random_state=0).split(X))
 quality, on_films = {}, {}
 for likelihood in ("multinomial", "bernoulli", "n-choose-k"):
-    model = MultVAE(100, likelihood=likelihood, max_epochs=60, random_state=0).fit(X[train])
+    model = MultVAE(50, encoder_layer_sizes=(), likelihood=likelihood, random_state=0)
+    model.set_params(max_epochs=40).fit(X[train])
     quality[likelihood] = ndcg_at_k(model, X[test])
     print(f"{likelihood:12} NDCG@100 of new users {quality[likelihood]:.3f}")
     if likelihood == "n-choose-k":
