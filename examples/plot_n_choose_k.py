@@ -54,7 +54,7 @@ def gaps(scores, n):
 
 
 rng = np.random.RandomState(0)
-sizes = np.unique(np.geomspace(1, 300, 16).astype(int))
+sizes = np.unique(np.geomspace(2, 300, 16).astype(int))
 by_spread = {}
 for spread in (0.5, 1, 2, 3):
     scores = spread * rng.normal(size=2000)
@@ -112,7 +112,7 @@ axes[0].set(
     title="2,000 normal scores",
 )
 axes[0].legend(title="spread of scores", frameon=False, loc="upper left", ncols=2)
-axes[0].annotate("Bernoulli, best intercept", (300, 0.55), ha="right", va="top", fontsize=9)
+axes[0].text(2, 3.2, "Bernoulli, dashed", fontsize=9)
 
 axes[1].axhline(1, color="0.8", lw=1)
 ranks = np.arange(1, 401)
@@ -125,6 +125,7 @@ axes[1].set(
     ylabel="expected number in the user's set",
     title="spread 3, N = 200",
 )
+axes[1].text(1, 0.75, "at most 1", fontsize=9, color="0.4", va="top")
 axes[1].legend(frameon=False)
 
 axes[2].scatter(counts, on_films[:, 0], s=14, color="#c2703d", label="multinomial", lw=0)
@@ -133,6 +134,7 @@ axes[2].set(
     xscale="log",
     yscale="log",
     xlabel="N, films the user liked",
+    ylabel="nats above log e$_N$",
     title=f"MovieLens small, {len(counts)} new users",
 )
 axes[2].legend(frameon=False)
