@@ -153,7 +153,9 @@ class NChooseK(ItemLikelihood):
         if len(rows):
             log_p[rows] = _by_block(_log_probability_of_count, logits[rows], t[rows], n[rows])
         # There is one set of no items, and one of all.
-        ends = torch.where(n > 0, _by_block(_sum, logits), 0)
+        ends = torch.zeros_like(n)
+        rows = (n == logits.shape[1]).squeeze(1).nonzero().squeeze(1)
+        ends[rows] = logits[rows].to(n.dtype).sum(dim=1, keepdim=True)
         known = torch.cat((t, circle.to(t.dtype), torch.where(series, coefficients, 0)), dim=1)
         return torch.where(inner, bernoulli + log_p, ends), known
 
@@ -239,10 +241,11 @@ def _tilt(logits: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
 def _concentration(logits: Tensor) -> Tensor:
     """Give the smallest logit, logsumexp, and sum_i softmax_i^2, shape (n_rows, 3)."""
     largest = logits.amax(dim=1, keepdim=True)
-    odds = (logits - largest).exp_()
+    smallest = logits.amin(dim=1, keepdim=True)
+    odds = logits.sub_(largest).exp_()
     total = odds.sum(dim=1, keepdim=True)
     share = torch.linalg.vector_norm(odds, dim=1, keepdim=True).div_(total).square_()
-    return torch.cat((logits.amin(dim=1, keepdim=True), largest + total.log(), share), dim=1)
+    return torch.cat((smallest, largest + total.log(), share), dim=1)
 
 
 def _cumulants(logits: Tensor, t: Tensor) -> Tensor:
@@ -251,7 +254,7 @@ def _cumulants(logits: Tensor, t: Tensor) -> Tensor:
     In front, as that of order 0, stands sum_i softplus(logits_i + t): with respect to t each is
     the derivative of the one before.
     """
-    tilted = logits + t
+    tilted = logits.add_(t)
     # torch's softplus takes twice the time, as it need not for scores that exp can bear.
     bearable = bool((tilted.amax(dim=1) < 80).all())
     softplus = tilted.exp().log1p_() if bearable else F.softplus(tilted)
@@ -336,7 +339,7 @@ def _circle(p: Tensor, n: Tensor) -> Iterator[tuple[Tensor, complex, Tensor]]:
 def _log_probability_of_count(logits: Tensor, t: Tensor, n: Tensor) -> Tensor:
     """Compute log P(S = n), where S counts items there with probability sigmoid(logits + t)."""
     total = torch.zeros_like(n)
-    for term, _, _ in _circle(torch.sigmoid(logits + t), n):
+    for term, _, _ in _circle(logits.add_(t).sigmoid_(), n):
         total += term.real
     return total.log()
 
@@ -404,15 +407,15 @@ def _wide(logits: Tensor) -> torch.dtype:
 
 
 def _by_block(function: Callable[..., Tensor], logits: Tensor, *columns: Tensor) -> Tensor:
-    """Apply a reduction over the items, block by block; columns hold a number per row."""
+    """Apply a reduction over the items to blocks of the rows, copies that it may overwrite.
+
+    The columns hold a number for each row.
+    """
     parts = [
-        function(logits[b].to(_wide(logits)), *(c[b] for c in columns)) for b in _blocks(logits)
+        function(logits[b].to(_wide(logits), copy=True), *(column[b] for column in columns))
+        for b in _blocks(logits)
     ]
     return torch.cat(parts)
-
-
-def _sum(logits: Tensor) -> Tensor:
-    return logits.sum(dim=1, keepdim=True)
 
 
 def _logsumexp(logits: Tensor) -> Tensor:
