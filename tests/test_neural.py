@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
+import sys
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import CASES, make
+from conftest import CASES, NEURAL_RECOMMENDERS, make
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.base import clone
@@ -16,6 +19,7 @@ from sklearn.model_selection import GridSearchCV
 from skvaecf import RankingMonitor, ndcg_at_k, split_interactions
 from skvaecf import neural as neural_module
 from skvaecf.datasets import make_interactions
+from skvaecf.distributions import LIKELIHOODS
 from skvaecf.interactions import InteractionBatch
 from skvaecf.metrics import ndcg
 from skvaecf.modules import initialize
@@ -511,3 +515,39 @@ def test_automatic_batches_grow_with_the_users(n_users, batch_size, monkeypatch)
     X = csr_array(np.tile(np.eye(6, dtype=np.float32), (n_users // 6, 1)))
     make("MultVAE", batch_size="auto", max_epochs=1, early_stopping=False).fit(X)
     assert asked == [(n_users, batch_size)]
+
+
+# --- the other likelihoods
+
+OTHER_LIKELIHOODS = [
+    (name, likelihood)
+    for name in NEURAL_RECOMMENDERS
+    for likelihood in sorted(LIKELIHOODS)
+    if make(name).get_params().get("likelihood", likelihood) != likelihood
+]
+
+
+@pytest.mark.parametrize(("neural", "likelihood"), OTHER_LIKELIHOODS)
+@pytest.mark.parametrize(
+    "check",
+    [
+        test_the_epoch_that_validates_best_is_kept,
+        test_one_user_is_enough,
+        test_training_lowers_the_loss,
+        test_every_parameter_gets_a_gradient,
+        test_bfloat16_learns_the_same,
+    ],
+)
+def test_other_likelihoods(neural, likelihood, check, X, others, monkeypatch):
+    given = {"neural": neural, "X": X, "others": others}
+    monkeypatch.setattr(sys.modules[__name__], "make", partial(make, likelihood=likelihood))
+    check(**{name: given[name] for name in inspect.signature(check).parameters})
+
+
+@pytest.mark.parametrize(("neural", "likelihood"), OTHER_LIKELIHOODS)
+def test_other_likelihoods_learn_from_users_with_no_or_all_items(neural, likelihood):
+    A = np.eye(12, 8)
+    A[8:10] = 1
+    model = make(neural, likelihood=likelihood).fit(A)
+    assert np.isfinite([list(losses.values()) for losses in losses_of(model)]).all()
+    assert np.isfinite(model.predict(A)).all()

@@ -6,7 +6,9 @@ Times one update of ``MultVAE`` beside two yardsticks, in one process and in tur
 
 * *products*: only the dense bfloat16 products of the layers as wide as the catalogue, forward
   and backward, which a straightforward implementation cannot avoid;
-* *plain torch*: the same network on dense float32 rows with ``torch.optim.Adam``.
+* *plain torch*: the same network on dense float32 rows with ``torch.optim.Adam``;
+
+and, with a linear decoder, the n-choose-k likelihood beside the multinomial.
 
 Run it with ``python examples/benchmarks/training_step.py``. Figures are medians.
 """
@@ -46,10 +48,15 @@ def make_rows(n_users, n_items, density, seed=0):
     return binary_csr(csr_array((np.ones(len(columns)), columns, indptr), (n_users, n_items)))
 
 
-def skvaecf_step(X, precision):
+def skvaecf_step(X, precision, decoder_layer_sizes=(HIDDEN,), likelihood="multinomial"):
     """One move of the model's only player on a fixed batch."""
     device, generator = torch.device("cpu"), torch.Generator().manual_seed(0)
-    model = MultVAE(LATENT, encoder_layer_sizes=(HIDDEN,), decoder_layer_sizes=(HIDDEN,))
+    model = MultVAE(
+        LATENT,
+        encoder_layer_sizes=(HIDDEN,),
+        decoder_layer_sizes=decoder_layer_sizes,
+        likelihood=likelihood,
+    )
     network = model._empty_network(X.shape, device)
     initialize(network, generator)
     set_precision(network, check_precision(precision, device))
@@ -110,6 +117,8 @@ def main():
         "plain torch, dense float32": plain_step(X),
         "skvaecf, float32": skvaecf_step(X, "float32"),
         "skvaecf, bfloat16": skvaecf_step(X, "bfloat16"),
+        "linear decoder, multinomial": skvaecf_step(X, "bfloat16", ()),
+        "linear decoder, n-choose-k": skvaecf_step(X, "bfloat16", (), "n-choose-k"),
     }
     seconds = {name: [] for name in steps}
     for i in range(arguments.repeat + 2):
@@ -127,6 +136,8 @@ def main():
     ours = median["skvaecf, bfloat16"]
     print(f"skvaecf / bfloat16 products: {ours / median['products, bfloat16']:.2f}")
     print(f"plain torch / skvaecf:       {median['plain torch, dense float32'] / ours:.2f}")
+    ratio = median["linear decoder, n-choose-k"] / median["linear decoder, multinomial"]
+    print(f"n-choose-k / multinomial:    {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ SETTINGS = {
     ("MultDAE", "paper"): MultDAE(200, ema_decay=0),
     ("MultDAE", "narrow"): MultDAE(250, dropout=0.4, l2=5e-4, batch_size=200),
     ("MultVAE", "default"): MultVAE(),
+    ("MultVAE", "bernoulli"): MultVAE(likelihood="bernoulli"),
+    ("MultVAE", "n-choose-k"): MultVAE(likelihood="n-choose-k"),
     ("MultVAE", "paper"): MultVAE(
         decoder_layer_sizes=(600,), kl_weight=0.2, anneal_steps=40_000, ema_decay=0
     ),
@@ -108,7 +110,7 @@ def summarize(rows):
         star = "*" if means["validation ndcg@100"] == max(rivals) else " "
         spread = np.std([float(row["ndcg@100"]) for row in of])
         figures = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
-        print(f"{model:10} {setting:8}{star} {figures}  sd {spread:.4f}  seeds {len(of)}")
+        print(f"{model:10} {setting:10}{star} {figures}  sd {spread:.4f}  seeds {len(of)}")
 
 
 def main():

@@ -40,8 +40,9 @@ class MultDAE(LatentFactorMixin, TorchRecommender):
         Widths of the encoder's hidden tanh layers; ``()`` makes it linear.
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
-    likelihood : {"multinomial", "bernoulli"}, default="multinomial"
-        Law of a user's items given the scores.
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
+        Law of a user's items given the scores. "n-choose-k" is Bernoulli's law once the number of
+        the user's items is known.
     l2 : float, default=2e-5
         Weight :math:`\lambda` of the penalty on the weight matrices, per user.
     dropout : float, default=0.5

@@ -43,9 +43,9 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
         Widths of the encoder's hidden tanh layers; ``()`` makes it linear.
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
-    likelihood : {"multinomial", "bernoulli"}, default="multinomial"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
         Law of a user's items given the scores. With "bernoulli" the model is the paper's logistic
-        VAE.
+        VAE. "n-choose-k" is Bernoulli's law once the number of the user's items is known.
     kl_weight : float, default=0.5
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
