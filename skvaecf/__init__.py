@@ -8,6 +8,7 @@ from .recommenders.ease import EASE
 from .recommenders.mult_dae import MultDAE
 from .recommenders.mult_vae import MultVAE
 from .recommenders.popularity import Popularity
+from .recommenders.sivae import SIVAERecommender
 from .scorers import (
     MultiRankingScorer,
     RankingScorer,
@@ -28,6 +29,7 @@ __all__ = [
     "Popularity",
     "RankingMonitor",
     "RankingScorer",
+    "SIVAERecommender",
     "UserSplitter",
     "__version__",
     "coverage_at_k",

@@ -10,6 +10,7 @@ so each is its log-normaliser :math:`A` and the mean :math:`\nabla A` of its obs
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
@@ -159,6 +160,7 @@ class DiagonalNormal(Independent):  # type: ignore[type-arg]
 
     def __init__(self, loc: Tensor, log_variance: Tensor) -> None:
         scale = (0.5 * log_variance).exp()
+        self.log_variance = log_variance
         super().__init__(Normal(loc, scale, validate_args=False), 1, validate_args=False)
 
     def rsample(
@@ -172,7 +174,57 @@ class DiagonalNormal(Independent):  # type: ignore[type-arg]
         )
         return loc + scale * noise
 
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density, summed over the components, in fewer passes than torch's own."""
+        standardized = (z - self.mean) * (-0.5 * self.log_variance).exp()
+        squares = torch.linalg.vecdot(standardized, standardized)
+        constant = z.shape[-1] * math.log(2 * math.pi)
+        log_prob: Tensor = -0.5 * (squares + self.log_variance.sum(dim=-1) + constant)
+        return log_prob
 
-def standard_normal(like: DiagonalNormal) -> DiagonalNormal:
-    """Build the N(0, I) prior of the same shape."""
-    return DiagonalNormal(torch.zeros_like(like.mean), torch.zeros_like(like.mean))
+
+class SemiImplicitNormal:
+    r"""Posterior z ~ N(psi) of which psi = (mu, Sigma) is itself random, known by draws only.
+
+    The density of z, an integral over psi, has no closed form. In its place stands
+
+    .. math:: \log h_K(z) = \log \frac{1}{K + 1}
+              \Bigl[q(z | \psi) + \sum_{k=1}^K q(z | \psi^{(k)})\Bigr],
+
+    with the psi that z was drawn from and K others of the same user. Its expectation falls to
+    that of the log-density as K grows, so an evidence lower bound made with it rises to the true
+    one.
+
+    Parameters
+    ----------
+    loc, log_variance : Tensor of shape (n_samples + K, n_users, n_components)
+        Draws of psi. One z is drawn from each of the first n_samples; the other K are those to
+        compare with.
+    n_samples : int
+
+    References
+    ----------
+    Yin and Zhou, "Semi-implicit variational inference", ICML 2018.
+    """
+
+    def __init__(self, loc: Tensor, log_variance: Tensor, n_samples: int) -> None:
+        self.n_samples = n_samples
+        self.own = DiagonalNormal(loc[:n_samples], log_variance[:n_samples])
+        self.every = DiagonalNormal(loc[:, None], log_variance[:, None])
+
+    def rsample(self, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw vectors of shape (n_samples, n_users, n_components)."""
+        return self.own.rsample(generator=generator)
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Compute log h_K of what ``rsample`` has drawn, shape (n_samples, n_users)."""
+        log_q = self.every.log_prob(z)  # (n_samples + K, n_samples, n_users)
+        own, others = log_q.tensor_split([self.n_samples])
+        own = own.diagonal().T[None]  # of the psi that each z was drawn from
+        log_sum: Tensor = torch.cat([own, others]).logsumexp(dim=0)
+        return log_sum - math.log(len(others) + 1)
+
+
+def standard_normal(like: Tensor) -> DiagonalNormal:
+    """Build the N(0, I) prior of latent vectors of the same shape."""
+    return DiagonalNormal(torch.zeros_like(like), torch.zeros_like(like))

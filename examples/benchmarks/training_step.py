@@ -51,10 +51,10 @@ def skvaecf_step(X, precision):
     device, generator = torch.device("cpu"), torch.Generator().manual_seed(0)
     model = MultVAE(LATENT, encoder_layer_sizes=(HIDDEN,), decoder_layer_sizes=(HIDDEN,))
     network = model._empty_network(X.shape, device)
-    initialize(network, generator)
+    x = InteractionBatch.from_csr(X)
+    initialize(network, generator, x)
     set_precision(network, check_precision(precision, device))
     game = Game(model._players(network))
-    x = InteractionBatch.from_csr(X)
     users = torch.arange(X.shape[0])
     return lambda: game.play(x, lambda: [(0.0, users)], generator)
 

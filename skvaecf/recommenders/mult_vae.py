@@ -191,7 +191,7 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
             z = q.rsample(generator=batch.generator)
             p = likelihood(network.decoder(z))
             beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
-            return (beta * kl_divergence(q, standard_normal(q)) - p.log_prob(x)).mean()
+            return (beta * kl_divergence(q, standard_normal(q.mean)) - p.log_prob(x)).mean()
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
