@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .callbacks import RankingMonitor
+from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .ranking import recommend
 from .recommenders.ease import EASE
@@ -23,6 +24,7 @@ from .scorers import (
 
 __all__ = [
     "EASE",
+    "InverseAutoregressiveFlow",
     "MultDAE",
     "MultVAE",
     "MultiRankingScorer",
@@ -31,6 +33,7 @@ __all__ = [
     "RankingScorer",
     "SIVAERecommender",
     "UserSplitter",
+    "VampPrior",
     "__version__",
     "coverage_at_k",
     "hit_rate_at_k",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -181,6 +181,53 @@ class DiagonalNormal(Independent):  # type: ignore[type-arg]
         constant = z.shape[-1] * math.log(2 * math.pi)
         log_prob: Tensor = -0.5 * (squares + self.log_variance.sum(dim=-1) + constant)
         return log_prob
+
+
+class FlowPosterior:
+    r"""Posterior of z = T(z_0), where z_0 is normal and T invertible.
+
+    .. math:: \log q(z) = \log q_0(z_0) - \log |\det \partial T(z_0) / \partial z_0|
+
+    Parameters
+    ----------
+    base : DiagonalNormal
+        Law of z_0.
+    maps : sequence of nn.Module
+        The parts of T in their order. A call returns the mapped vectors and the log-determinants,
+        shapes (..., n_components) and (...); ``inverse`` goes back.
+    """
+
+    def __init__(self, base: DiagonalNormal, maps: Sequence[Any]) -> None:
+        self.base = base
+        self.maps = maps
+        self._drawn: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def mean(self) -> Tensor:
+        """T of the mean of z_0, which stands for the mean."""
+        return self._push(self.base.mean)[0]
+
+    def rsample(self, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw T(z_0), differentiable."""
+        z_0 = self.base.rsample(generator=generator)
+        z, log_det = self._push(z_0)
+        self._drawn = z, self.base.log_prob(z_0) - log_det
+        return z
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density. Of the vectors drawn last it is known; others have to be mapped back."""
+        if self._drawn is not None and z is self._drawn[0]:
+            return self._drawn[1]
+        for each in reversed(self.maps):
+            z = each.inverse(z)
+        return self.base.log_prob(z) - self._push(z)[1]
+
+    def _push(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        total = torch.zeros_like(z[..., 0])
+        for each in self.maps:
+            z, log_det = each(z)
+            total = total + log_det
+        return z, total
 
 
 class SemiImplicitNormal:

@@ -20,8 +20,8 @@ class ItemEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_items, n_out))
         self.bias = nn.Parameter(torch.empty(n_out))
 
-    def forward(self, x: InteractionBatch) -> Tensor:
-        """Map rows to (n_users, n_out)."""
+    def forward(self, x: InteractionBatch | Tensor) -> Tensor:
+        """Map rows, sparse or dense, to (n_users, n_out)."""
         return x @ self.weight + self.bias
 
 
@@ -74,8 +74,8 @@ class Encoder(nn.Module):
             *(layer for a, b in pairwise(sizes) for layer in (nn.Tanh(), nn.Linear(a, b)))
         )
 
-    def forward(self, x: InteractionBatch) -> Tensor:
-        """Map rows to (n_users, n_out)."""
+    def forward(self, x: InteractionBatch | Tensor) -> Tensor:
+        """Map rows, sparse or dense, to (n_users, n_out)."""
         h: Tensor = self.rest(self.first(x))
         return h
 

@@ -99,6 +99,8 @@ VALUES = {
     "noise": Values("bernoulli", ("loud", None)),
     "noise_size": Values(3, (0, -1, 2.5)),
     "n_iter_no_change": Values(1, (0, 2.5)),
+    "posterior": Values("iaf", ("gauss", None)),
+    "prior": Values("vamp", ("gauss", None)),
     "precision": Values("bfloat16", ("float16", None)),
     "random_state": Values(1, (-1, "seed", 2.5)),
     "shared_sigma": Values(True, ("yes", None)),
