@@ -2,11 +2,15 @@
 Cost of a training step
 =======================
 
-Times one update of ``MultVAE`` beside two yardsticks, in one process and in turn:
+Times one update of ``MultVAE``, with a hidden layer in encoder and decoder, beside two yardsticks,
+in one process and in turn:
 
 * *products*: only the dense bfloat16 products of the layers as wide as the catalogue, forward
   and backward, which a straightforward implementation cannot avoid;
 * *plain torch*: the same network on dense float32 rows with ``torch.optim.Adam``.
+
+And one update of ``SIVAERecommender`` beside one of ``MultVAE``, both with their defaults, thus a
+linear decoder.
 
 Run it with ``python examples/benchmarks/training_step.py``. Figures are medians.
 """
@@ -21,7 +25,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from skvaecf import MultVAE
+from skvaecf import MultVAE, SIVAERecommender
 from skvaecf._devices import check_precision
 from skvaecf.interactions import InteractionBatch, binary_csr
 from skvaecf.modules import initialize, set_precision
@@ -46,10 +50,9 @@ def make_rows(n_users, n_items, density, seed=0):
     return binary_csr(csr_array((np.ones(len(columns)), columns, indptr), (n_users, n_items)))
 
 
-def skvaecf_step(X, precision):
+def skvaecf_step(model, X, precision):
     """One move of the model's only player on a fixed batch."""
     device, generator = torch.device("cpu"), torch.Generator().manual_seed(0)
-    model = MultVAE(LATENT, encoder_layer_sizes=(HIDDEN,), decoder_layer_sizes=(HIDDEN,))
     network = model._empty_network(X.shape, device)
     x = InteractionBatch.from_csr(X)
     initialize(network, generator, x)
@@ -104,12 +107,15 @@ def main():
     parser.add_argument("--repeat", type=int, default=11)
     arguments = parser.parse_args()
     X = make_rows(arguments.users, arguments.items, arguments.density)
+    mirrored = MultVAE(LATENT, encoder_layer_sizes=(HIDDEN,), decoder_layer_sizes=(HIDDEN,))
     steps = {
         "products, bfloat16": bare_products(*X.shape, torch.bfloat16),
         "products, float32": bare_products(*X.shape, torch.float32),
         "plain torch, dense float32": plain_step(X),
-        "skvaecf, float32": skvaecf_step(X, "float32"),
-        "skvaecf, bfloat16": skvaecf_step(X, "bfloat16"),
+        "skvaecf, float32": skvaecf_step(mirrored, X, "float32"),
+        "skvaecf, bfloat16": skvaecf_step(mirrored, X, "bfloat16"),
+        "MultVAE(), bfloat16": skvaecf_step(MultVAE(), X, "bfloat16"),
+        "SIVAE(), bfloat16": skvaecf_step(SIVAERecommender(), X, "bfloat16"),
     }
     seconds = {name: [] for name in steps}
     for i in range(arguments.repeat + 2):
@@ -127,6 +133,8 @@ def main():
     ours = median["skvaecf, bfloat16"]
     print(f"skvaecf / bfloat16 products: {ours / median['products, bfloat16']:.2f}")
     print(f"plain torch / skvaecf:       {median['plain torch, dense float32'] / ours:.2f}")
+    ratio = median["SIVAE(), bfloat16"] / median["MultVAE(), bfloat16"]
+    print(f"SIVAE() / MultVAE():         {ratio:.2f}")
 
 
 if __name__ == "__main__":
