@@ -18,9 +18,9 @@ from skvaecf import MultVAE, ndcg_at_k, strong_generalization_split
 from skvaecf.datasets import load_movielens_small
 
 X = load_movielens_small().data
-X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 5]  # films that five users have seen
+X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 10]  # films that ten users have seen
 X = X[np.diff(X.indptr) >= 5]
-SEEDS = range(4)
+SEEDS = range(3)
 splits = [strong_generalization_split(X, 120, random_state=seed) for seed in SEEDS]
 print(f"{X.shape[0]} users, {X.shape[1]} films, {len(splits)} splits")
 
@@ -33,11 +33,12 @@ LIKELIHOODS = {"multinomial": "#1f6f8b", "bernoulli": "#d9822b"}
 
 def ndcg(likelihood, kl_weight, split, seed):
     model = MultVAE(
-        100,
-        encoder_layer_sizes=(300,),
+        64,
+        encoder_layer_sizes=(200,),
         likelihood=likelihood,
         kl_weight=kl_weight,
-        max_epochs=50,
+        learning_rate=2e-3,
+        max_epochs=40,
         random_state=seed,
     )
     model.fit(split.train, X_val=split.validation_fold_in + split.validation_heldout)
