@@ -2,12 +2,14 @@
 
 from ._version import __version__
 from .callbacks import RankingMonitor
+from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .ranking import recommend
 from .recommenders.ease import EASE
 from .recommenders.mult_dae import MultDAE
 from .recommenders.mult_vae import MultVAE
 from .recommenders.popularity import Popularity
+from .recommenders.sivae import SIVAERecommender
 from .recommenders.wmf import WMF
 from .scorers import (
     MultiRankingScorer,
@@ -24,13 +26,16 @@ from .scorers import (
 __all__ = [
     "EASE",
     "WMF",
+    "InverseAutoregressiveFlow",
     "MultDAE",
     "MultVAE",
     "MultiRankingScorer",
     "Popularity",
     "RankingMonitor",
     "RankingScorer",
+    "SIVAERecommender",
     "UserSplitter",
+    "VampPrior",
     "__version__",
     "coverage_at_k",
     "hit_rate_at_k",

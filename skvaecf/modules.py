@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .interactions import InteractionBatch
 
@@ -19,8 +20,8 @@ class ItemEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_items, n_out))
         self.bias = nn.Parameter(torch.empty(n_out))
 
-    def forward(self, x: InteractionBatch) -> Tensor:
-        """Map rows to (n_users, n_out)."""
+    def forward(self, x: InteractionBatch | Tensor) -> Tensor:
+        """Map rows, sparse or dense, to (n_users, n_out)."""
         return x @ self.weight + self.bias
 
 
@@ -45,6 +46,23 @@ class ItemLogits(nn.Module):
         return (h.to(dtype) @ self.weight.to(dtype)).add_(self.bias.to(dtype))
 
 
+class Linear(nn.Linear):
+    """Linear layer without bias, for inputs of many rows per user.
+
+    In training its product is made in ``precision``, like that of :class:`ItemLogits`.
+    """
+
+    precision = torch.float32
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__(n_in, n_out, bias=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map (..., n_in) to (..., n_out), of the type of ``precision``."""
+        dtype = self.precision if self.training else torch.float32
+        return F.linear(h.to(dtype), self.weight.to(dtype))
+
+
 class Encoder(nn.Module):
     """Sparse rows -> hidden tanh layers -> n_out linear units."""
 
@@ -56,8 +74,8 @@ class Encoder(nn.Module):
             *(layer for a, b in pairwise(sizes) for layer in (nn.Tanh(), nn.Linear(a, b)))
         )
 
-    def forward(self, x: InteractionBatch) -> Tensor:
-        """Map rows to (n_users, n_out)."""
+    def forward(self, x: InteractionBatch | Tensor) -> Tensor:
+        """Map rows, sparse or dense, to (n_users, n_out)."""
         h: Tensor = self.rest(self.first(x))
         return h
 
@@ -82,23 +100,34 @@ class Decoder(nn.Module):
 class Autoencoder(nn.Module):
     """An encoder and a decoder."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(self, encoder: nn.Module, decoder: Decoder) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
 
 
-def initialize(network: nn.Module, generator: torch.Generator) -> None:
+class OwnStart(nn.Module):
+    """A module that chooses its initial values itself, where the common law does not suit it."""
+
+    def start(self, generator: torch.Generator, x: InteractionBatch) -> None:
+        """Set parameters and buffers, which the common law has filled; x are the training rows."""
+        raise NotImplementedError
+
+
+def initialize(network: nn.Module, generator: torch.Generator, x: InteractionBatch) -> None:
     """Draw weights from Glorot's uniform law and biases from a narrow truncated normal."""
     for parameter in network.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter, generator=generator)
         else:
             nn.init.trunc_normal_(parameter, std=0.001, a=-0.002, b=0.002, generator=generator)
+    for module in network.modules():
+        if isinstance(module, OwnStart):
+            module.start(generator, x)
 
 
 def set_precision(network: nn.Module, dtype: torch.dtype) -> None:
     """Choose the type of the large products in training."""
     for module in network.modules():
-        if isinstance(module, ItemLogits):
+        if isinstance(module, (ItemLogits, Linear)):
             module.precision = dtype

@@ -148,12 +148,12 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         generator = torch.Generator(device).manual_seed(seed)
         train, validation = self._hold_out(X, X_val, seed)
-        network = self._initial_network(train.shape, device, generator)
+        x = InteractionBatch.from_csr(train, device)
+        network = self._initial_network(x, device, generator)
         set_precision(network, check_precision(self.precision, device))
         network.train()
         averaged = deepcopy(network).eval().requires_grad_(False)
         game = Game(self._players(network))
-        x = InteractionBatch.from_csr(train, device)
         auto = min(max(100, x.n_users // 20), 500)
         batch_size = auto if isinstance(self.batch_size, str) else self.batch_size
 
@@ -258,12 +258,12 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
         return getattr(self, "network_", None) if self.warm_start else None
 
     def _initial_network(
-        self, shape: tuple[int, int], device: torch.device, generator: torch.Generator
+        self, x: InteractionBatch, device: torch.device, generator: torch.Generator
     ) -> nn.Module:
-        network = self._empty_network(shape, device)
+        network = self._empty_network((x.n_users, x.n_items), device)
         warm = self._warm_network()
         if warm is None:
-            initialize(network, generator)
+            initialize(network, generator, x)
             return network
         try:
             network.load_state_dict(warm.state_dict())

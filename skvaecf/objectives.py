@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import kl_divergence
 
 
 def anneal(step: int, epoch: float, n_steps: int | str) -> float:
@@ -26,11 +27,35 @@ def anneal(step: int, epoch: float, n_steps: int | str) -> float:
     return min(1.0, step / int(n_steps)) if n_steps else 1.0
 
 
-def weight_penalty(network: nn.Module) -> Tensor:
-    """Sum of the squared entries of all weight matrices; biases are free."""
-    weights = [p for p in network.parameters() if p.dim() > 1]
+def divergence(q: Any, p: Any, z: Tensor) -> Tensor:
+    """Compute KL(q || p): in closed form if there is one, else as log q(z) - log p(z), z from q.
+
+    Parameters
+    ----------
+    q, p : objects with ``log_prob``
+        Posteriors of the users and their prior.
+    z : Tensor of shape (n_users, n_components)
+        Drawn from q.
+
+    Returns
+    -------
+    kl : Tensor of shape (n_users,)
+        The sampled one is right on average, and may be negative.
+    """
+    try:
+        kl: Tensor = kl_divergence(q, p)
+    except NotImplementedError:
+        kl = q.log_prob(z) - p.log_prob(z)
+    return kl
+
+
+def weight_penalty(l2: float, *networks: nn.Module) -> Tensor | float:
+    """Compute l2 times the sum of the squared entries of all weight matrices; biases are free."""
+    if l2 == 0:
+        return 0.0  # without the passes over all weights
+    weights = [p for network in networks for p in network.parameters() if p.dim() > 1]
     norms: list[Tensor] = [_SquaredNorm.apply(w) for w in weights]  # type: ignore[no-untyped-call]
-    return torch.stack(norms).sum()
+    return l2 * torch.stack(norms).sum()
 
 
 class _SquaredNorm(torch.autograd.Function):

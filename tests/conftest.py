@@ -61,6 +61,11 @@ CASES = {
         NEURAL | {"encoder_layer_sizes": (8,), "kl_weight": 0.5, "anneal_steps": 2},
         {"max_epochs": 30},
     ),
+    "SIVAERecommender": Case(
+        NEURAL
+        | {"encoder_layer_sizes": (8,), "noise_size": 4, "n_mixing_samples": 2, "anneal_steps": 2},
+        {"max_epochs": 30},
+    ),
     "Popularity": Case({}, None),
     "WMF": Case(
         {
@@ -107,12 +112,20 @@ VALUES = {
     "max_iter": Values(1, (0, 2.5, None)),
     "max_epochs": Values(2, (0, -1, 2.5, None)),
     "n_components": Values(3, (0, -1, 2.5)),
+    "n_latent_samples": Values(2, (0, -1, 2.5)),
+    "n_mixing_samples": Values(0, (-1, 2.5)),
+    "n_prediction_samples": Values(3, (-1, 2.5)),
+    "noise": Values("bernoulli", ("loud", None)),
+    "noise_size": Values(3, (0, -1, 2.5)),
     "n_iter_no_change": Values(1, (0, 2.5)),
+    "posterior": Values("iaf", ("gauss", None)),
+    "prior": Values("vamp", ("gauss", None)),
     "precision": Values("bfloat16", ("float16", None)),
     "random_state": Values(1, (-1, "seed", 2.5)),
     "solver": Values("cholesky", ("lu", None)),
     "tol": Values(0.5, (-1e-3, None)),
     "unobserved_weight": Values(2.0, (-0.1, None)),
+    "shared_sigma": Values(True, ("yes", None)),
     "validation_fraction": Values(0.4, (0, 1.0, -0.5)),
     "verbose": Values(1, (-1, "loud")),
     "warm_start": Values(True, ("yes", None)),

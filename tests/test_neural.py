@@ -171,8 +171,8 @@ def test_training_lowers_the_loss(neural, X):
 def test_every_parameter_gets_a_gradient(neural, X):
     model = make(neural)
     network = model._build(*X.shape)
-    initialize(network, torch.Generator().manual_seed(0))
     x = InteractionBatch.from_csr(X)
+    initialize(network, torch.Generator().manual_seed(0), x)
     batch = Batch(torch.arange(60), x, 1000, 100.0, torch.Generator().manual_seed(0))
     reached = set()
     for player in model._players(network):

@@ -10,7 +10,8 @@ where it was::
     python examples/reproduce/core_quality.py --data ml-1m.npz --n-heldout 1000
     python examples/reproduce/core_quality.py --data gowalla.npz --n-heldout 3000 --settings default
 
-The data are a users x items matrix written by ``scipy.sparse.save_npz``.
+The data are a users x items matrix written by ``scipy.sparse.save_npz``, or one of ``ml-20m``,
+``netflix`` and ``msd``, which are downloaded and split as in the papers.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from skvaecf import (
     recall_at_k,
     strong_generalization_split,
 )
+from skvaecf.datasets import fetch_movielens, fetch_msd, fetch_netflix
 
 SCORERS = MultiRankingScorer((ndcg_at_k, recall_at_k.at(20), recall_at_k.at(50), mrr_at_k.at(10)))
 SETTINGS = {
@@ -113,20 +115,37 @@ def summarize(rows):
         print(f"{model:10} {setting:10}{star} {figures}  sd {spread:.4f}  seeds {len(of)}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--n-heldout", type=int, required=True)
+DATA = {  # how to get the papers' data sets, and the users that they held out
+    "ml-20m": (fetch_movielens, 10_000),
+    "netflix": (fetch_netflix, 40_000),
+    "msd": (fetch_msd, 50_000),
+}
+
+
+def load(data, n_heldout):
+    """Split the users of a file or of a data set known by its name."""
+    fetch, papers = DATA.get(data, (None, None))
+    if fetch is None and n_heldout is None:
+        raise SystemExit("--n-heldout is needed for a file")
+    X = fetch().data if fetch else csr_array(load_npz(data))
+    return strong_generalization_split(X, n_heldout or papers)
+
+
+def reproduce(settings, table, description):
+    """Fit what is asked for on the command line and not done yet; return the name of the data."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", required=True, help=f"an .npz file, or one of {', '.join(DATA)}")
+    parser.add_argument("--n-heldout", type=int, help="test users, and as many for validation")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", help="only these models")
     parser.add_argument("--settings", nargs="+", help="only these settings")
     parser.add_argument("--out", type=Path, default=Path("results"))
     arguments = parser.parse_args()
-    split = strong_generalization_split(csr_array(load_npz(arguments.data)), arguments.n_heldout)
+    split = load(arguments.data, arguments.n_heldout)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"core_quality_{arguments.data.stem}.csv"
+    path = arguments.out / f"{table}_{Path(arguments.data).stem}.csv"
     done = {(row["model"], row["setting"], row["seed"]) for row in read(path)}
-    for (name, setting), model in SETTINGS.items():
+    for (name, setting), model in settings.items():
         if arguments.models and name not in arguments.models:
             continue
         if arguments.settings and setting not in arguments.settings:
@@ -137,7 +156,8 @@ def main():
                 append(path, row | run(model, split, seed))
                 print(read(path)[-1], flush=True)
     summarize(read(path))
+    return arguments.data
 
 
 if __name__ == "__main__":
-    main()
+    reproduce(SETTINGS, "core_quality", __doc__.split("\n\n")[1])

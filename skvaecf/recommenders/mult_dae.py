@@ -179,7 +179,7 @@ class MultDAE(LatentFactorMixin, TorchRecommender):
             x = batch.x
             z = encode(network, x.l2_normalized().dropout(self.dropout, batch.generator))
             p = likelihood(network.decoder(z))
-            return -p.log_prob(x).mean() + self.l2 * weight_penalty(network)
+            return -p.log_prob(x).mean() + weight_penalty(self.l2, network)
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 

@@ -8,16 +8,16 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from scipy.sparse import csr_array
-from sklearn.utils._param_validation import Interval, StrOptions
-from torch import Tensor
-from torch.distributions import kl_divergence
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from torch import Tensor, nn
 
 from ..base import LatentFactorMixin
-from ..distributions import LIKELIHOODS, DiagonalNormal, standard_normal
+from ..distributions import LIKELIHOODS, DiagonalNormal
 from ..interactions import InteractionBatch
+from ..latent import POSTERIORS, PRIORS, Posterior, Prior
 from ..modules import Autoencoder, Decoder, Encoder
 from ..neural import TorchRecommender
-from ..objectives import anneal
+from ..objectives import anneal, divergence, weight_penalty
 from ..training import Batch, Player
 
 
@@ -30,10 +30,13 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
     on average over the users,
 
     .. math:: \mathcal{L}_\beta = - E_{q_\phi(z|x)} \log p_\theta(x|z)
-              + \beta \, \mathrm{KL}(q_\phi(z|x) \| N(0, I)),
+              + \beta \, \mathrm{KL}(q_\phi(z|x) \| p(z)), \qquad p(z) = N(0, I),
 
     the likelihood being summed over the items, one z drawn per user and update, and
     :math:`\beta` rising from 0 to ``kl_weight``. Users are ranked by :math:`f_\theta(\mu_\phi(x))`.
+
+    Other laws ``prior`` and ``posterior`` may stand for :math:`p(z)` and :math:`q_\phi(z|x)`; their
+    KL term is :math:`\log q_\phi(z|x) - \log p(z)` of the z drawn where no closed form exists.
 
     Parameters
     ----------
@@ -46,11 +49,20 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
         Law of a user's items given the scores. With "bernoulli" the model is the paper's logistic
         VAE. "n-choose-k" is Bernoulli's law once the number of the user's items is known.
+    prior : {"normal", "vamp"} or object, default="normal"
+        Law p(z) of the latent vectors: N(0, I); or a mixture of posteriors, as "vamp" or as a
+        :class:`VampPrior` with its number of components.
+    posterior : {"normal", "iaf"} or object, default="normal"
+        Law q(z|x) of a user's latent vector: a normal with independent components; or one carried
+        through a flow, as "iaf" or as an :class:`InverseAutoregressiveFlow`.
     kl_weight : float, default=0.5
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
         Updates in which the weight of the KL term rises linearly from 0 to ``kl_weight``. "auto"
         takes 30 epochs.
+    l2 : float, default=0.0
+        Weight :math:`\lambda` of the squared norm of all weight matrices of encoder and decoder.
+        It is added once per update to the mean loss of the users.
     dropout : float, default=0.5
         Probability in training to drop each of a user's items from the encoder's input.
     learning_rate : float, default=1e-3
@@ -106,6 +118,10 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
     in [-12, 4]. The paper's own setting, a mirrored network and no moving average, is
     ``MultVAE(decoder_layer_sizes=(600,), kl_weight=0.2, anneal_steps=40_000, ema_decay=0)``.
 
+    With ``kl_weight=0`` the reconstruction alone is trained: the variants without KL term of the
+    SIVAE paper, section 4.4, "Multinomial" and (``likelihood="bernoulli"``) "Logistic". Its
+    further variants, section 4.5, are ``prior="vamp"``, ``posterior="iaf"`` and ``l2=0.01``.
+
     References
     ----------
     Liang, Krishnan, Hoffman and Jebara, "Variational autoencoders for collaborative filtering",
@@ -127,8 +143,11 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
         "encoder_layer_sizes": ["array-like"],
         "decoder_layer_sizes": ["array-like"],
         "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "prior": [StrOptions(set(PRIORS)), HasMethods("build")],
+        "posterior": [StrOptions(set(POSTERIORS)), HasMethods("build")],
         "kl_weight": [Interval(Real, 0, None, closed="left")],
         "anneal_steps": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+        "l2": [Interval(Real, 0, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
     }
 
@@ -139,8 +158,11 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
         encoder_layer_sizes: Sequence[int] = (600,),
         decoder_layer_sizes: Sequence[int] = (),
         likelihood: str = "multinomial",
+        prior: str | Prior = "normal",
+        posterior: str | Posterior = "normal",
         kl_weight: float = 0.5,
         anneal_steps: int | Literal["auto"] = "auto",
+        l2: float = 0.0,
         dropout: float = 0.5,
         learning_rate: float = 1e-3,
         batch_size: int | Literal["auto"] = "auto",
@@ -159,8 +181,11 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
         self.encoder_layer_sizes = encoder_layer_sizes
         self.decoder_layer_sizes = decoder_layer_sizes
         self.likelihood = likelihood
+        self.prior = prior
+        self.posterior = posterior
         self.kl_weight = kl_weight
         self.anneal_steps = anneal_steps
+        self.l2 = l2
         self.dropout = dropout
         self.learning_rate = learning_rate
         self.batch_size = batch_size
@@ -175,35 +200,61 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
         self.verbose = verbose
         self.warm_start = warm_start
 
-    def _build(self, n_users: int, n_items: int) -> Autoencoder:
-        return Autoencoder(
+    def _build(self, n_users: int, n_items: int) -> VariationalAutoencoder:
+        prior = PRIORS[self.prior] if isinstance(self.prior, str) else self.prior
+        posterior = (
+            POSTERIORS[self.posterior] if isinstance(self.posterior, str) else self.posterior
+        )
+        return VariationalAutoencoder(
             Encoder(n_items, self.encoder_layer_sizes, 2 * self.n_components),
             Decoder(self.n_components, self.decoder_layer_sizes, n_items),
+            posterior.build(self.n_components),
+            prior.build(n_items, self.n_components),
         )
 
-    def _players(self, network: Autoencoder) -> list[Player]:
+    def _players(self, network: VariationalAutoencoder) -> list[Player]:
         likelihood = LIKELIHOODS[self.likelihood]
 
         def loss(batch: Batch) -> Tensor:
-            """- E_q log p(x|z) + beta KL(q(z|x) || N(0, I)), eq. 7."""
+            """- E_q log p(x|z) + beta KL(q(z|x) || p(z)) + lambda sum ||W||^2, eq. 7."""
             x = batch.x
-            q = posterior(network, x.l2_normalized().dropout(self.dropout, batch.generator))
+            q = network.q(x.l2_normalized().dropout(self.dropout, batch.generator))
             z = q.rsample(generator=batch.generator)
             p = likelihood(network.decoder(z))
             beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
-            return (beta * kl_divergence(q, standard_normal(q)) - p.log_prob(x)).mean()
+            kl = divergence(q, network.p(z), z)
+            penalty = weight_penalty(self.l2, network.encoder, network.decoder)
+            return (beta * kl - p.log_prob(x)).mean() + penalty
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
-    def _logits(self, network: Autoencoder, x: InteractionBatch) -> Tensor:
-        logits: Tensor = network.decoder(posterior(network, x.l2_normalized()).mean)
+    def _logits(self, network: VariationalAutoencoder, x: InteractionBatch) -> Tensor:
+        logits: Tensor = network.decoder(network.q(x.l2_normalized()).mean)
         return logits
 
     def _encoder(self) -> Callable[[csr_array], Tensor]:
-        return lambda X: posterior(self.network_, self._batch(X).l2_normalized()).mean
+        return lambda X: self.network_.q(self._batch(X).l2_normalized()).mean
 
 
-def posterior(network: Autoencoder, x: InteractionBatch) -> DiagonalNormal:
-    """q(z|x), from the encoder's last layer: first the means, then the log-variances."""
-    loc, log_variance = network.encoder(x).chunk(2, dim=1)
-    return DiagonalNormal(loc, log_variance.clamp(-12, 4))
+class VariationalAutoencoder(Autoencoder):
+    """An encoder and a decoder with a posterior and a prior of what is between them."""
+
+    def __init__(
+        self, encoder: Encoder, decoder: Decoder, posterior: nn.Module, prior: nn.Module
+    ) -> None:
+        super().__init__(encoder, decoder)
+        self.posterior = posterior
+        self.prior = prior
+
+    def normal(self, x: InteractionBatch | Tensor) -> DiagonalNormal:
+        """Read the encoder's last layer: first the means, then the log-variances."""
+        loc, log_variance = self.encoder(x).chunk(2, dim=1)
+        return DiagonalNormal(loc, log_variance.clamp(-12, 4))
+
+    def q(self, x: InteractionBatch) -> Any:
+        """Give the posterior q(z|x)."""
+        return self.posterior(self.normal(x))
+
+    def p(self, z: Tensor) -> Any:
+        """Give the prior p(z)."""
+        return self.prior(z, self.normal)

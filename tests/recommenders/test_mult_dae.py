@@ -25,7 +25,7 @@ def X():
 def player_and_network(**params):
     model = MultDAE(N_COMPONENTS, decoder_layer_sizes=(4,), **{"dropout": 0.0} | params)
     network = model._build(10, N_ITEMS)
-    initialize(network, torch.Generator().manual_seed(0))
+    initialize(network, torch.Generator().manual_seed(0), None)
     with torch.no_grad():  # small weights would hide errors
         for parameter in network.parameters():
             parameter.mul_(3).add_(0.05)

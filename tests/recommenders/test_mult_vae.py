@@ -27,7 +27,7 @@ def player_and_network(**params):
     params = {"dropout": 0.0, "anneal_steps": 0} | params
     model = MultVAE(N_COMPONENTS, encoder_layer_sizes=(5,), decoder_layer_sizes=(4,), **params)
     network = model._build(10, N_ITEMS)
-    initialize(network, torch.Generator().manual_seed(0))
+    initialize(network, torch.Generator().manual_seed(0), None)
     with torch.no_grad():  # small weights would hide errors
         for parameter in network.parameters():
             parameter.mul_(3).add_(0.05)
