@@ -5,9 +5,11 @@ from .callbacks import RankingMonitor
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .ranking import recommend
 from .recommenders.ease import EASE
+from .recommenders.item_knn import ItemKNN
 from .recommenders.mult_dae import MultDAE
 from .recommenders.mult_vae import MultVAE
 from .recommenders.popularity import Popularity
+from .recommenders.slim import SLIM
 from .scorers import (
     MultiRankingScorer,
     RankingScorer,
@@ -22,12 +24,14 @@ from .scorers import (
 
 __all__ = [
     "EASE",
+    "ItemKNN",
     "MultDAE",
     "MultVAE",
     "MultiRankingScorer",
     "Popularity",
     "RankingMonitor",
     "RankingScorer",
+    "SLIM",
     "UserSplitter",
     "__version__",
     "coverage_at_k",
