@@ -6,10 +6,12 @@ from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .ranking import recommend
 from .recommenders.ease import EASE
+from .recommenders.item_knn import ItemKNN
 from .recommenders.mult_dae import MultDAE
 from .recommenders.mult_vae import MultVAE
 from .recommenders.popularity import Popularity
 from .recommenders.sivae import SIVAERecommender
+from .recommenders.slim import SLIM
 from .recommenders.wmf import WMF
 from .scorers import (
     MultiRankingScorer,
@@ -25,8 +27,10 @@ from .scorers import (
 
 __all__ = [
     "EASE",
+    "SLIM",
     "WMF",
     "InverseAutoregressiveFlow",
+    "ItemKNN",
     "MultDAE",
     "MultVAE",
     "MultiRankingScorer",

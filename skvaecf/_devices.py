@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 
 
@@ -44,3 +47,33 @@ def _native_bfloat16(device: torch.device) -> bool:
         # Older torch cannot tell, and then float32 is the safe answer.
         return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
     return False
+
+
+def available_memory(device: torch.device) -> float:
+    """Bytes that a process may still take on a device; infinity where the system does not tell."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    limits = [float("inf")]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        limits.append(float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE"))
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        # What is free or can be freed, unlike SC_AVPHYS_PAGES, which counts the disk cache as used.
+        lines = meminfo.read_text().splitlines()
+        kib = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+        limits += [float(n) * 1024 for n in kib]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's: cgroup v2, v1
+        limit = Path("/sys/fs/cgroup", name)
+        if limit.exists() and (text := limit.read_text().strip()).isdigit():
+            limits.append(float(text))
+    return min(limits)
+
+
+def check_memory(needed: float, device: torch.device, what: str, instead: str) -> None:
+    """Raise a MemoryError before the work begins, not in its midst."""
+    available = available_memory(device)
+    if needed > available:
+        raise MemoryError(
+            f"{what} needs {needed / 2**30:.1f} GiB of memory on {device}, where"
+            f" {available / 2**30:.1f} GiB are available; {instead}."
+        )

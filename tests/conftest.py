@@ -56,6 +56,7 @@ NEURAL = {
 # A new recommender needs an entry here, and one in VALUES for each new hyperparameter.
 CASES = {
     "EASE": Case({"l2": 5.0, "device": "cpu"}),
+    "ItemKNN": Case({"n_neighbors": 5}),
     "MultDAE": Case(NEURAL | {"l2": 1e-3}, {"max_epochs": 30}),
     "MultVAE": Case(
         NEURAL | {"encoder_layer_sizes": (8,), "kl_weight": 0.5, "anneal_steps": 2},
@@ -80,6 +81,7 @@ CASES = {
             "random_state": 0,
         }
     ),
+    "SLIM": Case({"l1": 0.5, "l2": 5.0, "device": "cpu"}),
 }
 
 
@@ -105,12 +107,14 @@ VALUES = {
     "encoder_layer_sizes": Values((9,), (3, "3", None, (0,), (-1,), ("a",), (2.5,))),
     "frequency_exponent": Values(0.0, (-0.1, None)),
     "kl_weight": Values(0.0, (-0.1, None)),
+    "l1": Values(4.0, (-1.0, None, "much")),
     "l2": Values(77.0, (-1.0, None, "much")),
     "learning_rate": Values(0.001, (0, -0.1, "auto")),
     "likelihood": Values("bernoulli", ("gauss", None)),
     "ema_decay": Values(0.8, (1.0, -0.1, "much")),
     "max_iter": Values(1, (0, 2.5, None)),
     "max_epochs": Values(2, (0, -1, 2.5, None)),
+    "metric": Values("jaccard", ("euclid", None)),
     "n_components": Values(3, (0, -1, 2.5)),
     "n_latent_samples": Values(2, (0, -1, 2.5)),
     "n_mixing_samples": Values(0, (-1, 2.5)),
@@ -123,12 +127,16 @@ VALUES = {
     "precision": Values("bfloat16", ("float16", None)),
     "random_state": Values(1, (-1, "seed", 2.5)),
     "solver": Values("cholesky", ("lu", None)),
-    "tol": Values(0.5, (-1e-3, None)),
     "unobserved_weight": Values(2.0, (-0.1, None)),
     "shared_sigma": Values(True, ("yes", None)),
+    "n_neighbors": Values(2, (0, 2.5, None)),
+    "nonnegative": Values(False, ("yes", None)),
+    "shrinkage": Values(3.0, (-1.0, None)),
+    "tol": Values(0.5, (-1.0, None)),
     "validation_fraction": Values(0.4, (0, 1.0, -0.5)),
     "verbose": Values(1, (-1, "loud")),
     "warm_start": Values(True, ("yes", None)),
+    "weighting": Values("bm25", ("idf", 1)),
 }
 
 RECOMMENDERS = sorted(

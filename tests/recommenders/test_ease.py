@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 from sklearn.linear_model import Ridge
 
 from skvaecf import EASE
+from skvaecf._devices import available_memory
 from skvaecf.datasets import make_interactions
 
 
@@ -44,3 +48,31 @@ def test_two_items_by_hand():
     model = EASE(l2=1.0).fit([[1, 1], [1, 1], [1, 0]])
     assert_allclose(model.item_similarity_, [[0, 1 / 2], [2 / 3, 0]], rtol=1e-6)
     assert_allclose(model.predict([[0, 1], [1, 0]]), [[2 / 3, 0], [0, 1 / 2]], rtol=1e-6)
+
+
+def test_dropout_is_the_mean_over_all_draws(X):
+    """The Gram matrix of dropped-out rows, scaled by 1 / (1 - p), has the mean X'X + p / (1 - p) D.
+
+    With the target kept whole, the mean loss of one item is a ridge with that Gram matrix.
+    """
+    p, l2 = 0.3, 10.0
+    G = X.T @ X
+    mean = G + p / (1 - p) * np.diag(np.diag(G)) + l2 * np.eye(30)
+    B = EASE(l2=l2, dropout=p).fit(X).item_similarity_
+    for item in range(30):
+        others = np.arange(30) != item
+        weights = np.linalg.solve(mean[np.ix_(others, others)], G[others, item])
+        assert_allclose(B[others, item], weights, rtol=1e-3, atol=1e-5)
+
+
+def test_too_many_items_for_the_memory_are_refused_before_anything_changes(X, monkeypatch):
+    monkeypatch.setattr("skvaecf._devices.available_memory", lambda device: 2**10)
+    model = EASE(l2=1.0)
+    with pytest.raises(MemoryError, match=r"30 items .* GiB .* available.*SLIM, ItemKNN"):
+        model.fit(X)
+    assert not hasattr(model, "item_similarity_")
+
+
+def test_available_memory_is_that_of_this_machine():
+    available = available_memory(torch.device("cpu"))
+    assert 2**20 < available <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

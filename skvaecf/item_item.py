@@ -1,0 +1,109 @@
+"""What item-item models share: products of items with items, and scoring by a sparse matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+from torch.nn import functional as F
+
+from .base import Scorer
+from .interactions import InteractionBatch
+
+BLOCK_ENTRIES = 2**22
+
+
+def item_blocks(n_items: int) -> Iterator[slice]:
+    """Cut items into blocks of which n_items numbers each may be held at once."""
+    size = max(16, BLOCK_ENTRIES // n_items)
+    for start in range(0, n_items, size):
+        yield slice(start, min(start + size, n_items))
+
+
+def dense_gram(X: csr_array, device: torch.device, padding: int = 0) -> Tensor:
+    """X'X, float32, with rows and columns of zeros behind it.
+
+    The sparse product is the fastest one on a CPU; in blocks, its sparse copy stays small.
+    """
+    n_items = X.shape[1]
+    gram = torch.zeros((n_items + padding,) * 2, dtype=torch.float32, device=device)
+    users = csr_array(X.T)
+    for block in item_blocks(n_items):
+        gram[block, :n_items] = torch.from_numpy((users[block] @ X).toarray()).to(device)
+    return gram
+
+
+class DenseGram:
+    """X'X as a dense matrix; item n_items is one that nobody has."""
+
+    def __init__(self, X: csr_array, device: torch.device) -> None:
+        self.n_items = X.shape[1]
+        self.values = dense_gram(X, device, padding=1)
+        self.counts = self.values.diagonal().clone()
+
+    def among(self, items: Tensor) -> Tensor:
+        """Products of all pairs of each row's items, shape (n_rows, m, m)."""
+        return self.values[items[:, :, None], items[:, None, :]]
+
+    def weighted(self, items: Tensor, weights: Tensor) -> Tensor:
+        """Products of all items with each row's weighted items, shape (n_rows, n_items + 1)."""
+        kept = items < self.n_items
+        counts = kept.sum(dim=1)
+        return F.embedding_bag(
+            items[kept],
+            self.values,
+            counts.cumsum(0) - counts,
+            mode="sum",
+            per_sample_weights=weights[kept],
+        )
+
+
+class SparseGram:
+    """The same, each time from X itself: slower, with memory that does not grow as n_items^2."""
+
+    def __init__(self, X: csr_array, device: torch.device) -> None:
+        self.n_items = X.shape[1]
+        n_users = X.shape[0]
+        transposed = csr_array(X.T)
+        indptr = np.append(transposed.indptr, transposed.indptr[-1])
+        self.users = csr_array(
+            (transposed.data, transposed.indices, indptr), shape=(self.n_items + 1, n_users)
+        )
+        self.by_item = InteractionBatch.from_csr(self.users, device)
+        self.by_user = InteractionBatch.from_csr(X, device)
+        self.counts = torch.tensor(np.diff(indptr), dtype=torch.float32, device=device)
+
+    def among(self, items: Tensor) -> Tensor:
+        """Products of all pairs of each row's items, shape (n_rows, m, m)."""
+        n_rows, m = items.shape
+        users = self.users[items.flatten().cpu().numpy()]
+        # Each row's users are a range of columns of their own, so rows meet themselves only.
+        entry_row = np.repeat(np.arange(n_rows * m) // m, np.diff(users.indptr))
+        columns = users.indices + entry_row.astype(np.int64) * users.shape[1]
+        columns = np.unique(columns, return_inverse=True)[1]
+        own = csr_array(
+            (users.data, columns, users.indptr), shape=(n_rows * m, columns.max(initial=0) + 1)
+        )
+        products = (own @ own.T).tocoo()
+        first, second = products.coords
+        result = np.zeros((n_rows, m, m), dtype=np.float32)
+        result[first // m, first % m, second % m] = products.data
+        return torch.from_numpy(result).to(items.device)
+
+    def weighted(self, items: Tensor, weights: Tensor) -> Tensor:
+        """Products of all items with each row's weighted items, shape (n_rows, n_items + 1)."""
+        dense = weights.new_zeros(self.n_items + 1, len(items)).scatter_(0, items.T, weights.T)
+        per_user = self.by_user @ dense[:-1]  # (n_users, n_rows)
+        return (self.by_item @ per_user).T.contiguous()
+
+
+def sparse_scorer(item_similarity: csr_array) -> Scorer:
+    """Score rows x by x S, S being a sparse items x items matrix.
+
+    On the host, where the sparse product touches stored entries only and adds up a row's scores
+    in the order of its items, whatever the other rows are.
+    """
+    return lambda X: torch.from_numpy((X @ item_similarity).toarray())

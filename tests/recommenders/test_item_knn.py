@@ -1,0 +1,81 @@
+"""ItemKNN against dense numpy loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.sparse import csr_array
+
+from skvaecf import ItemKNN
+from skvaecf.datasets import make_interactions
+
+
+@pytest.fixture(scope="module")
+def X():
+    return make_interactions(50, 24, noise=0.3, random_state=0)
+
+
+def vectors(X, weighting):
+    """Columns as the docstring has them, entry by entry."""
+    n_items = X.shape[1]
+    A = np.zeros(X.shape)
+    for u, i in zip(*X.nonzero(), strict=True):
+        n_u, n_i = X[u].sum(), X[:, i].sum()
+        if weighting is None:
+            A[u, i] = 1
+        elif weighting == "tfidf":
+            A[u, i] = np.log(n_items / n_u)
+        else:
+            idf = np.log(1 + (n_items - n_u + 0.5) / (n_u + 0.5))
+            A[u, i] = idf * 2.2 / (1 + 1.2 * (0.25 + 0.75 * n_i / (X.sum() / n_items)))
+    return A
+
+
+def brute_force(X, n_neighbors, metric, weighting, shrinkage):
+    A = vectors(X.toarray(), weighting)
+    n_items = X.shape[1]
+    S = np.zeros((n_items, n_items))
+    for j in range(n_items):
+        similar = np.zeros(n_items)
+        for i in range(n_items):
+            dot, squares = A[:, i] @ A[:, j], (A[:, i] @ A[:, i], A[:, j] @ A[:, j])
+            scale = np.sqrt(squares[0] * squares[1]) if metric == "cosine" else sum(squares) - dot
+            similar[i] = 0 if i == j else dot / (scale + shrinkage)
+        # Rounded as stored, so that ties are ties.
+        best = np.argsort(-similar.astype(np.float32), kind="stable")[:n_neighbors]
+        S[best, j] = similar[best]
+    return S
+
+
+@pytest.mark.parametrize("metric", ["cosine", "jaccard"])
+@pytest.mark.parametrize("weighting", [None, "tfidf", "bm25"])
+@pytest.mark.parametrize(("n_neighbors", "shrinkage"), [(3, 0.0), (7, 5.0), (100, 2.0)])
+def test_similarities_are_the_formula(X, n_neighbors, metric, weighting, shrinkage):
+    model = ItemKNN(n_neighbors, metric=metric, weighting=weighting, shrinkage=shrinkage).fit(X)
+    S = brute_force(X, n_neighbors, metric, weighting, shrinkage)
+    assert isinstance(model.item_similarity_, csr_array)
+    assert model.item_similarity_.dtype == np.float32
+    assert_allclose(model.item_similarity_.toarray(), S, rtol=1e-5, atol=1e-7)
+    assert_allclose(model.predict(X), X.toarray() @ S, rtol=1e-5, atol=1e-5)
+
+
+def test_three_items_by_hand():
+    X = [[1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 0, 0]]
+    # Users in common: 2, 2, 1 of 4, 2, 2; the tie of item 0 goes to item 1.
+    S = ItemKNN(1).fit(X).item_similarity_.toarray()
+    assert_allclose(S, [[0, 2 / 8**0.5, 2 / 8**0.5], [2 / 8**0.5, 0, 0], [0, 0, 0]], rtol=1e-6)
+    S = ItemKNN(2, metric="jaccard", shrinkage=1.0).fit(X).item_similarity_.toarray()
+    assert_allclose(S, [[0, 2 / 5, 2 / 5], [2 / 5, 0, 1 / 4], [2 / 5, 1 / 4, 0]], rtol=1e-6)
+
+
+def test_user_with_every_item_tells_nothing():
+    S = ItemKNN(weighting="tfidf").fit([[1, 1, 1], [1, 1, 1]]).item_similarity_
+    assert S.nnz == 0
+
+
+def test_blocks_do_not_change_the_similarities(X, monkeypatch):
+    whole = ItemKNN(5, weighting="bm25").fit(X).item_similarity_
+    monkeypatch.setattr("skvaecf.item_item.BLOCK_ENTRIES", 1)
+    blocks = ItemKNN(5, weighting="bm25").fit(X).item_similarity_
+    assert (whole != blocks).nnz == 0

@@ -1,0 +1,146 @@
+"""SLIM against scikit-learn's elastic net and the optimality conditions."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import ElasticNet
+
+from skvaecf import SLIM
+from skvaecf.datasets import make_interactions
+
+N_USERS, N_ITEMS = 80, 30
+
+
+@pytest.fixture(scope="module")
+def X():
+    return make_interactions(N_USERS, N_ITEMS, noise=0.3, random_state=0)
+
+
+@pytest.fixture(params=["dense", "sparse"])
+def gram(request, monkeypatch):
+    """Memory for a dense Gram matrix, or none."""
+    memory = {"dense": np.inf, "sparse": 0}[request.param]
+    monkeypatch.setattr("skvaecf.recommenders.slim.available_memory", lambda device: memory)
+
+
+def elastic_nets(X, l1, l2, nonnegative):
+    """Fit one net per item, with the conversion of the docstring."""
+    X = X.toarray().astype(np.float64)
+    W = np.zeros((N_ITEMS, N_ITEMS))
+    for item in range(N_ITEMS):
+        others = np.arange(N_ITEMS) != item
+        net = ElasticNet(
+            alpha=(l1 + l2) / N_USERS,
+            l1_ratio=l1 / (l1 + l2),
+            fit_intercept=False,
+            positive=nonnegative,
+            tol=1e-12,
+            max_iter=100_000,
+        )
+        W[others, item] = net.fit(X[:, others], X[:, item]).coef_
+    return W
+
+
+def violations(X, W, l1, l2, nonnegative):
+    """Largest violation of the optimality conditions per item, float64, from their definition."""
+    X, W = X.toarray().astype(np.float64), W.toarray().astype(np.float64)
+    g = X.T @ (X - X @ W)
+    at_weights = np.abs(g - l2 * W - l1 * np.sign(W))
+    elsewhere = np.maximum((g if nonnegative else np.abs(g)) - l1, 0)
+    violation = np.where(W == 0, elsewhere, at_weights)
+    np.fill_diagonal(violation, 0)
+    return violation.max(axis=0) / np.maximum(X.sum(axis=0), 1)
+
+
+@pytest.mark.parametrize("nonnegative", [True, False])
+@pytest.mark.parametrize(("l1", "l2"), [(1.0, 3.0), (0.1, 0.5), (3.0, 20.0)])
+def test_each_item_is_an_elastic_net_on_all_others(X, l1, l2, nonnegative, gram):
+    model = SLIM(l1, l2, nonnegative=nonnegative).fit(X)
+    W = model.item_similarity_
+    expected = elastic_nets(X, l1, l2, nonnegative)
+    assert isinstance(W, csr_array)
+    assert W.dtype == np.float32
+    assert_allclose(W.toarray(), expected, atol=2e-6)
+    assert_array_equal(W.toarray() != 0, expected != 0)
+    assert_allclose(model.predict(X), X.toarray() @ expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("nonnegative", [True, False])
+@pytest.mark.parametrize(("l1", "l2"), [(0.0, 1.0), (2.0, 0.1), (5.0, 50.0)])
+def test_optimality_conditions_hold_to_the_tolerance(l1, l2, nonnegative, gram):
+    X = make_interactions(300, 120, n_blocks=4, noise=0.2, random_state=1)
+    W = SLIM(l1, l2, nonnegative=nonnegative).fit(X).item_similarity_
+    assert violations(X, W, l1, l2, nonnegative).max() <= 1.01e-5
+    assert W.diagonal().tolist() == [0] * 120
+    assert not nonnegative or (W.data > 0).all()
+
+
+def test_a_loose_tolerance_is_used_and_kept(X):
+    W = SLIM(0.5, 5.0, tol=0.02).fit(X).item_similarity_
+    assert 1e-4 < violations(X, W, 0.5, 5.0, True).max() <= 0.02
+
+
+def test_two_items_by_hand():
+    # X'X = [[3, 2], [2, 2]]: the weight of item 0 for 1 is (2 - l1) / (3 + l2), that of 1 for 0
+    # (2 - l1) / (2 + l2).
+    model = SLIM(0.5, 1.0).fit([[1, 1], [1, 1], [1, 0]])
+    assert_allclose(model.item_similarity_.toarray(), [[0, 1.5 / 4], [1.5 / 3, 0]], rtol=1e-6)
+    assert_allclose(model.predict([[0, 1], [1, 0]]), [[1.5 / 3, 0], [0, 1.5 / 4]], rtol=1e-6)
+    assert SLIM(2.0, 1.0).fit([[1, 1], [1, 1], [1, 0]]).item_similarity_.nnz == 0
+
+
+def test_three_items_by_hand():
+    # Item 2 is had by those who have exactly one of 0 and 1, which share one user.
+    X = [[1, 1, 0], [1, 0, 1], [0, 1, 1]]
+    # By symmetry a and a: (2 + l2 + 1) a = 1 - l1.
+    W = SLIM(0.2, 1.0).fit(X).item_similarity_.toarray()
+    assert_allclose(W[:2, 2], [0.8 / 4, 0.8 / 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("nonnegative", [True, False])
+def test_one_exchange_at_a_time_ends_at_the_same_weights(X, nonnegative, gram, monkeypatch):
+    usual = SLIM(0.1, 0.5, nonnegative=nonnegative).fit(X)
+    monkeypatch.setattr("skvaecf.recommenders.slim.PATIENCE", 0)
+    careful = SLIM(0.1, 0.5, nonnegative=nonnegative).fit(X)
+    assert careful.n_iter_ > usual.n_iter_
+    assert_allclose(careful.item_similarity_.toarray(), usual.item_similarity_.toarray(), atol=1e-6)
+
+
+def test_blocks_do_not_change_the_weights(X, gram, monkeypatch):
+    whole = SLIM(0.5, 5.0).fit(X).item_similarity_
+    monkeypatch.setattr("skvaecf.item_item.BLOCK_ENTRIES", 1)
+    monkeypatch.setattr("skvaecf.recommenders.slim.SYSTEM_ENTRIES", 1)
+    blocks = SLIM(0.5, 5.0).fit(X).item_similarity_
+    assert_allclose(blocks.toarray(), whole.toarray(), atol=1e-6)
+
+
+def test_items_without_users_get_no_weight(X, gram):
+    padded = csr_array(np.hstack([X.toarray(), np.zeros((N_USERS, 2))]))
+    W = SLIM(0.5, 5.0).fit(padded).item_similarity_.toarray()
+    assert_allclose(W[:N_ITEMS, :N_ITEMS], SLIM(0.5, 5.0).fit(X).item_similarity_.toarray())
+    assert not W[N_ITEMS:].any()
+    assert not W[:, N_ITEMS:].any()
+
+
+def test_too_few_rounds_and_too_small_a_tolerance_are_told(X, monkeypatch):
+    message = re.escape(f"of {N_ITEMS} items violate the optimality conditions")
+    with pytest.warns(ConvergenceWarning, match=message):
+        SLIM(0.5, 5.0, tol=1e-12).fit(X)
+    monkeypatch.setattr("skvaecf.recommenders.slim.MAX_ROUNDS", 2)
+    with pytest.warns(ConvergenceWarning, match=message):
+        model = SLIM(0.1, 0.5).fit(X)
+    assert model.n_iter_ == 2
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_progress_is_shown(X, capsys):
+    SLIM(verbose=1).fit(X)
+    assert "SLIM" in capsys.readouterr().err
+    SLIM().fit(X)
+    assert capsys.readouterr().err == ""
