@@ -150,8 +150,8 @@ class SIVAERecommender(LatentFactorMixin, TorchRecommender):
 
     References
     ----------
-    SIVAE: "Semi-implicit VAE for collaborative filtering", eq. 12 and Algorithm 1, after Yin and
-    Zhou, "Semi-implicit variational inference", ICML 2018.
+    Eq. 12 and Algorithm 1 of the paper that relates Mult-VAE to the binary n-choose-k model; after
+    Yin and Zhou, "Semi-implicit variational inference", ICML 2018.
 
     Examples
     --------

@@ -1,0 +1,310 @@
+r"""
+Linear recommenders beside other libraries
+==========================================
+
+Fits ours and those of implicit, irspack and fastslim, as far as they are installed, on one split
+of the users, in one process and in turn. Of every matrix factorisation the setting with the best
+validation NDCG@100 is taken; the test users are looked at with that one only::
+
+    pip install implicit irspack fastslim
+    python examples/benchmarks/linear_vs_libraries.py --data ml-1m.npz --n-heldout 1000
+    python examples/benchmarks/linear_vs_libraries.py --data gowalla.npz --n-heldout 3000 \
+        --tasks wmf recommend
+
+``--data`` is a users x items matrix written by ``scipy.sparse.save_npz``; without it a synthetic
+matrix shows that the script runs. Times are medians of ``--repeat`` runs and leave the evaluation
+out; memory is what a run adds to the peak of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import resource
+import time
+import warnings
+
+import numpy as np
+from scipy.sparse import csr_array, csr_matrix, load_npz
+
+from skvaecf import EASE, SLIM, WMF, strong_generalization_split
+from skvaecf.datasets import make_interactions
+from skvaecf.metrics import ndcg, recall
+
+SWEEPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+K = 100
+
+
+# --- matrix factorisation: each gives, after so many sweeps, the seconds of fitting up to there and
+# the function that recommends
+
+
+def ours_wmf(X, n_components, unobserved_weight, l2, sweeps):
+    for n_sweeps in sweeps:
+        model = WMF(
+            n_components,
+            unobserved_weight=unobserved_weight,
+            l2=l2,
+            max_iter=n_sweeps,
+            tol=0,
+            random_state=0,
+        )
+        start = time.perf_counter()
+        model.fit(X)  # from the beginning each time
+        yield time.perf_counter() - start, lambda rows, model=model: model.recommend(rows, K)
+
+
+def implicit_als(X, n_components, alpha, regularization, sweeps):
+    from implicit.cpu.als import AlternatingLeastSquares
+
+    model = AlternatingLeastSquares(
+        n_components, regularization=regularization, alpha=alpha, random_state=0
+    )
+    X, seconds, done = csr_matrix(X), 0.0, 0
+
+    def recommend(rows):
+        users = np.arange(rows.shape[0])
+        return model.recommend(users, csr_matrix(rows), N=K, recalculate_user=True)[0]
+
+    for n_sweeps in sweeps:
+        model.iterations, done = n_sweeps - done, n_sweeps
+        start = time.perf_counter()
+        model.fit(X, show_progress=False)  # goes on from the factors it has
+        seconds += time.perf_counter() - start
+        yield seconds, recommend
+
+
+def irspack_ials(X, n_components, alpha0, reg, sweeps):
+    from irspack.recommenders import IALSRecommender
+
+    start = time.perf_counter()
+    model = IALSRecommender(
+        csr_matrix(X, dtype=np.float64), n_components, alpha0=alpha0, reg=reg, n_threads=2
+    )
+    model.start_learning()
+    seconds, done = time.perf_counter() - start, 0
+
+    def recommend(rows):
+        rows = csr_matrix(rows, dtype=np.float64)
+        return best(model.get_score_cold_user_remove_seen(rows))
+
+    for n_sweeps in sweeps:
+        start = time.perf_counter()
+        for _ in range(n_sweeps - done):
+            model.run_epoch()
+        seconds, done = seconds + time.perf_counter() - start, n_sweeps
+        yield seconds, recommend
+
+
+def best(scores):
+    items = np.argpartition(-scores, K, axis=1)[:, :K]
+    order = np.argsort(-np.take_along_axis(scores, items, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(items, order, axis=1)
+
+
+FACTORISATIONS = {
+    "skvaecf WMF": (ours_wmf, [(a, b) for a in (0.3, 0.5, 1.0) for b in (0.003, 0.005, 0.008)]),
+    "implicit ALS": (
+        implicit_als,
+        [(a, b) for a in (3.0, 10.0, 30.0) for b in (0.1, 3.0, 20.0)],
+    ),
+    "irspack iALS": (irspack_ials, [(a, b) for a in (0.1, 0.3, 1.0) for b in (0.001, 0.003, 0.01)]),
+}
+
+
+def evaluate(recommend, fold_in, heldout):
+    items = recommend(fold_in)
+    return np.nanmean(ndcg(items, heldout, K)), np.nanmean(recall(items, heldout, 20))
+
+
+def curve(name, split, n_components, setting, sweeps=SWEEPS):
+    """Seconds of fitting and validation NDCG@100 after so many sweeps; the last recommender."""
+    points = []
+    factorise = FACTORISATIONS[name][0]
+    for seconds, recommend in factorise(split.train, n_components, *setting, sweeps):
+        found = evaluate(recommend, split.validation_fold_in, split.validation_heldout)
+        points.append((seconds, found[0]))
+    return np.array(points), recommend
+
+
+def compare_wmf(split, names, n_components, repeat):
+    chosen = {}
+    for name in names:
+        finals = {}
+        for setting in FACTORISATIONS[name][1]:
+            points, _ = curve(name, split, n_components, setting, SWEEPS[-1:])
+            finals[setting] = points[-1, 1]
+            print(f"  {name} {setting}: validation {points[-1, 1]:.4f}", flush=True)
+        chosen[name] = max(finals, key=finals.get)
+    times, quality = {name: [] for name in names}, {}
+    for _ in range(repeat):
+        for name in names:
+            points, recommend = curve(name, split, n_components, chosen[name])
+            first = int(np.argmax(points[:, 1] >= points[-1, 1] - 0.001))
+            times[name].append((points[first, 0], SWEEPS[first], points[-1, 0]))
+            test = evaluate(recommend, split.test_fold_in, split.test_heldout)
+            quality[name] = (points[-1, 1], *test)
+    for name in names:
+        seconds, sweeps, total = np.median(times[name], axis=0)
+        validation, test, recall20 = quality[name]
+        print(
+            f"{name:14} {chosen[name]!s:14} validation {validation:.4f}  test NDCG@100 {test:.4f}"
+            f"  R@20 {recall20:.4f}  to within .001: {seconds:.2f} s, {sweeps:.0f} sweeps;"
+            f" {SWEEPS[-1]} sweeps {total:.2f} s"
+        )
+
+
+# --- item-item models
+
+
+def irspack_similarity(kind, X, **settings):
+    from irspack import recommenders
+
+    model = getattr(recommenders, kind)(csr_matrix(X, dtype=np.float64), **settings)
+    model.learn()
+    return model.W
+
+
+def fastslim_similarity(X, l1, l2):
+    import fastslim
+
+    return fastslim.SLIM(lambd=l1, beta=l2, n_threads=2).fit(csr_matrix(X)).fitted_weights()
+
+
+def dense(similarity):
+    return similarity.toarray() if hasattr(similarity, "toarray") else np.asarray(similarity)
+
+
+def kkt_violation(X, W, l1, l2):
+    """Largest violation of the optimality conditions of the non-negative elastic nets, in users."""
+    W = dense(W).astype(np.float64)
+    G = (X.T @ X).toarray().astype(np.float64)
+    g = G - G @ W - l2 * W - l1
+    np.fill_diagonal(g, 0)
+    return max(np.abs(g[W > 0]).max(), g[W == 0].max())
+
+
+def compare_item_item(split, fits, repeat, measure):
+    times, memory, results = {}, {}, {}
+    for _ in range(repeat):
+        for name, fit in fits.items():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            start = time.perf_counter()
+            results[name] = fit(split.train)
+            times.setdefault(name, []).append(time.perf_counter() - start)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            memory.setdefault(name, (peak - before) / 1024)
+    ours = next(iter(fits))
+    for name, W in results.items():
+        seconds = np.median(times[name])
+        print(
+            f"{name:14} {seconds:7.2f} s  ours / it {np.median(times[ours]) / seconds:.2f}"
+            f"  peak +{memory[name]:.0f} MiB  {measure(W)}"
+        )
+
+
+def quality(split, W):
+    def recommend(rows):
+        scores = rows @ dense(W)
+        scores[rows.nonzero()] = -np.inf
+        return best(scores)
+
+    return evaluate(recommend, split.test_fold_in, split.test_heldout)[0]
+
+
+def compare_slim(split, libraries, repeat, l1=5.0, l2=200.0):
+    n = split.train.shape[0]
+    fits = {"skvaecf": lambda X: SLIM(l1, l2).fit(X).item_similarity_}
+    if "irspack" in libraries:
+        share = {"alpha": (l1 + l2) / n, "l1_ratio": l1 / (l1 + l2)}
+        fits["irspack"] = lambda X: irspack_similarity("SLIMRecommender", X, n_threads=2, **share)
+    if "fastslim" in libraries:
+        fits["fastslim"] = lambda X: fastslim_similarity(X, l1, l2)
+    reference = SLIM(l1, l2).fit(split.train).item_similarity_.toarray()
+
+    def measure(W):
+        difference = np.abs(dense(W) - reference).max()
+        return (
+            f"NDCG@100 {quality(split, W):.4f}  KKT {kkt_violation(split.train, W, l1, l2):.4f}"
+            f"  weights {np.count_nonzero(dense(W)):,}  largest difference {difference:.5f}"
+        )
+
+    compare_item_item(split, fits, repeat, measure)
+
+
+def compare_ease(split, libraries, repeat, l2=800.0, dropout=0.2):
+    fits = {
+        "skvaecf EASE": lambda X: EASE(l2).fit(X).item_similarity_,
+        "skvaecf EDLAE": lambda X: EASE(l2, dropout=dropout).fit(X).item_similarity_,
+    }
+    if "irspack" in libraries:
+        fits["irspack EASE"] = lambda X: irspack_similarity("DenseSLIMRecommender", X, reg=l2)
+        fits["irspack EDLAE"] = lambda X: irspack_similarity(
+            "EDLAERecommender", X, reg=l2, dropout_p=dropout
+        )
+    compare_item_item(split, fits, repeat, lambda W: f"NDCG@100 {quality(split, W):.4f}")
+
+
+# --- top 100 for all users
+
+
+def compare_recommend(split, libraries, n_components, repeat):
+    X = split.train
+    model = WMF(n_components, max_iter=2, random_state=0).fit(X)
+    methods = {
+        f"skvaecf, {precision}": lambda p=precision: model.set_params(precision=p).recommend(X, K)
+        for precision in ("float32", "bfloat16")
+    }
+    if "implicit" in libraries:
+        from implicit.cpu.als import AlternatingLeastSquares
+
+        rival = AlternatingLeastSquares(n_components)
+        rival.user_factors, rival.item_factors = model.transform(X), model.item_factors_
+        users, rows = np.arange(X.shape[0]), csr_matrix(X)
+        methods["implicit"] = lambda: rival.recommend(users, rows, N=K)[0]
+    times, lists = {}, {}
+    for _ in range(repeat):
+        for name, method in methods.items():
+            start = time.perf_counter()
+            lists[name] = method()
+            times.setdefault(name, []).append(time.perf_counter() - start)
+    for name, of in times.items():
+        same = (lists[name] == lists["skvaecf, float32"]).mean()
+        print(
+            f"{name:18} {X.shape[0] / np.median(of):,.0f} users/s  places equal to float32's:"
+            f" {same:.5f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", help="users x items, .npz")
+    parser.add_argument("--n-heldout", type=int, default=100)
+    parser.add_argument("--n-components", type=int, default=128)
+    parser.add_argument("--repeat", type=int, default=3)
+    tasks = ("wmf", "slim", "ease", "recommend")
+    parser.add_argument("--tasks", nargs="+", default=tasks, choices=tasks)
+    arguments = parser.parse_args()
+    # Other libraries warn of thread settings and of what they will change.
+    warnings.simplefilter("ignore")
+    X = load_npz(arguments.data) if arguments.data else make_interactions(600, 300, random_state=0)
+    split = strong_generalization_split(csr_array(X), arguments.n_heldout)
+    libraries = [n for n in ("implicit", "irspack", "fastslim") if importlib.util.find_spec(n)]
+    print(f"{split.train.shape} {split.train.nnz:,} interactions; installed: {libraries}")
+    for task in arguments.tasks:
+        print(f"--- {task}", flush=True)
+        if task == "wmf":
+            names = [n for n in FACTORISATIONS if n.split()[0] in ("skvaecf", *libraries)]
+            compare_wmf(split, names, arguments.n_components, arguments.repeat)
+        elif task == "slim":
+            compare_slim(split, libraries, arguments.repeat)
+        elif task == "ease":
+            compare_ease(split, libraries, arguments.repeat)
+        else:
+            compare_recommend(split, libraries, arguments.n_components, arguments.repeat)
+
+
+if __name__ == "__main__":
+    main()
