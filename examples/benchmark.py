@@ -99,10 +99,10 @@ def run(name, split, seed, max_epochs):
 
 def print_table(rows):
     metrics = [scorer.name for scorer in SCORERS.scorers]
-    print(f"{'':12}" + "".join(f"{metric:>18}" for metric in metrics) + f"{'fit seconds':>14}")
+    print(f"{'':16}" + "".join(f"{metric:>18}" for metric in metrics) + f"{'fit seconds':>14}")
     for row in rows:
         cells = "".join(f"{row[m]:>11.4f} ±{row[m + '_se']:.4f}" for m in metrics)
-        print(f"{row['model']:12}{cells}{row['fit_seconds']:>14.1f}")
+        print(f"{row['model']:16}{cells}{row['fit_seconds']:>14.1f}")
 
 
 def draw(rows, path, title):

@@ -112,7 +112,7 @@ def summarize(rows):
         star = "*" if means["validation ndcg@100"] == max(rivals) else " "
         spread = np.std([float(row["ndcg@100"]) for row in of])
         figures = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
-        print(f"{model:10} {setting:10}{star} {figures}  sd {spread:.4f}  seeds {len(of)}")
+        print(f"{model:16} {setting:10}{star} {figures}  sd {spread:.4f}  seeds {len(of)}")
 
 
 DATA = {  # how to get the papers' data sets, and the users that they held out
