@@ -458,7 +458,7 @@ def test_similar_items(name):
     similar, scores = model.similar_items(range(24), k=7, return_scores=True)
     assert similar.shape == scores.shape == (24, 7)
     assert similar.dtype == np.int64
-    assert (blocks[similar] == blocks[:, None]).mean() > 0.9
+    assert (blocks[similar[:, :3]] == blocks[:, None]).mean() > 0.9
     assert not (similar == np.arange(24)[:, None]).any()
     assert (np.diff(scores, axis=1) <= 0).all()
     assert_array_equal(model.similar_items([5, 3], k=7), similar[[5, 3]])

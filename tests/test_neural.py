@@ -215,7 +215,6 @@ def test_predict_after_fit_is_not_in_training_mode(neural, X):
     assert not any(module.training for module in model.network_.modules())
 
 
-@pytest.mark.parametrize("neural", [n for n in CASES if "precision" in CASES[n].cheap])
 def test_bfloat16_learns_the_same(neural):
     X, user_blocks, item_blocks = make_interactions(
         160, 60, n_blocks=4, random_state=1, return_blocks=True

@@ -22,8 +22,8 @@ def test_import_is_light(module):
     assert set(result.stdout.split()) & HEAVY == {module} & HEAVY
 
 
-def test_public_names_exist_and_are_sorted():
-    assert sorted(skvaecf.__all__) == skvaecf.__all__
+def test_public_names_exist():  # ruff sorts them
+    assert len(set(skvaecf.__all__)) == len(skvaecf.__all__)
     assert all(hasattr(skvaecf, name) for name in skvaecf.__all__)
 
 
