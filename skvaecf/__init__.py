@@ -24,6 +24,7 @@ from .scorers import (
 
 __all__ = [
     "EASE",
+    "SLIM",
     "ItemKNN",
     "MultDAE",
     "MultVAE",
@@ -31,7 +32,6 @@ __all__ = [
     "Popularity",
     "RankingMonitor",
     "RankingScorer",
-    "SLIM",
     "UserSplitter",
     "__version__",
     "coverage_at_k",
