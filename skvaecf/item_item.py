@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from .base import Scorer
 from .interactions import InteractionBatch
 
 BLOCK_ENTRIES = 2**22
+SUMMANDS = 64
 
 
 def item_blocks(n_items: int) -> Iterator[slice]:
@@ -72,7 +74,16 @@ class SparseGram:
         self.users = csr_array(
             (transposed.data, transposed.indices, indptr), shape=(self.n_items + 1, n_users)
         )
-        self.by_item = InteractionBatch.from_csr(self.users, device)
+        # Adding thousands of like numbers one by one drifts in float32: an item's users are added
+        # in parts of at most SUMMANDS, and then the parts.
+        n_parts = -(-np.diff(indptr) // SUMMANDS)
+        first = np.append(0, n_parts.cumsum())
+        place = np.arange(first[-1]) - first[:-1].repeat(n_parts)
+        by_item = InteractionBatch.from_csr(self.users, device)
+        starts = np.append(indptr[:-1].repeat(n_parts) + place * SUMMANDS, indptr[-1])
+        self.by_part = replace(by_item, offsets=torch.tensor(starts, device=device).long())
+        parts = (np.ones(first[-1], dtype=np.float32), np.arange(first[-1]), first)
+        self.by_item = InteractionBatch.from_csr(csr_array(parts), device)
         self.by_user = InteractionBatch.from_csr(X, device)
         self.counts = torch.tensor(np.diff(indptr), dtype=torch.float32, device=device)
 
@@ -97,7 +108,7 @@ class SparseGram:
         """Products of all items with each row's weighted items, shape (n_rows, n_items + 1)."""
         dense = weights.new_zeros(self.n_items + 1, len(items)).scatter_(0, items.T, weights.T)
         per_user = self.by_user @ dense[:-1]  # (n_users, n_rows)
-        return (self.by_item @ per_user).T.contiguous()
+        return (self.by_item @ (self.by_part @ per_user)).T.contiguous()
 
 
 def sparse_scorer(item_similarity: csr_array) -> Scorer:

@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
@@ -13,6 +14,7 @@ from sklearn.linear_model import ElasticNet
 
 from skvaecf import SLIM
 from skvaecf.datasets import make_interactions
+from skvaecf.item_item import DenseGram, SparseGram
 
 N_USERS, N_ITEMS = 80, 30
 
@@ -144,3 +146,27 @@ def test_progress_is_shown(X, capsys):
     assert "SLIM" in capsys.readouterr().err
     SLIM().fit(X)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", [DenseGram, SparseGram])
+def test_gram_matrices(X, kind, monkeypatch):
+    monkeypatch.setattr("skvaecf.item_item.SUMMANDS", 4)
+    X = csr_array(np.hstack([X.toarray(), np.zeros((N_USERS, 1), dtype=np.float32)]))
+    G = np.zeros((N_ITEMS + 2, N_ITEMS + 2))  # the last but one has no users, the last is padding
+    G[:-1, :-1] = (X.T @ X).toarray()
+    gram = kind(X, torch.device("cpu"))
+    items = np.array([[0, 7, 29, 31], [30, 4, 31, 31], [5, 6, 2, 1]])
+    weights = np.where(items == 31, 0, np.random.RandomState(0).normal(size=items.shape))
+    assert gram.n_items == N_ITEMS + 1
+    assert_array_equal(gram.counts, np.diag(G))
+    assert_array_equal(gram.among(torch.tensor(items)), G[items[:, :, None], items[:, None, :]])
+    products = gram.weighted(torch.tensor(items), torch.tensor(weights, dtype=torch.float32))
+    assert_allclose(products, [w @ G[i] for i, w in zip(items, weights, strict=True)], rtol=1e-5)
+
+
+def test_many_users_add_up_without_drift():
+    # 30,000 equal summands: one by one, float32 is off by more than 1e-4.
+    X = csr_array(np.ones((30_000, 2), dtype=np.float32))
+    gram = SparseGram(X, torch.device("cpu"))
+    products = gram.weighted(torch.tensor([[1]]), torch.tensor([[0.0123]]))
+    assert_allclose(products[0, :2], 369.0, rtol=2e-6)
