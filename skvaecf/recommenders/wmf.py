@@ -42,11 +42,12 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     ----------
     n_components : int, default=128
         Width of the latent vector.
-    unobserved_weight : float, default=0.5
-        Weight :math:`\alpha_0` of every pair without an interaction.
+    unobserved_weight : float, default=0.3
+        Weight :math:`\alpha_0` of every pair without an interaction. The more items there are, the
+        less: it should be searched for together with l2.
     confidence : float, default=1.0
         Weight :math:`\alpha` that an interaction adds to its pair.
-    l2 : float, default=0.002
+    l2 : float, default=0.008
         Weight :math:`\lambda` of the penalty on the factors.
     frequency_exponent : float, default=1.0
         Power :math:`\nu` of a user's or item's total weight that scales its penalty. 0 gives all
@@ -96,6 +97,9 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     (1 - p_u^\top q_i)^2 + \alpha_0 \sum_{u, i} (p_u^\top q_i)^2`, which is the objective above
     with the target :math:`1 / (1 + \alpha_0)`: ``WMF(unobserved_weight=a0, confidence=1,
     l2=(1 + a0) * l2_of_rendle)`` gives the same ranking.
+
+    The defaults are those that validation users chose on MovieLens 1M (3,700 items); on Gowalla
+    (41,000 items) they chose ``unobserved_weight=0.02, l2=0.002``.
 
     Each problem is solved for the change of the factors, given the scores of the interactions,
     which are updated rather than computed anew. Factors start from two steps of subspace
@@ -147,9 +151,9 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         self,
         n_components: int = 128,
         *,
-        unobserved_weight: float = 0.5,
+        unobserved_weight: float = 0.3,
         confidence: float = 1.0,
-        l2: float = 0.002,
+        l2: float = 0.008,
         frequency_exponent: float = 1.0,
         counts: bool = False,
         solver: str = "cg",

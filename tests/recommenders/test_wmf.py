@@ -32,7 +32,8 @@ def X():
 
 
 def wmf(**settings):
-    return WMF(**{"n_components": 5, "l2": 0.05, "device": "cpu", "random_state": 0} | settings)
+    defaults = {"unobserved_weight": 0.5, "l2": 0.05, "device": "cpu", "random_state": 0}
+    return WMF(**{"n_components": 5} | defaults | settings)
 
 
 def weights(model, X):
