@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from .._devices import check_device, check_precision, device_or_cpu
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
 from ..interactions import InteractionBatch, binary_csr, count_csr
-from ..ranking import BLOCK_ROWS, Scores
+from ..least_squares import Fixed, LeastSquares, principal_axes
+from ..ranking import Scores
 
 
 class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
@@ -195,13 +196,10 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
 
         Q = leading_subspace(users, items, self.n_components, generator)
         P = torch.zeros(X.shape[0], self.n_components, dtype=torch.float32, device=device)
-        predicted = torch.zeros(
-            X.nnz, dtype=torch.float32, device=device
-        )  # p_u . q_i at the interactions
+        # p_u . q_i at the interactions
+        predicted = torch.zeros(X.nnz, dtype=torch.float32, device=device)
         history: list[dict[str, float]] = []
-        for sweep in tqdm(
-            range(1, self.max_iter + 1), type(self).__name__, disable=not self.verbose
-        ):
+        for sweep in tqdm(range(1, self.max_iter + 1), "WMF", disable=not self.verbose):
             started = time.perf_counter()
             P, Q = principal_axes(P, Q)
             P, predicted = self._step(users, P, Q, predicted)
@@ -270,16 +268,13 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
             return self._scorer()
         rough = items.Q.T.to(torch.bfloat16, memory_format=torch.contiguous_format)
 
-        # Fresh pages for every block would cost more than the product.
-        buffer = rough.new_empty(BLOCK_ROWS, rough.shape[1])
-
         def scorer(X: csr_array) -> Scores:
             P = self._fold_in(X, items)
 
             def exact(columns: Tensor) -> Tensor:
                 return candidates(columns, len(items.Q)).products(P, items.Q).view_as(columns)
 
-            return torch.mm(P.bfloat16(), rough, out=buffer[: len(P)]), exact
+            return P.bfloat16() @ rough, exact
 
         return scorer
 
@@ -306,144 +301,6 @@ def candidates(columns: Tensor, n_items: int) -> InteractionBatch:
     values = torch.ones(columns.numel(), dtype=torch.float32, device=columns.device)
     offsets = torch.arange(0, columns.numel() + 1, n_columns, device=columns.device)
     return InteractionBatch(columns.flatten(), values, offsets, n_items)
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """The factors that a half-step keeps, with what all its problems need of them."""
-
-    Q: Tensor  # (n_columns, n_components)
-    gram: Tensor  # (n_components, n_components), Q'Q
-    squares: Tensor  # (n_columns, n_components)
-
-    @classmethod
-    def of(cls, Q: Tensor) -> Fixed:
-        """Compute what follows from Q."""
-        return cls(Q, Q.T @ Q, Q.square())
-
-
-@dataclass(frozen=True)
-class LeastSquares:
-    r"""One least squares problem per row of P, with Q fixed.
-
-    .. math:: f(p) = \sum_{i \in S} c_i (1 - p^\top q_i)^2 - \alpha_0 (p^\top q_i)^2
-              + \alpha_0 \sum_i (p^\top q_i)^2 + \rho \|p\|^2
-
-    over the row's interactions S and, in the third term, all columns. Setting the gradient to zero
-    gives :math:`(\alpha_0 Q^\top Q + \sum_{i \in S} w_i q_i q_i^\top + \rho I) \, p
-    = \sum_{i \in S} c_i q_i`, with :math:`w_i = c_i - \alpha_0`. Below, A is the matrix of that
-    system.
-    """
-
-    x: InteractionBatch
-    fixed: Fixed
-    weight: Tensor  # (n_entries,), w
-    unobserved_weight: float
-    ridge: Tensor  # (n_rows, 1), rho
-
-    def block(self, columns: slice) -> LeastSquares:
-        """Build the problems of some components, the others being fixed."""
-        fixed = Fixed(
-            self.fixed.Q[:, columns].contiguous(),
-            self.fixed.gram[columns, columns],
-            self.fixed.squares[:, columns].contiguous(),
-        )
-        return replace(self, fixed=fixed)
-
-    def penalty(self, P: Tensor) -> float:
-        """Sum of rho |p|^2."""
-        return float((self.ridge * P.square()).sum(dtype=torch.float64))
-
-    def objective(self, P: Tensor, predicted: Tensor) -> float:
-        """Sum of f over the rows, ``predicted`` being p . q at the interactions."""
-        a0 = self.unobserved_weight
-        observed = (a0 + self.weight) * (1 - predicted).square() - a0 * predicted.square()
-        everywhere = a0 * ((P.T @ P) * self.fixed.gram).sum(dtype=torch.float64)
-        return float(observed.sum(dtype=torch.float64) + everywhere) + self.penalty(P)
-
-    def residual(self, P: Tensor, predicted: Tensor) -> Tensor:
-        """Right side minus A p: half the negative gradient of f, shape of P."""
-        values = self.unobserved_weight + self.weight - self.weight * predicted
-        return self._spread(values) - self._dense(P)
-
-    def _dense(self, P: Tensor) -> Tensor:
-        """Compute the part of A p that all columns have a share in."""
-        return self.unobserved_weight * (P @ self.fixed.gram) + self.ridge * P
-
-    def _spread(self, values: Tensor) -> Tensor:
-        """Sum q over the interactions of each row, each times its value, shape of P."""
-        return replace(self.x, values=values) @ self.fixed.Q
-
-    def conjugate_gradients(self, residual: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
-        """Solve A change = residual approximately; f falls at every step.
-
-        A row stops when its residual has shrunk by the precision of float32.
-
-        Returns
-        -------
-        change : Tensor of shape (n_rows, n_components)
-        moved : Tensor of shape (n_entries,)
-            Products of ``change`` and Q at the interactions.
-        """
-        change, moved = torch.zeros_like(residual), torch.zeros_like(self.weight)
-        # The diagonal of A: a good preconditioner in the principal axes of Q.
-        diagonal = self.unobserved_weight * self.fixed.gram.diagonal() + self.ridge
-        diagonal = diagonal + replace(self.x, values=self.weight) @ self.fixed.squares
-        direction = residual / diagonal
-        size = (residual * direction).sum(dim=1, keepdim=True)
-        enough = 1e-12 * size
-        for step in range(n_steps):
-            along = self.x.products(direction, self.fixed.Q)
-            image = self._spread(self.weight * along) + self._dense(direction)  # A direction
-            curvature = (direction * image).sum(dim=1, keepdim=True)
-            length = torch.where(size > enough, size / curvature, 0)
-            change += length * direction
-            moved += length[self.x.users, 0] * along
-            if step == n_steps - 1 or not length.any():
-                break
-            residual = residual - length * image
-            scaled = residual / diagonal
-            previous, size = size, (residual * scaled).sum(dim=1, keepdim=True)
-            direction = scaled + torch.where(previous > 0, size / previous, 0) * direction
-        return change, moved
-
-    def cholesky(self, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """Solve A change = residual exactly; returns as ``conjugate_gradients``."""
-        change = torch.empty_like(residual)
-        dense = self.unobserved_weight * self.fixed.gram
-        identity = torch.eye(len(dense), dtype=dense.dtype, device=dense.device)
-        for rows, x, entries in self._rows_of_similar_length():
-            # Shorter rows are filled up with entries of weight 0.
-            place = torch.arange(len(x.items), device=rows.device) - x.offsets[x.users]
-            shape = (len(rows), int(x.counts.max()))
-            items = torch.zeros(shape, dtype=torch.int64, device=rows.device)
-            weight = self.weight.new_zeros(shape)
-            items[x.users, place] = x.items
-            weight[x.users, place] = self.weight[entries]
-            q = self.fixed.Q[items]  # (n_rows, longest, n_components)
-            A = q.mT @ (weight[..., None] * q) + dense + self.ridge[rows, :, None] * identity
-            factor = torch.linalg.cholesky(A)
-            change[rows] = torch.cholesky_solve(residual[rows, :, None], factor).squeeze(2)
-        return change, self.x.products(change, self.fixed.Q)
-
-    def _rows_of_similar_length(self) -> Iterator[tuple[Tensor, InteractionBatch, Tensor]]:
-        """Group rows so that little is filled up and a group takes a few MiB."""
-        n_components = self.fixed.Q.shape[1]
-        counts, order = self.x.counts.sort(descending=True, stable=True)
-        numbered = replace(self.x, values=torch.arange(len(self.weight), device=order.device))
-        start = 0
-        while start < len(order):
-            size = max(1, 2**20 // (n_components * max(n_components, int(counts[start]))))
-            rows = order[start : start + size]
-            x = numbered.rows(rows)
-            yield rows, x, x.values
-            start += size
-
-
-def principal_axes(P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate both, which changes no product of theirs, so that Q'Q is diagonal and ascending."""
-    axes = torch.linalg.eigh(Q.T @ Q).eigenvectors
-    return P @ axes, Q @ axes
 
 
 def leading_subspace(
