@@ -29,7 +29,9 @@ from .metrics import ndcg
 from .model_selection import split_interactions
 from .modules import initialize, set_precision
 from .ranking import rank
-from .training import Game, Player, move_average, shuffled_minibatches
+from .training import Game, Order, Player, by_batch, move_average, shuffled_minibatches
+
+Pair = tuple[csr_array, csr_array]  # what is seen of users, and what must be found
 
 MIN_INTERACTIONS = 5  # of a user held out for early stopping
 
@@ -71,6 +73,9 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
     warm_start: bool
     network_: Any
 
+    # In which order the players move.
+    _order: ClassVar[Order] = staticmethod(by_batch)
+
     @abstractmethod
     def _build(self, n_users: int, n_items: int) -> nn.Module:
         """Build the network; its parameters are drawn afterwards."""
@@ -93,9 +98,12 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
             Interactions. A stored positive value is an interaction, whatever its size.
         y : Ignored
             Present for scikit-learn's tools.
-        X_val : {array-like, sparse matrix} of shape (n_val_users, n_items) or None, default=None
-            Interactions of other users, to choose the best epoch by when ``early_stopping``.
-            None sets a share ``validation_fraction`` of the users in X apart for it.
+        X_val : {array-like, sparse matrix} of shape (n_val_users, n_items), pair of them, or \
+None, default=None
+            Interactions of other users, to choose the best epoch by when ``early_stopping``; a
+            fifth of each row is held out. A pair is what to start from and what is held out, row
+            by row, and may be of the users in X. None sets a share ``validation_fraction`` of the
+            users in X apart.
 
         Returns
         -------
@@ -115,13 +123,10 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
         """
         self._validate_params()
         rows = check_rows(X)
-        if X_val is not None:
-            X_val = check_rows(X_val, "X_val")
-            if X_val.shape[1] != rows.shape[1]:
-                raise ValueError(
-                    f"X_val must have the {rows.shape[1]} items of X, got {X_val.shape[1]}."
-                )
-            X_val = binary_csr(X_val)
+        if isinstance(X_val, tuple):
+            X_val = _check_pair(X_val, rows.shape[1])
+        elif X_val is not None:
+            X_val = _check_validation_rows(X_val, rows.shape[1])
         if self._warm_network() is not None:
             validate_data(self, X, skip_check_array=True, reset=False)
         previous = getattr(self, "history_", None)
@@ -142,7 +147,7 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
             ):
                 raise ValueError(f"{name} must hold integers of at least 1, got {sizes!r}.")
 
-    def _fit(self, X: csr_array, X_val: csr_array | None = None) -> None:
+    def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None) -> None:
         """Play epoch after epoch; keep the best one."""
         device = check_device(self.device)
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
@@ -153,7 +158,7 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
         set_precision(network, check_precision(self.precision, device))
         network.train()
         averaged = deepcopy(network).eval().requires_grad_(False)
-        game = Game(self._players(network))
+        game = Game(self._players(network), type(self)._order)
         auto = min(max(100, x.n_users // 20), 500)
         batch_size = auto if isinstance(self.batch_size, str) else self.batch_size
 
@@ -168,10 +173,8 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
                 subtask.call_on_fit_task_begin(estimator=self)
                 started = time.perf_counter()
                 minibatches = shuffled_minibatches(x.n_users, batch_size, epoch - 1, generator)
-                losses = game.play(x, minibatches, generator)
-                self._check_losses(losses, epoch)
+                record = game.play(x, minibatches, generator)
                 move_average(averaged, network, self.ema_decay, epoch)
-                record = {f"{name}_loss": loss for name, loss in losses.items()}
                 if validation is not None:
                     record["validation_ndcg"] = self._validate(averaged, *validation)
                 record["seconds"] = time.perf_counter() - started
@@ -204,24 +207,18 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
                 self.best_iter_ = best.epoch
         task.call_on_fit_task_end(estimator=self, X=X)
 
-    def _check_losses(self, losses: dict[str, float], epoch: int) -> None:
-        for name, loss in losses.items():
-            if not np.isfinite(loss):
-                raise FloatingPointError(
-                    f"The loss of the {name} became {loss} in epoch {epoch}. A learning_rate below"
-                    f" {self.learning_rate} may help."
-                )
-
     def _fitted_so_far(self, network: nn.Module, shape: tuple[int, int]) -> dict[str, Any]:
         """Attributes that make a fitted recommender of a network."""
         return {"network_": network, "_shape": shape, "n_features_in_": shape[1]}
 
     def _hold_out(
-        self, X: csr_array, X_val: csr_array | None, seed: int
-    ) -> tuple[csr_array, tuple[csr_array, csr_array] | None]:
+        self, X: csr_array, X_val: csr_array | Pair | None, seed: int
+    ) -> tuple[csr_array, Pair | None]:
         """Set validation users apart; cut their rows in what is seen and what must be found."""
         if not self.early_stopping:
             return X, None
+        if isinstance(X_val, tuple):
+            return X, X_val
         if X_val is None:
             eligible = np.flatnonzero(np.diff(X.indptr) >= MIN_INTERACTIONS)
             n_val = min(round(self.validation_fraction * len(eligible)), X.shape[0] - 1)
@@ -296,6 +293,25 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
             network = self._empty_network(self._shape, device_or_cpu(self.device))
             network.load_state_dict({n: torch.tensor(a) for n, a in parameters.items()})
             self.network_ = network.eval()
+
+
+def _check_validation_rows(X_val: Any, n_items: int) -> csr_array:
+    rows = check_rows(X_val, "X_val")
+    if rows.shape[1] != n_items:
+        raise ValueError(f"X_val must have the {n_items} items of X, got {rows.shape[1]}.")
+    return binary_csr(rows)
+
+
+def _check_pair(X_val: tuple[Any, ...], n_items: int) -> Pair:
+    if len(X_val) != 2:
+        raise ValueError(f"X_val must be a matrix or a pair of them, got {len(X_val)} values.")
+    fold_in, heldout = (_check_validation_rows(part, n_items) for part in X_val)
+    if fold_in.shape != heldout.shape or not heldout.nnz:
+        raise ValueError(
+            f"The second matrix of X_val must hold interactions of the {fold_in.shape[0]} users of"
+            f" the first, got shape {heldout.shape} with {heldout.nnz} interactions."
+        )
+    return fold_in, heldout
 
 
 class _BestEpoch:

@@ -6,6 +6,7 @@ taken with respect to its own parameters only, so that no update leaks into anot
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from torch import Tensor, nn
 from .interactions import InteractionBatch
 
 
+def _unheard(name: str, value: Tensor) -> None:
+    pass
+
+
 class Batch(NamedTuple):
     """What a loss may depend on."""
 
@@ -25,6 +30,7 @@ class Batch(NamedTuple):
     step: int  # updates that this player has made in this fit
     epoch: float  # passes over the users made in this fit, in fractions
     generator: torch.Generator  # every random number comes from here
+    log: Callable[[str, Tensor], None] = _unheard  # takes further figures for ``history_``
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Player:
     loss: Callable[[Batch], Tensor]  # mean over the users of the batch
     learning_rate: float
     n_moves: int = 1
+    start_epoch: Callable[[], None] | None = None  # called before every epoch
 
 
 Minibatches = Callable[[], Iterable[tuple[float, Tensor]]]
@@ -88,24 +95,50 @@ class Game:
 
         Returns
         -------
-        losses : dict of str to float
-            Mean loss of each player over its moves.
+        figures : dict of str to float
+            Mean loss of each player over its moves, as "<player>_loss", and the means of what
+            else it logged, as "<player>_<name>".
+
+        Raises
+        ------
+        FloatingPointError
+            If a loss was NaN or infinite: it names the player whose loss was so first.
         """
-        totals: dict[str, Tensor] = {}
-        moves: dict[str, int] = defaultdict(int)
+        # Kept on the device: reading the value at every step would make it wait.
+        figures: dict[str, list[Tensor]] = defaultdict(list)
+        losses: list[tuple[Player, Tensor]] = []
+        for player in self.players:
+            if player.start_epoch is not None:
+                player.start_epoch()
+        epoch = 0.0
         for player, epoch, users in self.order(self.players, minibatches):
-            name = player.name
-            loss = player.loss(Batch(users, x.rows(users), self.steps[name], epoch, generator))
+
+            def log(name: str, value: Tensor, player: str = player.name) -> None:
+                figures[f"{player}_{name}"].append(value.detach())
+
+            step = self.steps[player.name]
+            loss = player.loss(Batch(users, x.rows(users), step, epoch, generator, log))
             gradients = torch.autograd.grad(loss, player.parameters)
             for parameter, gradient in zip(player.parameters, gradients, strict=True):
                 parameter.grad = gradient
-            self.optimizers[name].step()
-            self.optimizers[name].zero_grad(set_to_none=True)
-            self.steps[name] += 1
-            moves[name] += 1
-            # Summed on the device: reading the value at every step would make it wait.
-            totals[name] = totals.get(name, 0) + loss.detach()
-        return {name: float(total) / moves[name] for name, total in totals.items()}
+            self.optimizers[player.name].step()
+            self.optimizers[player.name].zero_grad(set_to_none=True)
+            self.steps[player.name] += 1
+            log("loss", loss)
+            losses.append((player, figures[f"{player.name}_loss"][-1]))
+        for (player, _), value in zip(losses, _read([loss for _, loss in losses]), strict=True):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"The loss of the {player.name} became {value} in epoch {int(epoch) + 1}. A"
+                    f" learning_rate below {player.learning_rate} may help."
+                )
+        return {name: math.fsum(_read(values)) / len(values) for name, values in figures.items()}
+
+
+def _read(values: Sequence[Tensor]) -> list[float]:
+    """Copy scalars from the device, all at once."""
+    read: list[float] = torch.stack([value.float() for value in values]).tolist()
+    return read
 
 
 def _adam(player: Player) -> torch.optim.Adam:

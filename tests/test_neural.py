@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import sys
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,7 +21,7 @@ from skvaecf import RankingMonitor, ndcg_at_k, split_interactions
 from skvaecf import neural as neural_module
 from skvaecf.datasets import make_interactions
 from skvaecf.distributions import LIKELIHOODS
-from skvaecf.interactions import InteractionBatch
+from skvaecf.interactions import InteractionBatch, binary_csr
 from skvaecf.metrics import ndcg
 from skvaecf.modules import initialize
 from skvaecf.neural import TorchRecommender
@@ -103,6 +104,15 @@ def test_validation_rows_change_the_choice_of_the_epoch_only(neural, X, others):
     assert losses_of(chosen) == losses_of(free)[: chosen.n_iter_]
 
 
+def test_validation_rows_may_be_cut_already(neural, X, others):
+    model = make(neural)
+    _, whole = model._hold_out(X, binary_csr(others), seed=0)
+    cut = model.fit(X, X_val=split_interactions(others, random_state=0))
+    assert cut.history_[-1]["validation_ndcg"] > 0
+    _, pair = model._hold_out(X, whole, seed=1)
+    assert pair is whole
+
+
 def test_history_has_a_record_per_epoch(neural, X):
     model = make(neural, max_epochs=4).fit(X)
     assert len(model.history_) == model.n_iter_ == 4
@@ -140,8 +150,11 @@ def test_one_user_is_enough(neural):
         (lambda V: -V, "Negative values in data passed to X_val"),
         (lambda V: V.toarray()[0], "Expected 2D array"),
         (lambda V: corrupted(V), "X_val has corrupt sparse indices"),
+        (lambda V: (V, V, V), "X_val must be a matrix or a pair of them, got 3 values"),
+        (lambda V: (V, V[:, :20]), "X_val must have the 24 items of X, got 20"),
+        (lambda V: (V, V[:5]), r"the 40 users of the first, got shape \(5, 24\) with"),
+        (lambda V: (V, 0 * V), r"got shape \(40, 24\) with 0 interactions"),
     ],
-    ids=["items", "NaN", "negative", "1-D", "corrupt"],
 )
 def test_bad_validation_rows_are_refused_before_anything_changes(
     neural, bad, message, X, others, unchanged
@@ -284,18 +297,21 @@ def test_warm_start_refuses_another_number_of_items(neural, X, unchanged):
 
 
 def interrupt(monkeypatch, epoch, result):
-    """Let an epoch fail: raise what ``result`` is, or return it as the losses."""
+    """Let an epoch fail: raise what ``result`` is, or make all losses that."""
     play = Game.play
     calls = []
 
+    def spoil(player):
+        return replace(player, loss=lambda batch: player.loss(batch) * 0 + result)
+
     def broken(self, *args):
         calls.append(1)
-        losses = play(self, *args)
+        if len(calls) == epoch and not isinstance(result, BaseException):
+            self.players = [spoil(player) for player in self.players]
+        figures = play(self, *args)
         if len(calls) == epoch:
-            if isinstance(result, BaseException):
-                raise result
-            return dict.fromkeys(losses, result)
-        return losses
+            raise result
+        return figures
 
     monkeypatch.setattr(Game, "play", broken)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy.sparse import csr_array
@@ -181,8 +182,29 @@ def test_losses_are_averaged_over_the_moves():
         ]
     )
     losses = game.play(rows(), two_minibatches, torch.Generator())
-    assert losses == {"a": 2.5, "b": 3.0}
+    assert losses == {"a_loss": 2.5, "b_loss": 3.0}
     assert all(type(loss) is float for loss in losses.values())
+
+
+def test_a_player_can_log_and_hears_that_an_epoch_starts():
+    a, started, values = scalar(0), [], iter([1.0, 4.0])
+
+    def loss(batch):
+        batch.log("accuracy", torch.tensor(next(values)))
+        return 0 * a
+
+    judge = Player("judge", [a], loss, 0.1, start_epoch=lambda: started.append(1))
+    figures = Game([judge]).play(rows(), two_minibatches, torch.Generator())
+    assert figures == {"judge_accuracy": 2.5, "judge_loss": 0.0}
+    assert started == [1]
+
+
+def test_the_player_that_failed_first_is_named():
+    a, b = scalar(0), scalar(1)
+    players = [player("a", a, loss=lambda _: a / b * b), player("b", b, loss=lambda _: b * np.nan)]
+    with pytest.raises(FloatingPointError, match="loss of the b became nan in epoch 1"):
+        Game(players).play(rows(), two_minibatches, torch.Generator())
+    assert a.isnan()
 
 
 def test_shuffled_minibatches_are_a_permutation_with_a_smaller_last_one():
