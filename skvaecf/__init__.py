@@ -12,6 +12,7 @@ from .recommenders.mult_vae import MultVAE
 from .recommenders.popularity import Popularity
 from .recommenders.sivae import SIVAERecommender
 from .recommenders.slim import SLIM
+from .recommenders.vaegan import VAEGANRecommender
 from .recommenders.wmf import WMF
 from .scorers import (
     MultiRankingScorer,
@@ -39,6 +40,7 @@ __all__ = [
     "RankingScorer",
     "SIVAERecommender",
     "UserSplitter",
+    "VAEGANRecommender",
     "VampPrior",
     "__version__",
     "coverage_at_k",

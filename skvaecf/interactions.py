@@ -149,6 +149,10 @@ class InteractionBatch:
         length = self.sum(self.values.square()).sqrt().clamp(min=1e-6)
         return replace(self, values=self.values / length[self.users])
 
+    def with_values(self, values: Tensor) -> InteractionBatch:
+        """Keep the items, give the stored entries other values, shape (n_entries,)."""
+        return replace(self, values=values)
+
     def dropout(self, p: float, generator: torch.Generator | None) -> InteractionBatch:
         """Drop each stored entry with probability p, scale the kept ones by 1 / (1 - p)."""
         if p == 0:
@@ -160,9 +164,7 @@ class InteractionBatch:
 
     def __matmul__(self, weight: Tensor) -> Tensor:
         """Multiply the rows by a dense (n_items, n_out) matrix, shape (n_users, n_out)."""
-        product: Tensor = _SparseProduct.apply(  # type: ignore[no-untyped-call]
-            weight, self.items, self.values, self.offsets
-        )
+        product: Tensor = _SparseProduct.apply(weight, self.values, self)  # type: ignore[no-untyped-call]
         return product
 
 
@@ -174,33 +176,34 @@ class _SparseProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, items: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
-        ctx.save_for_backward(items, values, offsets)
-        ctx.n_items = len(weight)
+    def forward(ctx: Any, weight: Tensor, values: Tensor, x: InteractionBatch) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.x = x
         return F.embedding_bag(
-            items.long(),
+            x.items.long(),
             weight,
-            offsets,
+            x.offsets,
             mode="sum",
             per_sample_weights=values,
             include_last_offset=True,
         )
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        items, values, offsets = ctx.saved_tensors
-        users = torch.arange(len(grad), device=grad.device).repeat_interleave(
-            offsets.diff(), output_size=len(items)
-        )
-        items, by_item = items.sort(stable=True)
-        # bincount, but one that also runs on the meta device and is deterministic on CUDA.
-        boundaries = torch.arange(ctx.n_items + 1, dtype=items.dtype, device=items.device)
-        grad_weight = F.embedding_bag(
-            users[by_item],
-            grad.contiguous(),
-            torch.searchsorted(items, boundaries),
-            mode="sum",
-            per_sample_weights=values[by_item],
-            include_last_offset=True,
-        )
-        return grad_weight, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (weight,), x = ctx.saved_tensors, ctx.x
+        grad_weight = grad_values = None
+        if ctx.needs_input_grad[0]:
+            items, by_item = x.items.sort(stable=True)
+            # bincount, but one that also runs on the meta device and is deterministic on CUDA.
+            boundaries = torch.arange(x.n_items + 1, dtype=items.dtype, device=items.device)
+            grad_weight = F.embedding_bag(
+                x.users[by_item],
+                grad.contiguous(),
+                torch.searchsorted(items, boundaries),
+                mode="sum",
+                per_sample_weights=x.values.detach()[by_item],
+                include_last_offset=True,
+            )
+        if ctx.needs_input_grad[1]:
+            grad_values = x.products(grad, weight)
+        return grad_weight, grad_values, None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
+from torch.nn import functional as F
 
 
 def anneal(step: int, epoch: float, n_steps: int | str) -> float:
@@ -72,3 +74,76 @@ class _SquaredNorm(torch.autograd.Function):
         (w,) = ctx.saved_tensors
         gradient: Tensor = w * (2 * grad)
         return gradient
+
+
+def density_ratio_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Compute the mean of - log sigmoid(real) - log(1 - sigmoid(fake)).
+
+    Lowest where the scores are the log-ratio of the two densities.
+    """
+    return (F.softplus(-real) + F.softplus(fake)).mean()
+
+
+def ratio_accuracy(real: Tensor, fake: Tensor) -> Tensor:
+    """Compute the share of the samples on whose side the scores are."""
+    return ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+
+
+def squared_jacobian(
+    weights: Sequence[Tensor], slopes: Sequence[Tensor], generator: Any = None
+) -> Tensor:
+    r"""Compute ||dz/dx||_F^2 of a network z = W_L s(... s(W_1 x)), exactly.
+
+    With :math:`S_1 = W_1 W_1^T` and :math:`S_{l + 1} = W_{l + 1} D_l S_l D_l W_{l + 1}^T` it is
+    the trace of :math:`S_L`. With one hidden layer all that is large is shared by the users.
+
+    Parameters
+    ----------
+    weights : sequence of Tensor
+        W_l, of shape (size of layer l, size of the layer before).
+    slopes : sequence of Tensor
+        Derivatives s' at each hidden layer, the diagonals of D_l, of shape (n_users, size).
+    generator : Ignored
+        As nothing is random here.
+
+    Returns
+    -------
+    squares : Tensor of shape (n_users,) or, without hidden layers, (1,)
+    """
+    first, *rest = weights
+    S = (first @ first.T)[None]  # (1, size, size), per user from the second hidden layer on
+    if not rest:
+        return S.diagonal(dim1=1, dim2=2).sum(dim=1)
+    *middle, last = rest
+    for d, weight in zip(slopes[:-1], middle, strict=True):
+        S = weight @ (d[:, :, None] * S * d[:, None, :]) @ weight.T
+    d = slopes[-1]
+    return ((d[:, None, :] @ (S * (last.T @ last))).squeeze(1) * d).sum(dim=1)
+
+
+def squared_jacobian_estimate(
+    weights: Sequence[Tensor], slopes: Sequence[Tensor], generator: torch.Generator
+) -> Tensor:
+    r"""Estimate ||dz/dx||_F^2 as :math:`\|J^T v\|^2`, right on average over random signs v.
+
+    Parameters
+    ----------
+    weights, slopes
+        As of :func:`squared_jacobian`.
+    generator : torch.Generator
+        Draws v for each user.
+
+    Returns
+    -------
+    squares : Tensor of shape (n_users,) or, without hidden layers, (1,)
+
+    References
+    ----------
+    Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990.
+    """
+    *_, last = weights
+    n_users = len(slopes[0]) if slopes else 1
+    v = (last.new_empty(n_users, len(last)).bernoulli_(generator=generator) * 2 - 1) @ last
+    for d, weight in zip(reversed(slopes), reversed(weights[:-1]), strict=True):
+        v = (v * d) @ weight
+    return v.square().sum(dim=1)

@@ -68,6 +68,20 @@ CASES = {
         {"max_epochs": 30},
     ),
     "Popularity": Case({}, None),
+    "VAEGANRecommender": Case(
+        NEURAL
+        | {
+            "encoder_layer_sizes": (8,),
+            "likelihood": "multinomial",
+            "noise_size": 4,
+            "adversary_size": 8,
+            "adversary_learning_rate": 0.02,
+            "contractive_weight": 0.02,
+            "data_adversary_weight": 0.2,
+            "anneal_steps": 2,
+        },
+        {"max_epochs": 30},
+    ),
     "WMF": Case(
         {
             "n_components": 6,
@@ -94,12 +108,18 @@ class Values:
 
 
 VALUES = {
+    "adversary_learning_rate": Values(0.001, (0, -0.1, "auto")),
+    "adversary_size": Values(5, (0, -1, 2.5)),
+    "adversary_weight": Values(0.0, (-0.1, None)),
     "anneal_steps": Values(1000, (-1, 2.5, "always")),
     "block_size": Values(4, (0, -1, 2.5, "auto")),
     "cg_steps": Values(1, (0, 2.5, None)),
     "confidence": Values(3.0, (0.0, -1.0, None)),
+    "contractive_estimator": Values("hutchinson", ("ones", None)),
+    "contractive_weight": Values(0.0, (-0.1, None)),
     "counts": Values(True, ("yes", None)),
     "batch_size": Values(7, (0, -1, 2.5)),
+    "data_adversary_weight": Values(0.0, (-0.1, None)),
     "decoder_layer_sizes": Values((5,), (3, "3", None, (0,), (-1,), ("a",), (2.5,))),
     "device": Values("cpu:0", ("quantum", 3.5, None)),
     "dropout": Values(0.1, (1.0, -0.1, "half")),
@@ -130,6 +150,7 @@ VALUES = {
     "unobserved_weight": Values(2.0, (-0.1, None)),
     "shared_sigma": Values(True, ("yes", None)),
     "n_neighbors": Values(2, (0, 2.5, None)),
+    "normalize": Values(True, ("yes", None)),
     "nonnegative": Values(False, ("yes", None)),
     "shrinkage": Values(3.0, (-1.0, None)),
     "tol": Values(0.5, (-1.0, None)),

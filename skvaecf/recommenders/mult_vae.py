@@ -58,7 +58,7 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
     kl_weight : float, default=0.5
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
-        Updates in which the weight of the KL term rises linearly from 0 to ``kl_weight``. "auto"
+        Updates in which the weight of the KL term rises linearly from 0 to its final value. "auto"
         takes 30 epochs.
     l2 : float, default=0.0
         Weight :math:`\lambda` of the squared norm of all weight matrices of encoder and decoder.
