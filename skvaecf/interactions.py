@@ -205,5 +205,5 @@ class _SparseProduct(torch.autograd.Function):
                 include_last_offset=True,
             )
         if ctx.needs_input_grad[1]:
-            grad_values = x.products(grad, weight)
+            grad_values = (grad[x.users] * weight[x.items]).sum(dim=1)
         return grad_weight, grad_values, None

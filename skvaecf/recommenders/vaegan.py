@@ -59,7 +59,8 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
     The best T is :math:`\log q_\phi(z|x) - \log p(z)` with :math:`p(z) = N(0, I)`, so
     :math:`\alpha T` stands for the KL term of a variational autoencoder, and :math:`\alpha` rises
     from 0 to ``adversary_weight``. D tells the row of a user from the probabilities
-    :math:`\hat x = \sigma(f_\theta(z))` of the same items, knowing the user by :math:`z_c`. Users are ranked by :math:`f_\theta(z)` at :math:`\epsilon = 0`.
+    :math:`\hat x = \sigma(f_\theta(z))` of the same items, knowing the user by :math:`z_c`. Users
+    are ranked by :math:`f_\theta(z)` at :math:`\epsilon = 0`.
 
     ``data_adversary_weight=0`` and ``contractive_weight=0`` give the paper's AVB, the first above 0
     gives AVB+D, and both above 0 give AVB+D+C.
