@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .callbacks import RankingMonitor
+from .encoding import InteractionEncoder
 from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .ranking import recommend
@@ -29,6 +30,7 @@ __all__ = [
     "EASE",
     "SLIM",
     "WMF",
+    "InteractionEncoder",
     "InverseAutoregressiveFlow",
     "ItemKNN",
     "MultDAE",
