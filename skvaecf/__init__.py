@@ -5,6 +5,7 @@ from .callbacks import RankingMonitor
 from .encoding import InteractionEncoder
 from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
+from .persistence import load
 from .ranking import recommend
 from .recommenders.ease import EASE
 from .recommenders.item_knn import ItemKNN
@@ -45,6 +46,7 @@ __all__ = [
     "__version__",
     "coverage_at_k",
     "hit_rate_at_k",
+    "load",
     "map_at_k",
     "mrr_at_k",
     "ndcg_at_k",

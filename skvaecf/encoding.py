@@ -15,6 +15,7 @@ from sklearn.utils import Tags, check_array
 from sklearn.utils.validation import check_is_fitted
 
 from .interactions import check_structure
+from .persistence import SaveMixin
 
 
 class _Log(NamedTuple):
@@ -28,7 +29,7 @@ class _Log(NamedTuple):
 
 
 class InteractionEncoder(  # type: ignore[call-arg]
-    TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
+    SaveMixin, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
 ):
     """Turn a long frame of interactions into a users x items matrix, and results back into ids.
 
@@ -414,6 +415,13 @@ class InteractionEncoder(  # type: ignore[call-arg]
         lists = {n: v.tolist() if v.dtype.kind == "O" else v for n, v in columns.items()}
         return nw.from_dict(lists, backend=self._library).to_native()
 
+    def _check_loaded(self) -> None:
+        for ids in (self.user_ids_, self.item_ids_):
+            if ids.ndim != 1 or not len(ids) or not (ids[:-1] < ids[1:]).all():
+                raise ValueError("its ids do not ascend")
+        if self._library not in (None, *(member.value for member in nw.Implementation)):
+            raise ValueError(f"there is no library of frames {self._library!r}")
+
     def __sklearn_tags__(self) -> Tags:
         tags: Tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
@@ -459,10 +467,10 @@ def _array(column: Any, name: str) -> np.ndarray:
         values = series.to_numpy()
     else:
         values = np.asarray(column)
-        if values.dtype.kind in "US":  # not of one length, and a list may hold numbers as well
-            values = np.array(column, dtype=object)
-        if values.ndim != 1:
-            raise ValueError(f"Column {name!r} has shape {values.shape}; expected one dimension.")
+    if values.dtype.kind in "US":  # cuts strings, and a list may hold numbers as well
+        values = np.array(column, dtype=object)
+    if values.ndim != 1:
+        raise ValueError(f"Column {name!r} has shape {values.shape}; expected one dimension.")
     if not n_missing:  # polars and pyarrow tell NaN from null
         missing = values != values
         if values.dtype.kind == "O":

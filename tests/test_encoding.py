@@ -11,7 +11,7 @@ import narwhals as nw
 import numpy as np
 import pytest
 import sklearn
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from scipy.sparse import csc_matrix
@@ -378,7 +378,15 @@ IDS = st.one_of(
 )
 
 
+# NumPy's own strings would lose the zeros at the end.
+NULS = (["a", "a\0", "a\0\0"], ["", "\0", "x"])
+
+
 @given(IDS, st.sampled_from(["pandas", "polars", "pyarrow", "dict of lists"]))
+@example(NULS, "pandas")
+@example(NULS, "polars")
+@example(NULS, "pyarrow")
+@example(NULS, "dict of lists")
 def test_round_trip(columns, kind):
     users, items = columns
     frame = frame_of({"user": users, "item": items}, kind)
