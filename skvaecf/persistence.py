@@ -74,7 +74,8 @@ class SaveMixin:
         Notes
         -----
         Parameters and all that ``fit`` has learned are saved, names of features included;
-        callbacks and metadata requests are not.
+        callbacks and metadata requests are not. A ``random_state`` that is a RandomState instance
+        must be replaced first: ``set_params(random_state=0)`` changes nothing that is learned.
         """
         check_is_fitted(self)
         tensors: dict[str, np.ndarray] = {}
@@ -105,8 +106,8 @@ class SaveMixin:
 def load(path: str | os.PathLike[str]) -> Any:
     """Load an estimator from a file of its method ``save``.
 
-    No code of the file is run. Only classes exported by skvaecf are made, and only after
-    the whole file was found in order.
+    No code of the file is run. Only classes exported by skvaecf are made, and the estimator is
+    made last, when all that the file holds was found in order; then it is tried on a row.
 
     Parameters
     ----------

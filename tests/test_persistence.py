@@ -11,6 +11,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -214,6 +215,22 @@ def test_what_was_on_a_device_that_is_not_here_is_on_the_cpu(neural, fitted, X, 
     assert loaded.device == "cuda:7"
     assert {p.device.type for p in loaded.network_.parameters()} == {"cpu"}
     assert_array_equal(loaded.predict(X), fitted(neural).predict(X))
+
+
+def test_a_model_that_holds_others(fitted, X, tmp_path):
+    model = Popularity().fit(X)
+    model.others_ = [fitted("SLIM"), (fitted("MultVAE"),), {"unfitted": make("MultDAE")}]
+    slim, (vae,), unfitted = reload(model, tmp_path).others_
+    assert_array_equal(slim.predict(X), fitted("SLIM").predict(X))
+    assert_array_equal(vae.predict(X), fitted("MultVAE").predict(X))
+    assert same(unfitted["unfitted"].get_params(), make("MultDAE").get_params())
+    assert not hasattr(unfitted["unfitted"], "network_")
+
+
+def test_a_memory_mapped_model_can_be_saved(name, fitted, X, tmp_path):
+    joblib.dump(fitted(name), tmp_path / "pickle")
+    model = joblib.load(tmp_path / "pickle", mmap_mode="r")
+    assert_array_equal(reload(model, tmp_path).predict(X), fitted(name).predict(X))
 
 
 def test_callbacks_and_metadata_requests_are_not_saved(X, tmp_path):
