@@ -2,8 +2,10 @@
 
 from ._version import __version__
 from .callbacks import RankingMonitor
+from .encoding import InteractionEncoder
 from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
+from .persistence import load
 from .ranking import recommend
 from .recommenders.ease import EASE
 from .recommenders.item_knn import ItemKNN
@@ -30,6 +32,7 @@ __all__ = [
     "EASE",
     "SLIM",
     "WMF",
+    "InteractionEncoder",
     "InverseAutoregressiveFlow",
     "ItemKNN",
     "MultDAE",
@@ -45,6 +48,7 @@ __all__ = [
     "__version__",
     "coverage_at_k",
     "hit_rate_at_k",
+    "load",
     "map_at_k",
     "mrr_at_k",
     "ndcg_at_k",

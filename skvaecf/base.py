@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .interactions import binary_csr, check_structure
+from .persistence import SaveMixin
 from .ranking import Scores, rank, row_blocks
 
 Scorer = Callable[[csr_array], Tensor]
@@ -27,7 +28,7 @@ def check_rows(X: Any, name: str = "X") -> Any:
     return check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name=name)
 
 
-class BaseRecommender(BaseEstimator, metaclass=ABCMeta):
+class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
     """Base of all recommenders.
 
     A subclass writes two hooks: ``_fit`` learns from a matrix, ``_scorer`` says how to
@@ -206,11 +207,27 @@ or None, default=None
         """Give validated rows the form that the hooks take."""
         return binary_csr(X)
 
+    def _check_loaded(self) -> None:
+        n_items = self.n_features_in_
+        names = getattr(self, "feature_names_in_", None)
+        if names is not None and names.shape != (n_items,):
+            raise ValueError(f"it has names of {len(names)} items, not of {n_items}")
+        # Scores of a user of one item: arrays that do not fit together show themselves here.
+        scores = self._scorer()(_user_of_last_item(n_items))
+        if scores.shape != (1, n_items) or scores.dtype != torch.float32:
+            raise ValueError(
+                f"it scores {n_items} items by {scores.dtype} of shape {tuple(scores.shape)}"
+            )
+
     def __sklearn_tags__(self) -> Tags:
         tags: Tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.input_tags.positive_only = True
         return tags
+
+
+def _user_of_last_item(n_items: int) -> csr_array:
+    return csr_array(([1.0], ([0], [n_items - 1])), shape=(1, n_items), dtype=np.float32)
 
 
 class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
@@ -258,6 +275,13 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     @property
     def _n_features_out(self) -> int:
         return self.n_components
+
+    def _check_loaded(self) -> None:
+        super()._check_loaded()
+        with torch.no_grad():
+            latent = self._encoder()(_user_of_last_item(self.n_features_in_))
+        if latent.shape != (1, self._n_features_out):
+            raise ValueError(f"it represents a user by numbers of shape {tuple(latent.shape)}")
 
 
 class SimilarItemsMixin:

@@ -1,8 +1,7 @@
-"""Real and synthetic user-item interactions, and conversions from and to long frames."""
+"""Real and synthetic user-item interactions."""
 
 from __future__ import annotations
 
-from ._frames import interactions_from_frame, recommendations_to_frame
 from ._generate import make_interactions
 from ._movielens import fetch_movielens
 from ._movielens_small import load_movielens_small
@@ -13,8 +12,6 @@ __all__ = [
     "fetch_movielens",
     "fetch_msd",
     "fetch_netflix",
-    "interactions_from_frame",
     "load_movielens_small",
     "make_interactions",
-    "recommendations_to_frame",
 ]

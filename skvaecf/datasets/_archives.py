@@ -15,7 +15,7 @@ from typing import IO
 
 from sklearn.utils import check_scalar
 
-from ._frames import require
+from ._optional import require
 
 
 @dataclass(frozen=True)

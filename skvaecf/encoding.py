@@ -1,0 +1,502 @@
+"""A log of events with ids to a users x items matrix, and item numbers back to ids."""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Self
+
+import narwhals as nw
+import numpy as np
+from scipy.sparse import coo_array, csr_array
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags, check_array
+from sklearn.utils.validation import check_is_fitted
+
+from .interactions import check_structure
+from .persistence import SaveMixin
+
+
+class _Log(NamedTuple):
+    """Events: the number of each one's user and item among the distinct ids, and its value."""
+
+    user_ids: np.ndarray
+    users: np.ndarray
+    item_ids: np.ndarray
+    items: np.ndarray
+    values: np.ndarray
+
+
+class InteractionEncoder(  # type: ignore[call-arg]
+    SaveMixin, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
+):
+    """Turn a long frame of interactions into a users x items matrix, and results back into ids.
+
+    The columns of the matrix are the items of ``fit``. Its rows are the users of the frame that is
+    transformed, known from ``fit`` or not: recommenders take both. Both stand in ascending order
+    of their ids.
+
+    Parameters
+    ----------
+    user : str, default="user"
+        Name of the column of user ids.
+    item : str, default="item"
+        Name of the column of item ids.
+    value : str or None, default=None
+        Name of a numeric column of ratings or counts. None: every row of the frame counts 1.
+
+    Attributes
+    ----------
+    item_ids_ : ndarray of shape (n_items,)
+        Id of each column of the matrix, ascending.
+    user_ids_ : ndarray of shape (n_users,)
+        Ids of the users in ``fit``, ascending: the rows that ``fit_transform`` gives.
+
+    Notes
+    -----
+    A frame is a pandas or polars DataFrame, a pyarrow Table or any other eager frame that narwhals
+    knows, a dict of columns, or a tuple of columns (users, items) or (users, items, values). What
+    the encoder itself makes is of the same kind as the frame in ``fit``, or a dict of arrays.
+
+    The values of a pair of user and item that stands in several rows are added up, so that without
+    ``value`` a pair has the number of its events. Recommenders ask for positive values only, but
+    for ``WMF(counts=True)``. A total of zero is no interaction and is not stored. To keep, say,
+    ratings of at least 4 only, filter the frame.
+
+    Ids may be of any type that can be sorted and hashed, one per column. Unused categories of a
+    categorical column are ignored. Strings are kept as Python objects, whatever their length.
+
+    There is no ``set_output``: the matrix is sparse. In a Pipeline, rows of a log are not rows of
+    the matrix, so that what cuts its input into rows, like a grid search, must come after the
+    encoder. Call the encoder first, then go on with the matrix, as in the example.
+
+    Examples
+    --------
+    >>> from skvaecf import InteractionEncoder, Popularity
+    >>> log = {"user": ["bo", "al", "bo", "cy"], "item": [7, 7, 3, 7]}
+    >>> encoder = InteractionEncoder()
+    >>> X = encoder.fit_transform(log)
+    >>> X.toarray()
+    array([[0., 1.],
+           [1., 1.],
+           [0., 1.]], dtype=float32)
+    >>> items, scores = Popularity().fit(X).recommend(X, k=1, return_scores=True)
+    >>> lists = encoder.to_frame(items, scores, titles={3: "Solaris", 7: "Alien"})
+    >>> [column.tolist() for column in lists.values()]
+    [['al', 'cy'], [1, 1], [3, 3], ['Solaris', 'Solaris'], [1.0, 1.0]]
+
+    Users who came later, and the row of each:
+
+    >>> later = {"user": ["eve", "dan"], "item": [3, 7]}
+    >>> encoder.transform(later).toarray()
+    array([[0., 1.],
+           [1., 0.]], dtype=float32)
+    >>> encoder.users(later).tolist()
+    ['dan', 'eve']
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "user": [str],
+        "item": [str],
+        "value": [str, None],
+    }
+
+    def __init__(self, user: str = "user", item: str = "item", value: str | None = None) -> None:
+        self.user = user
+        self.item = item
+        self.value = value
+
+    def fit(self, frame: Any, y: Any = None) -> Self:
+        """Learn the ids.
+
+        Parameters
+        ----------
+        frame : frame, dict or tuple of columns
+            One row per interaction.
+        y : Ignored
+            Present for scikit-learn's tools.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If a column is missing, holds missing values or ids of several types, if the values
+            are not finite numbers, if there are no rows, or if a parameter is invalid.
+        TypeError
+            If it is no frame.
+        """
+        self._validate_params()
+        self._learn(self._read(frame), frame)
+        return self
+
+    def fit_transform(self, frame: Any, y: Any = None) -> csr_array:
+        """Learn the ids and make the matrix: ``fit(frame).transform(frame)`` in half the time.
+
+        Parameters
+        ----------
+        frame : frame, dict or tuple of columns
+            One row per interaction.
+        y : Ignored
+            Present for scikit-learn's tools.
+
+        Returns
+        -------
+        X : csr_array of shape (n_users, n_items), float32
+            Row u is of the user ``user_ids_[u]``, column i of the item ``item_ids_[i]``. Sorted
+            indices, no stored zeros.
+
+        Raises
+        ------
+        ValueError
+            As in ``fit``.
+        TypeError
+            If it is no frame.
+        """
+        self._validate_params()
+        log = self._read(frame)
+        self._learn(log, frame)
+        return _matrix(log, np.arange(len(log.item_ids)), len(log.item_ids))
+
+    def transform(self, frame: Any) -> csr_array:
+        """Make the matrix of a frame.
+
+        Parameters
+        ----------
+        frame : frame, dict or tuple of columns
+            One row per interaction.
+
+        Returns
+        -------
+        X : csr_array of shape (n_users, n_items), float32
+            Row u is of the user ``users(frame)[u]``, column i of the item ``item_ids_[i]``. Sorted
+            indices, no stored zeros.
+
+        Raises
+        ------
+        NotFittedError
+            If the encoder is not fitted.
+        ValueError
+            If a column is missing, holds missing values or ids of several types, or if the values
+            are not finite numbers.
+        TypeError
+            If it is no frame.
+
+        Warns
+        -----
+        UserWarning
+            If there are items unknown from ``fit``: they are ignored. A user who has no others
+            gets an empty row.
+        """
+        check_is_fitted(self)
+        log = self._read(frame)
+        # By hash, so that ids of another integer type are found, too.
+        number = dict(zip(self.item_ids_.tolist(), range(len(self.item_ids_)), strict=True))
+        numbers = np.array([number.get(i, -1) for i in log.item_ids.tolist()], dtype=np.int64)
+        ignored = np.count_nonzero(numbers[log.items] < 0)
+        if ignored:
+            unknown = log.item_ids[numbers < 0].tolist()
+            warnings.warn(
+                f"{ignored} of {len(log.items)} interactions are ignored: they are with"
+                f" {len(unknown)} items unknown from fit, such as {unknown[0]!r}.",
+                stacklevel=2,
+            )
+        return _matrix(log, numbers, len(self.item_ids_))
+
+    def users(self, frame: Any) -> np.ndarray:
+        """Tell which user each row of ``transform(frame)`` is.
+
+        Parameters
+        ----------
+        frame : frame, dict or tuple of columns
+            One row per interaction.
+
+        Returns
+        -------
+        user_ids : ndarray of shape (n_users,)
+            The distinct user ids, ascending.
+
+        Raises
+        ------
+        ValueError
+            If the column is missing, holds missing values or ids of several types.
+        TypeError
+            If it is no frame.
+        """
+        return _distinct(self._columns(frame)[0], self.user)[0]
+
+    def inverse_transform(self, X: Any, users: Any = None) -> Any:
+        """Make the long frame of a matrix.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions.
+        users : array-like of shape (n_users,) or None, default=None
+            Id of each row. None means those of ``fit``, and X must then have as many rows.
+
+        Returns
+        -------
+        frame : frame or dict of arrays
+            One row per entry that is not zero, user by user: the id of the user, that of the item,
+            and the value, as "value" if the parameter ``value`` is None.
+
+        Raises
+        ------
+        NotFittedError
+            If the encoder is not fitted.
+        ValueError
+            If a shape does not fit.
+        """
+        check_is_fitted(self)
+        check_structure(X)
+        entries = csr_array(check_array(X, accept_sparse="csr", input_name="X"))
+        ids = self._row_ids(users, entries.shape[0])
+        if entries.shape[1] != len(self.item_ids_):
+            raise ValueError(
+                f"X has {entries.shape[1]} columns; expected the {len(self.item_ids_)} items of"
+                " fit."
+            )
+        rows, columns = entries.nonzero()
+        values = entries.data[entries.data != 0]
+        return self._frame(
+            {self.user: ids[rows], self.item: self.item_ids_[columns]},
+            {self.value or "value": values},
+        )
+
+    def to_frame(
+        self,
+        items: Any,
+        scores: Any = None,
+        *,
+        users: Any = None,
+        titles: Mapping[Any, Any] | None = None,
+    ) -> Any:
+        """Make a long frame of what ``recommend`` gives.
+
+        Parameters
+        ----------
+        items : array-like of int of shape (n_users, k)
+            Item numbers, best first. -1 is padding and is left out.
+        scores : array-like of shape (n_users, k) or None, default=None
+            Their scores. None leaves them out.
+        users : array-like of shape (n_users,) or None, default=None
+            Id of each row. None means those of ``fit``, and items must then have as many rows.
+        titles : mapping of item ids or None, default=None
+            Title of each item that is recommended. None leaves the titles out.
+
+        Returns
+        -------
+        frame : frame or dict of arrays
+            One row per recommendation, user by user: the id of the user, "rank" (from 1), the id
+            of the item and, where given, "title" and "score".
+
+        Raises
+        ------
+        NotFittedError
+            If the encoder is not fitted.
+        ValueError
+            If a shape does not fit, an item number is out of range, or a title is missing.
+        """
+        check_is_fitted(self)
+        numbers = np.asarray(items)
+        if numbers.ndim != 2 or numbers.dtype.kind not in "iu":
+            raise ValueError(
+                f"items has shape {numbers.shape} and dtype {numbers.dtype}; expected item numbers"
+                " of shape (n_users, k)."
+            )
+        n_items = len(self.item_ids_)
+        if numbers.size and not -1 <= numbers.min() <= numbers.max() < n_items:
+            raise ValueError(
+                f"items must lie in [0, {n_items}), or be -1 for padding, got values from"
+                f" {numbers.min()} to {numbers.max()}."
+            )
+        ids = self._row_ids(users, len(numbers))
+        rows, places = np.nonzero(numbers >= 0)
+        chosen = numbers[rows, places]
+        optional = {}
+        if titles is not None:
+            distinct, which = np.unique(chosen, return_inverse=True)
+            try:
+                of = [titles[i] for i in self.item_ids_[distinct].tolist()]
+            except KeyError as error:
+                raise ValueError(f"titles has no title of the item {error}.") from error
+            optional["title"] = np.array(of, dtype=object)[which]
+        if scores is not None:
+            values = np.asarray(scores)
+            if values.shape != numbers.shape:
+                raise ValueError(f"scores has shape {values.shape}; expected {numbers.shape}.")
+            optional["score"] = values[rows, places]
+        return self._frame(
+            {self.user: ids[rows]},
+            {"rank": places + 1},
+            {self.item: self.item_ids_[chosen]},
+            optional,
+        )
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Give the id of each column of the matrix.
+
+        Parameters
+        ----------
+        input_features : Ignored
+            Present for scikit-learn's tools.
+
+        Returns
+        -------
+        item_ids : ndarray of shape (n_items,), object
+        """
+        check_is_fitted(self)
+        return self.item_ids_.astype(object)
+
+    def _read(self, frame: Any) -> _Log:
+        users, items, values = self._columns(frame)
+        return _Log(*_distinct(users, self.user), *_distinct(items, self.item), values)
+
+    def _learn(self, log: _Log, frame: Any) -> None:
+        if not len(log.values):
+            raise ValueError("The frame has no rows; expected at least one interaction.")
+        self.user_ids_, self.item_ids_ = log.user_ids, log.item_ids
+        self._library = _library(frame)
+
+    def _columns(self, frame: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Take users, items and values out of a frame, all of shape (n_rows,)."""
+        names = [self.user, self.item, *([] if self.value is None else [self.value])]
+        if isinstance(frame, tuple):
+            if len(frame) != len(names):
+                raise ValueError(
+                    f"frame must have the columns {tuple(names)}, got a tuple of {len(frame)}."
+                )
+            frame = dict(zip(names, frame, strict=True))
+        elif not isinstance(frame, Mapping):
+            frame = _as_frame(frame)
+        present = list(frame.keys() if isinstance(frame, Mapping) else frame.columns)
+        for argument, name in zip(("user", "item", "value"), names, strict=False):
+            if name not in present:
+                raise ValueError(
+                    f"{argument}={name!r} is not a column of the frame; its columns are {present}."
+                )
+        users, items, *rest = (_array(frame[name], name) for name in names)
+        values = rest[0] if rest else np.ones(len(users))
+        if len({len(users), len(items), len(values)}) > 1:
+            raise ValueError(
+                f"Columns {names} have {len(users)}, {len(items)} and {len(values)} rows;"
+                " expected the same number."
+            )
+        if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
+            raise ValueError(
+                f"Column {self.value!r} has dtype {values.dtype}; expected finite numbers only."
+            )
+        return users, items, values.astype(np.float64)
+
+    def _row_ids(self, users: Any, n_rows: int) -> np.ndarray:
+        if users is None and n_rows != len(self.user_ids_):
+            raise ValueError(
+                f"There are {n_rows} rows, and fit saw {len(self.user_ids_)} users: pass"
+                " users=encoder.users(frame) with the frame that was transformed."
+            )
+        ids = self.user_ids_ if users is None else _array(users, "users")
+        if len(ids) != n_rows:
+            raise ValueError(f"users has {len(ids)} ids; expected one for each of {n_rows} rows.")
+        return ids
+
+    def _frame(self, *parts: dict[str, Any]) -> Any:
+        """Make a frame of columns, of the kind of that in ``fit``."""
+        columns = {name: values for part in parts for name, values in part.items()}
+        if len(columns) < sum(map(len, parts)):
+            names = [name for part in parts for name in part]
+            raise ValueError(f"The frame would have two columns of one name: {names}.")
+        if self._library is None:
+            return columns
+        # Of a list of strings every library makes its own type of string.
+        lists = {n: v.tolist() if v.dtype.kind == "O" else v for n, v in columns.items()}
+        return nw.from_dict(lists, backend=self._library).to_native()
+
+    def _check_loaded(self) -> None:
+        for ids in (self.user_ids_, self.item_ids_):
+            if ids.ndim != 1 or not len(ids) or not (ids[:-1] < ids[1:]).all():
+                raise ValueError("its ids do not ascend")
+        if self._library not in (None, *(member.value for member in nw.Implementation)):
+            raise ValueError(f"there is no library of frames {self._library!r}")
+
+    def __sklearn_tags__(self) -> Tags:
+        tags: Tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.dict = True
+        return tags
+
+
+def _matrix(log: _Log, columns: np.ndarray, n_items: int) -> csr_array:
+    """Add events up; ``columns`` holds the column of each distinct item, -1 to leave it out."""
+    column = columns[log.items]
+    known = column >= 0
+    # SciPy keeps the type of the coordinates, and some scikit-learn estimators take int32 only.
+    coordinates = (log.users[known].astype(np.int32), column[known].astype(np.int32))
+    shape = (len(log.user_ids), n_items)
+    X = coo_array((log.values[known], coordinates), shape=shape).tocsr().astype(np.float32)
+    X.eliminate_zeros()
+    return X
+
+
+def _as_frame(frame: Any) -> nw.DataFrame[Any]:
+    try:
+        return nw.from_native(frame, eager_only=True)
+    except TypeError as error:
+        raise TypeError(
+            "frame must be an eager frame (pandas, polars, pyarrow), a dict of columns or a tuple"
+            f" of columns, got {type(frame)}: {error}"
+        ) from error
+
+
+def _library(frame: Any) -> Any:
+    """Name the library of a frame; None for dicts and tuples."""
+    if isinstance(frame, (Mapping, tuple)):
+        return None
+    return _as_frame(frame).implementation.value
+
+
+def _array(column: Any, name: str) -> np.ndarray:
+    """Take a column as an array of shape (n_rows,); strings as objects. Nothing may be missing."""
+    n_missing = 0
+    series = nw.from_native(column, allow_series=True, pass_through=True)
+    if isinstance(series, nw.Series):
+        n_missing = int(series.is_null().sum())
+        values = series.to_numpy()
+    else:
+        values = np.asarray(column)
+    if values.dtype.kind in "US":  # cuts strings, and a list may hold numbers as well
+        values = np.array(column, dtype=object)
+    if values.ndim != 1:
+        raise ValueError(f"Column {name!r} has shape {values.shape}; expected one dimension.")
+    if not n_missing:  # polars and pyarrow tell NaN from null
+        missing = values != values
+        if values.dtype.kind == "O":
+            missing |= values == np.array(None)
+        n_missing = int(np.count_nonzero(missing))
+    if n_missing:
+        raise ValueError(f"Column {name!r} has {n_missing} missing values; expected none.")
+    return values
+
+
+def _distinct(ids: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Sort the distinct ids; also give the place of each id among them.
+
+    Like ``numpy.unique``, which takes seconds to sort a million Python strings.
+    """
+    if ids.dtype.kind != "O":
+        return np.unique(ids, return_inverse=True)
+    place: defaultdict[Any, int] = defaultdict()
+    place.default_factory = place.__len__
+    places = np.fromiter(map(place.__getitem__, ids.tolist()), dtype=np.int64, count=len(ids))
+    try:
+        distinct = sorted(place)
+    except TypeError as error:
+        raise ValueError(
+            f"Column {name!r} must hold ids of one type, such as integers or strings: {error}"
+        ) from error
+    order = np.empty(len(place), dtype=np.int64)
+    order[[place[value] for value in distinct]] = np.arange(len(place))
+    return np.fromiter(distinct, dtype=object, count=len(distinct)), order[places]

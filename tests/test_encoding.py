@@ -1,0 +1,572 @@
+"""Long frames to matrices and back to ids."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import narwhals as nw
+import numpy as np
+import pytest
+import sklearn
+from hypothesis import example, given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from scipy.sparse import csc_matrix
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+
+from skvaecf import WMF, InteractionEncoder, ItemKNN, Popularity
+from skvaecf.datasets import make_interactions
+from skvaecf.datasets._optional import require
+
+LIBRARIES = ["pandas", "polars", "pyarrow"]
+KINDS = [*LIBRARIES, "dict of lists", "dict of arrays", "dict of series", "tuple"]
+
+LOG = {
+    "user": ["bo", "al", "bo", "al", "bo"],
+    "item": [30, 20, 30, 10, 10],
+    "plays": [1.0, 5.0, 2.0, 4.0, 3.0],
+}
+
+
+def frame_of(columns, kind):
+    """The same columns as a frame of some kind."""
+    if kind in LIBRARIES:
+        pytest.importorskip(kind)
+        return nw.from_dict(columns, backend=kind).to_native()
+    if kind == "dict of series":
+        pd = pytest.importorskip("pandas")
+        return {name: pd.Series(column) for name, column in columns.items()}
+    if kind == "dict of arrays":
+        return {name: np.array(column) for name, column in columns.items()}
+    return tuple(columns.values()) if kind == "tuple" else dict(columns)
+
+
+def columns_of(frame):
+    if isinstance(frame, dict):
+        return {name: column.tolist() for name, column in frame.items()}
+    return nw.from_native(frame).to_dict(as_series=False)
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(params=LIBRARIES)
+def library(request):
+    pytest.importorskip(request.param)
+    return request.param
+
+
+# --- fit and transform
+
+
+def test_values_of_a_pair_are_added(kind):
+    encoder = InteractionEncoder(value="plays")
+    X = encoder.fit_transform(frame_of(LOG, kind))
+    assert_array_equal(X.toarray(), [[4, 5, 0], [3, 0, 3]])
+    assert X.dtype == np.float32
+    assert X.indices.dtype == np.int32
+    assert X.indptr.dtype == np.int32
+    assert X.has_canonical_format
+    assert encoder.user_ids_.tolist() == ["al", "bo"]
+    assert encoder.item_ids_.tolist() == [10, 20, 30]
+    assert encoder.get_feature_names_out().tolist() == [10, 20, 30]
+    assert encoder.get_feature_names_out().dtype == object
+
+
+def test_without_value_events_are_counted(kind):
+    log = {name: LOG[name] for name in ("user", "item")}
+    X = InteractionEncoder().fit_transform(frame_of(log, kind))
+    assert_array_equal(X.toarray(), [[1, 1, 0], [1, 0, 2]])
+
+
+def test_counts_reach_the_model_that_takes_them():
+    X = InteractionEncoder().fit_transform(LOG)
+    scores = [
+        WMF(3, counts=c, device="cpu", random_state=0).fit(X).predict(X) for c in (False, True)
+    ]
+    assert not np.allclose(*scores)
+
+
+def test_transform_after_fit_is_fit_transform(kind):
+    encoder = InteractionEncoder(value="plays")
+    X = encoder.fit_transform(frame_of(LOG, kind))
+    again = InteractionEncoder(value="plays").fit(frame_of(LOG, kind))
+    assert_array_equal(again.transform(frame_of(LOG, kind)).toarray(), X.toarray())
+    assert_array_equal(again.item_ids_, encoder.item_ids_)
+    assert_array_equal(again.user_ids_, encoder.user_ids_)
+
+
+def test_rows_are_the_users_of_the_frame_in_hand(kind):
+    encoder = InteractionEncoder().fit(LOG)
+    later = {"user": ["zoe", "al", "zoe", "cy"], "item": [10, 30, 20, 30]}
+    frame = frame_of(later, kind)
+    assert_array_equal(encoder.transform(frame).toarray(), [[0, 0, 1], [0, 0, 1], [1, 1, 0]])
+    assert encoder.users(frame).tolist() == ["al", "cy", "zoe"]
+    assert encoder.user_ids_.tolist() == ["al", "bo"]  # transform learns nothing
+
+
+def test_unknown_items_are_ignored_with_one_warning(kind):
+    encoder = InteractionEncoder().fit(LOG)
+    later = {"user": ["al", "al", "cy", "cy", "di"], "item": [99, 20, 98, 99, 30]}
+    with pytest.warns(UserWarning, match="3 of 5 .* 2 items unknown from fit, such as 98") as seen:
+        X = encoder.transform(frame_of(later, kind))
+    assert len(seen) == 1
+    assert seen[0].filename == __file__
+    assert_array_equal(X.toarray(), [[0, 1, 0], [0, 0, 0], [0, 0, 1]])
+
+
+def test_a_frame_of_unknown_items_only():
+    encoder = InteractionEncoder().fit(LOG)
+    with pytest.warns(UserWarning, match="1 of 1 interactions .* such as '30'"):
+        X = encoder.transform({"user": ["al"], "item": ["30"]})  # text is no number
+    assert X.shape == (1, 3)
+    assert X.nnz == 0
+
+
+def test_a_frame_without_rows(library):
+    encoder = InteractionEncoder().fit(LOG)
+    frame = nw.from_native(frame_of(LOG, library))
+    frame = frame.filter(nw.col("user") == "nobody").to_native()
+    assert encoder.transform(frame).shape == (0, 3)
+    with pytest.raises(ValueError, match="The frame has no rows"):
+        InteractionEncoder().fit(frame)
+
+
+def test_a_total_of_zero_is_not_stored(kind):
+    log = {"user": [1, 1], "item": [1, 2], "plays": [0, 3]}
+    X = InteractionEncoder(value="plays").fit_transform(frame_of(log, kind))
+    assert X.shape == (1, 2)
+    assert X.nnz == 1
+
+
+def test_other_names_of_columns(kind):
+    frame = frame_of({"who": [2, 1], "what": ["x", "y"]}, kind)
+    encoder = InteractionEncoder("who", "what")
+    assert_array_equal(encoder.fit_transform(frame).toarray(), [[0, 1], [1, 0]])
+    back = encoder.inverse_transform(encoder.transform(frame))
+    assert list(columns_of(back)) == ["who", "what", "value"]
+
+
+def test_frames_of_all_kinds_agree():
+    matrix = make_interactions(30, 24, noise=0.2, random_state=0)
+    rows, items = matrix.nonzero()
+    long = {"user": rows, "item": items + 100, "value": np.arange(len(rows)) % 5 + 1}
+    encoder = InteractionEncoder(value="value").fit(long)
+    for kind in KINDS:
+        frame = frame_of(long, kind)
+        X = InteractionEncoder(value="value").fit_transform(frame)
+        assert_array_equal(X.toarray() > 0, matrix.toarray() > 0)
+        assert_array_equal(encoder.transform(frame).toarray(), X.toarray())
+
+
+# --- ids
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int64", "uint64", "float64"])
+def test_types_of_numbers_do_not_matter(library, dtype):
+    encoder = InteractionEncoder().fit({"user": [1, 2], "item": [7, 9]})
+    log = {"user": np.array([5, 6], dtype=dtype), "item": np.array([9, 7], dtype=dtype)}
+    assert_array_equal(encoder.transform(frame_of(log, library)).toarray(), [[0, 1], [1, 0]])
+
+
+def test_python_integers_in_an_array_of_objects():
+    log = {"user": np.array([2**70, 1], dtype=object), "item": np.array([4, 3], dtype=object)}
+    encoder = InteractionEncoder()
+    assert_array_equal(encoder.fit_transform(log).toarray(), [[1, 0], [0, 1]])
+    assert encoder.user_ids_.tolist() == [1, 2**70]
+
+
+@pytest.mark.parametrize("values", [["b", "a", "b"], [3, 1, 3]])
+def test_unused_categories_of_pandas_get_no_column(values):
+    pd = pytest.importorskip("pandas")
+    unused = ["zz", *"cba"] if values[0] == "b" else [9, 3, 2, 1]
+    column = pd.Categorical(values, categories=unused)
+    encoder = InteractionEncoder()
+    X = encoder.fit_transform(pd.DataFrame({"user": column, "item": column}))
+    assert_array_equal(X.toarray(), [[1, 0], [0, 2]])
+    assert encoder.item_ids_.tolist() == sorted(set(values))
+    assert encoder.user_ids_.tolist() == sorted(set(values))
+
+
+def test_categories_of_polars_and_pyarrow():
+    pl, pa = pytest.importorskip("polars"), pytest.importorskip("pyarrow")
+    enum = pl.Series(["b", "a", "b"], dtype=pl.Enum(["c", "b", "a"]))
+    categorical = pl.Series(["b", "a", "b"], dtype=pl.Categorical)
+    encoded = pa.array(["b", "a", "b"]).dictionary_encode()
+    for frame in (
+        pl.DataFrame({"user": enum, "item": categorical}),
+        pa.table({"user": encoded, "item": encoded}),
+    ):
+        encoder = InteractionEncoder()
+        assert_array_equal(encoder.fit_transform(frame).toarray(), [[1, 0], [0, 2]])
+        assert encoder.item_ids_.tolist() == ["a", "b"]
+
+
+def test_extension_types_of_pandas():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(
+        {
+            "user": pd.array(["b", "a", "b"], dtype="string"),
+            "item": pd.array([3, 3, 1], dtype="Int64"),
+            "stars": pd.array([4, 5, 3], dtype="Int8"),
+        }
+    )
+    encoder = InteractionEncoder(value="stars")
+    assert_array_equal(encoder.fit_transform(frame).toarray(), [[0, 5], [3, 4]])
+    assert encoder.item_ids_.tolist() == [1, 3]
+    frame["item"] = pd.array([3, None, 1], dtype="Int64")
+    with pytest.raises(ValueError, match="Column 'item' has 1 missing values"):
+        encoder.transform(frame)
+
+
+def test_index_of_a_pandas_frame_does_not_matter():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(LOG, index=[3, 3, 1, 0, 2])
+    X = InteractionEncoder(value="plays").fit_transform(frame)
+    assert_array_equal(X.toarray(), [[4, 5, 0], [3, 0, 3]])
+
+
+@pytest.mark.parametrize("column", ["user", "item", "plays"])
+@pytest.mark.parametrize("missing", [None, float("nan")])
+@pytest.mark.parametrize("method", ["fit", "fit_transform", "transform"])
+def test_missing_numbers(kind, column, missing, method):
+    log = {"user": [1.0, 2.0], "item": [1.0, 2.0], "plays": [1.0, 2.0]}
+    encoder = InteractionEncoder(value="plays").fit(log)
+    frame = frame_of(log | {column: [1.0, missing]}, kind)
+    with pytest.raises(ValueError, match=f"Column '{column}' has 1 missing values"):
+        getattr(encoder, method)(frame)
+
+
+def test_missing_text(kind):
+    frame = frame_of({"user": ["a", None, None], "item": [1, 2, 3]}, kind)
+    with pytest.raises(ValueError, match="Column 'user' has 2 missing values"):
+        InteractionEncoder().fit(frame)
+
+
+def test_missing_among_integers(kind):
+    frame = frame_of({"user": [1, 2, 3], "item": [1, None, 3]}, kind)
+    with pytest.raises(ValueError, match="Column 'item' has 1 missing values"):
+        InteractionEncoder().fit(frame)
+
+
+def test_missing_category():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"user": pd.Categorical(["a", None]), "item": [1, 2]})
+    with pytest.raises(ValueError, match="Column 'user' has 1 missing values"):
+        InteractionEncoder().fit(frame)
+
+
+def test_ids_of_two_types():
+    with pytest.raises(ValueError, match="Column 'item' must hold ids of one type"):
+        InteractionEncoder().fit({"user": [1, 2], "item": [1, "a"]})
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("argument", ["user", "item", "value"])
+def test_a_column_that_is_not_there(kind, argument):
+    if kind == "tuple":
+        pytest.skip("columns of a tuple have no names")
+    with pytest.raises(ValueError, match=f"{argument}='absent' is not a column .*'plays'"):
+        InteractionEncoder(**{argument: "absent"}).fit(frame_of(LOG, kind))
+
+
+@pytest.mark.parametrize("values", [["3", "4"], [1.0, float("inf")]])
+def test_values_must_be_finite_numbers(kind, values):
+    frame = frame_of({"user": [1, 2], "item": [1, 2], "stars": values}, kind)
+    with pytest.raises(ValueError, match=r"Column 'stars' has dtype .* finite numbers"):
+        InteractionEncoder(value="stars").fit(frame)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (([1, 2],), r"columns \('user', 'item'\), got a tuple of 1"),
+        (([1], [2], [3]), "got a tuple of 3"),
+        (([1, 2], [1, 2, 3]), "have 2, 3 and 2 rows"),
+        (([[1, 2]], [1]), r"Column 'user' has shape \(1, 2\)"),
+    ],
+)
+def test_columns_that_do_not_fit(frame, message):
+    with pytest.raises(ValueError, match=message):
+        InteractionEncoder().fit(frame)
+
+
+@pytest.mark.parametrize("frame", [np.zeros((3, 2)), [[1, 2]], None, "log.csv"])
+def test_not_a_frame(frame):
+    with pytest.raises(TypeError, match="frame must be an eager frame"):
+        InteractionEncoder().fit(frame)
+
+
+def test_a_lazy_frame_must_be_collected():
+    pl = pytest.importorskip("polars")
+    with pytest.raises(TypeError, match=r"frame must be an eager frame.*LazyFrame"):
+        InteractionEncoder().fit(pl.LazyFrame(LOG))
+
+
+def test_a_failed_fit_changes_nothing():
+    encoder = InteractionEncoder().fit(LOG)
+    before = dict(vars(encoder))
+    with pytest.raises(ValueError, match="missing values"):
+        encoder.fit({"user": ["a"], "item": [None]})
+    assert vars(encoder) == before
+
+
+def test_parameters_are_validated():
+    with pytest.raises(ValueError, match="'value' parameter"):
+        InteractionEncoder(value=3).fit(LOG)
+
+
+@pytest.mark.parametrize("call", ["transform", "inverse_transform", "to_frame"])
+def test_unfitted(call):
+    with pytest.raises(NotFittedError):
+        getattr(InteractionEncoder(), call)(LOG)
+    with pytest.raises(NotFittedError):
+        InteractionEncoder().get_feature_names_out()
+
+
+# --- back to ids
+
+
+def test_inverse_transform_makes_frames_of_the_kind_of_fit(kind):
+    encoder = InteractionEncoder(value="plays")
+    X = encoder.fit_transform(frame_of(LOG, kind))
+    for matrix in (X, X.toarray(), csc_matrix(X)):
+        frame = encoder.inverse_transform(matrix)
+        library = type(frame).__module__.split(".")[0]
+        assert library == (kind if kind in LIBRARIES else "builtins")
+        assert columns_of(frame) == {
+            "user": ["al", "al", "bo", "bo"],
+            "item": [10, 20, 10, 30],
+            "plays": [4, 5, 3, 3],
+        }
+
+
+def test_inverse_transform_of_other_users(kind):
+    encoder = InteractionEncoder().fit(frame_of(LOG, kind) if kind != "tuple" else LOG)
+    later = {"user": ["zoe", "cy", "al"], "item": [10, 30, 10]}
+    X = encoder.transform(later)
+    frame = encoder.inverse_transform(X, encoder.users(later))
+    assert columns_of(frame) == {
+        "user": ["al", "cy", "zoe"],
+        "item": [10, 30, 10],
+        "value": [1, 1, 1],
+    }
+    with pytest.raises(ValueError, match="3 rows, and fit saw 2 users: pass users="):
+        encoder.inverse_transform(X)
+    with pytest.raises(ValueError, match="users has 1 ids; expected one for each of 3 rows"):
+        encoder.inverse_transform(X, ["al"])
+    with pytest.raises(ValueError, match="X has 2 columns; expected the 3 items"):
+        encoder.inverse_transform(X[:2, :2])
+
+
+IDS = st.one_of(
+    *(
+        st.tuples(st.lists(user, min_size=n, max_size=n), st.lists(item, min_size=n, max_size=n))
+        for user in (st.text(max_size=4), st.integers(-(2**63), 2**63 - 1))
+        for item in (st.text(max_size=4), st.integers(-5, 5))
+        for n in (1, 2, 13)
+    )
+)
+
+
+# NumPy's own strings would lose the zeros at the end.
+NULS = (["a", "a\0", "a\0\0"], ["", "\0", "x"])
+
+
+@given(IDS, st.sampled_from(["pandas", "polars", "pyarrow", "dict of lists"]))
+@example(NULS, "pandas")
+@example(NULS, "polars")
+@example(NULS, "pyarrow")
+@example(NULS, "dict of lists")
+def test_round_trip(columns, kind):
+    users, items = columns
+    frame = frame_of({"user": users, "item": items}, kind)
+    encoder = InteractionEncoder()
+    X = encoder.fit_transform(frame)
+    back = columns_of(encoder.inverse_transform(X))
+    counted = {}
+    for pair in zip(users, items, strict=True):
+        counted[pair] = counted.get(pair, 0) + 1
+    pairs = list(zip(back["user"], back["item"], strict=True))
+    assert dict(zip(pairs, back["value"], strict=True)) == counted
+    assert pairs == sorted(counted)
+    again = InteractionEncoder(value="value").fit_transform(encoder.inverse_transform(X))
+    assert_array_equal(again.toarray(), X.toarray())
+
+
+# --- recommendations
+
+
+@pytest.fixture
+def recommended():
+    return {
+        "items": np.array([[2, 0], [-1, -1], [1, -1]]),
+        "scores": np.array([[0.75, 0.5], [-np.inf, -np.inf], [0.25, -np.inf]], dtype=np.float32),
+        "users": ["al", "bo", "cy"],
+        "titles": {10: "Ten", 20: "Twenty", 30: "Thirty", 40: "Forty"},
+    }
+
+
+def test_recommendations_drop_padding(kind, recommended):
+    encoder = InteractionEncoder(value="plays").fit(frame_of(LOG, kind))
+    frame = encoder.to_frame(**recommended)
+    assert list(columns_of(frame)) == ["user", "rank", "item", "title", "score"]
+    assert columns_of(frame) == {
+        "user": ["al", "al", "cy"],
+        "rank": [1, 2, 1],
+        "item": [30, 10, 20],
+        "title": ["Thirty", "Ten", "Twenty"],
+        "score": [0.75, 0.5, 0.25],
+    }
+
+
+def test_recommendations_for_the_users_of_fit(kind):
+    encoder = InteractionEncoder(value="plays").fit(frame_of(LOG, kind))
+    frame = encoder.to_frame([[1], [0]])
+    assert columns_of(frame) == {"user": ["al", "bo"], "rank": [1, 1], "item": [20, 10]}
+
+
+def test_no_recommendations(kind):
+    encoder = InteractionEncoder(value="plays").fit(frame_of(LOG, kind))
+    frame = encoder.to_frame(np.full((2, 3), -1), titles={})
+    assert columns_of(frame) == {"user": [], "rank": [], "item": [], "title": []}
+
+
+def test_titles_of_a_pandas_series():
+    pd = pytest.importorskip("pandas")
+    encoder = InteractionEncoder().fit(LOG)
+    titles = pd.Series(["Ten", "Twenty", "Thirty"], index=[10, 20, 30])
+    frame = encoder.to_frame([[0], [2]], titles=titles)
+    assert frame["title"].tolist() == ["Ten", "Thirty"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"items": [0, 1]}, r"items has shape \(2,\)"),
+        ({"items": [[0.0, 1.0]]}, "dtype float64"),
+        ({"items": [[0, 3], [1, 1]]}, "got values from 0 to 3"),
+        ({"items": [[0, -2], [1, 1]]}, "got values from -2 to 1"),
+        ({"users": ["a"]}, "users has 1 ids; expected one for each of 2 rows"),
+        ({"users": ["a", None]}, "Column 'users' has 1 missing values"),
+        ({"items": [[1]], "users": None}, "1 rows, and fit saw 2 users"),
+        ({"scores": [[1.0]]}, r"scores has shape \(1, 1\); expected \(2, 2\)"),
+        ({"titles": {10: "Ten"}}, "titles has no title of the item 20"),
+    ],
+)
+def test_invalid_recommendations(changes, message):
+    encoder = InteractionEncoder().fit(LOG)
+    arguments = {"items": [[0, 1], [2, -1]], "users": ["a", "b"]}
+    with pytest.raises(ValueError, match=message):
+        encoder.to_frame(**arguments | changes)
+
+
+@pytest.mark.parametrize("encoder", [InteractionEncoder("rank"), InteractionEncoder("x", "x")])
+def test_two_columns_of_one_name(encoder):
+    encoder.fit({"rank": [1], "item": [1], "x": [1]})
+    with pytest.raises(ValueError, match="two columns of one name"):
+        encoder.to_frame([[0]])
+
+
+# --- from a log to titles, and scikit-learn's ways
+
+
+def test_from_a_log_to_titles(library):
+    blocks = make_interactions(60, 24, n_blocks=2, random_state=0)
+    rows, columns = blocks.nonzero()
+    log = {"user": [f"u{u:02}" for u in rows], "item": [f"i{i:02}" for i in columns]}
+    encoder = InteractionEncoder()
+    X = encoder.fit_transform(frame_of(log, library))
+    model = ItemKNN().fit(X)
+    later = {"user": ["new"] * 3, "item": ["i00", "i03", "unheard of"]}
+    with pytest.warns(UserWarning, match="1 of 3 interactions"):
+        row = encoder.transform(later)
+    items, scores = model.recommend(row, k=4, return_scores=True)
+    titles = {f"i{i:02}": f"Title {i}" for i in range(24)}
+    lists = columns_of(encoder.to_frame(items, scores, users=encoder.users(later), titles=titles))
+    assert lists["user"] == ["new"] * 4
+    assert lists["title"] == [f"Title {i}" for i in items[0]]
+    assert lists["item"] == [f"i{i:02}" for i in items[0]]
+    assert not {"i00", "i03"} & set(lists["item"])
+
+
+def test_first_step_of_a_pipeline():
+    pipeline = make_pipeline(InteractionEncoder(), Popularity()).fit(LOG)
+    later = {"user": ["zoe", "al"], "item": [10, 30]}
+    assert_array_equal(pipeline.predict(later), [[2, 1, 1]] * 2)
+    assert pipeline[:1].get_feature_names_out().tolist() == [10, 20, 30]
+
+
+def test_there_is_no_set_output():
+    encoder = InteractionEncoder()
+    assert not hasattr(encoder, "set_output")
+    with sklearn.config_context(transform_output="pandas"):
+        assert encoder.fit_transform(LOG).format == "csr"
+        assert encoder.transform(LOG).format == "csr"
+    with pytest.raises(ValueError, match="set_output"):
+        make_pipeline(encoder, Popularity()).set_output(transform="pandas")
+
+
+def test_estimator_of_scikit_learn(kind):
+    encoder = InteractionEncoder("user", value="plays")
+    assert repr(encoder) == "InteractionEncoder(value='plays')"
+    assert clone(encoder.fit(frame_of(LOG, kind))).get_params() == encoder.get_params()
+    for copied in (pickle.loads(pickle.dumps(encoder)), copy.deepcopy(encoder)):
+        assert_array_equal(copied.transform(LOG).toarray(), encoder.transform(LOG).toarray())
+        assert columns_of(copied.to_frame([[0], [1]])) == columns_of(encoder.to_frame([[0], [1]]))
+
+
+def test_frames_given_are_not_changed():
+    frame = frame_of(LOG, "pandas")
+    before = frame.copy()
+    encoder = InteractionEncoder(value="plays")
+    encoder.inverse_transform(encoder.fit_transform(frame))
+    assert frame.equals(before)
+
+
+def test_dicts_need_no_library_of_frames():
+    code = f"""
+import sys
+for name in ("pandas", "polars", "pyarrow"):
+    sys.modules[name] = None
+from skvaecf import InteractionEncoder
+encoder = InteractionEncoder()
+X = encoder.fit_transform({LOG!r})
+print(encoder.inverse_transform(X)["user"].tolist())
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "['al', 'al', 'bo', 'bo']\n", result.stderr
+
+
+def test_a_million_rows_have_no_loop_over_rows_in_python(monkeypatch):
+    # One call of Python code per row would show here.
+    calls = 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event == "call"
+
+    rng = np.random.RandomState(0)
+    n = 100_000
+    log = {"user": rng.randint(0, 500, n), "item": [f"i{i}" for i in rng.randint(0, 300, n)]}
+    sys.setprofile(count)
+    try:
+        InteractionEncoder().fit_transform(log)
+    finally:
+        sys.setprofile(None)
+    assert calls < 5000
+
+
+def test_missing_package_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(ImportError, match=r'pooch. Install it with: pip install "skvaecf\['):
+        require("pooch")
