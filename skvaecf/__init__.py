@@ -7,6 +7,8 @@ from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .persistence import load
 from .ranking import recommend
+from .recommenders.awae import AWAERecommender
+from .recommenders.cdae import CDAE
 from .recommenders.ease import EASE
 from .recommenders.item_knn import ItemKNN
 from .recommenders.mult_dae import MultDAE
@@ -29,9 +31,11 @@ from .scorers import (
 )
 
 __all__ = [
+    "CDAE",
     "EASE",
     "SLIM",
     "WMF",
+    "AWAERecommender",
     "InteractionEncoder",
     "InverseAutoregressiveFlow",
     "ItemKNN",
