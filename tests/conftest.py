@@ -82,6 +82,7 @@ CASES = {
             "adversary_size": 8,
             "adversary_learning_rate": 0.02,
             "contractive_weight": 0.02,
+            "l2": 1e-3,
             "data_adversary_weight": 0.2,
             "anneal_steps": 2,
         },
