@@ -5,7 +5,9 @@ from .callbacks import RankingMonitor
 from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .ranking import recommend
+from .recommenders.cfgan import CFGAN
 from .recommenders.ease import EASE
+from .recommenders.irgan import IRGAN
 from .recommenders.item_knn import ItemKNN
 from .recommenders.mult_dae import MultDAE
 from .recommenders.mult_vae import MultVAE
@@ -26,7 +28,9 @@ from .scorers import (
 )
 
 __all__ = [
+    "CFGAN",
     "EASE",
+    "IRGAN",
     "SLIM",
     "WMF",
     "InverseAutoregressiveFlow",
