@@ -55,7 +55,15 @@ NEURAL = {
 
 # A new recommender needs an entry here, and one in VALUES for each new hyperparameter.
 CASES = {
+    "CFGAN": Case(
+        NEURAL | {"mode": "user", "generator_layer_sizes": (7,), "discriminator_layer_sizes": (5,)},
+        {"generator_layer_sizes": (), "learning_rate": 0.005, "max_epochs": 80},
+    ),
     "EASE": Case({"l2": 5.0, "device": "cpu"}),
+    "IRGAN": Case(
+        NEURAL | {"n_pretraining_epochs": 4, "l2": 0.01},
+        {"n_pretraining_epochs": 40, "learning_rate": 0.003},
+    ),
     "ItemKNN": Case({"n_neighbors": 5}),
     "MultDAE": Case(NEURAL | {"l2": 1e-3}, {"max_epochs": 30}),
     "MultVAE": Case(
@@ -94,6 +102,21 @@ class Values:
 
 
 VALUES = {
+    "discriminator_l2": Values(0.1, (-1.0, None, "much")),
+    "discriminator_layer_sizes": Values((), (3, "3", None, (0,), (-1,), ("a",), (2.5,))),
+    "discriminator_learning_rate": Values(0.001, (0, -0.1, "auto")),
+    "fold_in_l2": Values(7.0, (0.0, -1.0, None)),
+    "fold_in_weight": Values(0.5, (0.0, -1.0, None)),
+    "generator_layer_sizes": Values((), (3, "3", None, (0,), (-1,), ("a",), (2.5,))),
+    "masking_ratio": Values(0.0, (-0.1, 1.1, None)),
+    "mode": Values("item", ("both", None)),
+    "n_discriminator_steps": Values(3, (0, -1, 2.5)),
+    "n_generator_steps": Values(5, (0, -1, 2.5)),
+    "n_pretraining_epochs": Values(0, (-1, 2.5, None)),
+    "pretraining_learning_rate": Values(0.001, (0, -0.1, None)),
+    "reconstruction_ratio": Values(0.2, (-0.1, 1.1, None)),
+    "reconstruction_weight": Values(1.0, (-0.1, None)),
+    "temperature": Values(3.0, (0.0, -1.0, None)),
     "anneal_steps": Values(1000, (-1, 2.5, "always")),
     "block_size": Values(4, (0, -1, 2.5, "auto")),
     "cg_steps": Values(1, (0, 2.5, None)),
