@@ -239,7 +239,7 @@ class IRGAN(LatentFactorMixin, TorchRecommender):
             x = batch.x
             p = torch.softmax(picks(batch.users), dim=1)
             proposal = (1 - POSITIVE_SHARE) * p.detach()
-            proposal[x.users, x.items] += POSITIVE_SHARE / x.counts[x.users]
+            proposal[x.users, x.items] += POSITIVE_SHARE / x.counts[x.users].float()
             users = torch.cat((x.users, x.users))
             drawn = draw(proposal, users, batch.generator)
             with torch.no_grad():
@@ -404,16 +404,19 @@ def fold_in(items: ItemLogits, x: InteractionBatch, l2: float, n_steps: int = 15
     outer = (Q[:, :, None] * Q[:, None, :]).flatten(1)
     ridge = 2 * l2 * torch.eye(n_components, dtype=Q.dtype, device=Q.device)
     some = (x.counts > 0)[:, None]
-    observed = x @ Q / x.counts.clamp(min=1)[:, None]
+    # The gradient is a difference of nearly equal numbers: in double precision, unlike the step.
+    exact_Q, bias = Q.double(), items.bias.double()
+    observed = (x @ Q).double() / x.counts.clamp(min=1)[:, None]
     p = torch.zeros_like(observed)
     for _ in range(n_steps):
-        probability = torch.softmax(p @ Q.T + items.bias, dim=1)
-        expected = probability @ Q
-        gradient = torch.where(some, observed - expected - 2 * l2 * p, 0)
-        covariance = (probability @ outer).view(-1, n_components, n_components)
-        covariance -= expected[:, :, None] * expected[:, None, :]
+        probability = torch.softmax(p @ exact_Q.T + bias, dim=1)
+        expected = probability @ exact_Q
+        gradient = torch.where(some, observed - expected - 2 * l2 * p, 0).float()
+        covariance = (probability.float() @ outer).view(-1, n_components, n_components)
+        mean = expected.float()
+        covariance -= mean[:, :, None] * mean[:, None, :]
         step = torch.linalg.solve(covariance + ridge, gradient)
         change = step @ Q.T
         r = (change.amax(dim=1) - change.amin(dim=1)).clamp(min=1e-6)[:, None]
         p = p + torch.log1p(r) / r * step
-    return p
+    return p.float()
