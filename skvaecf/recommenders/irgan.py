@@ -46,7 +46,7 @@ class IRGAN(LatentFactorMixin, TorchRecommender):
 
     Parameters
     ----------
-    n_components : int, default=16
+    n_components : int, default=10
         Width of the vectors of users and items.
     temperature : float, default=0.2
         Temperature :math:`\tau` of the items that are drawn for the discriminator.
@@ -166,7 +166,7 @@ class IRGAN(LatentFactorMixin, TorchRecommender):
 
     def __init__(
         self,
-        n_components: int = 16,
+        n_components: int = 10,
         *,
         temperature: float = 0.2,
         n_pretraining_epochs: int = 30,
