@@ -9,7 +9,9 @@ from .persistence import load
 from .ranking import recommend
 from .recommenders.awae import AWAERecommender
 from .recommenders.cdae import CDAE
+from .recommenders.cfgan import CFGAN
 from .recommenders.ease import EASE
+from .recommenders.irgan import IRGAN
 from .recommenders.item_knn import ItemKNN
 from .recommenders.mult_dae import MultDAE
 from .recommenders.mult_vae import MultVAE
@@ -32,7 +34,9 @@ from .scorers import (
 
 __all__ = [
     "CDAE",
+    "CFGAN",
     "EASE",
+    "IRGAN",
     "SLIM",
     "WMF",
     "AWAERecommender",

@@ -478,7 +478,11 @@ def test_similar_items_refuses_what_is_no_item(items, fitted):
 
 WITHOUT_EFFECT_ON_THE_FIT = {"device", "verbose", "warm_start"}
 # What one of them needs to matter within few epochs.
-SETTINGS = {"n_iter_no_change": {"max_epochs": 15}}
+SETTINGS = {
+    "fold_in_l2": {"mode": "item"},
+    "fold_in_weight": {"mode": "item"},
+    "n_iter_no_change": {"max_epochs": 15},
+}
 
 
 @pytest.mark.parametrize(
@@ -766,7 +770,7 @@ def test_parallel_searches_give_the_serial_scores(name, backend, ratings):
 def test_epochs_are_a_resource_of_halving(neural, ratings):
     search = HalvingGridSearchCV(
         make(neural),
-        {"dropout": [0.0, 0.2, 0.4, 0.8]},
+        {"learning_rate": [0.005, 0.01, 0.02, 0.04]},
         resource="max_epochs",
         min_resources=1,
         max_resources=4,
