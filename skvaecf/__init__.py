@@ -6,10 +6,12 @@ from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .ranking import recommend
 from .recommenders.ease import EASE
+from .recommenders.hvamp_vae import HVampVAE
 from .recommenders.item_knn import ItemKNN
 from .recommenders.mult_dae import MultDAE
 from .recommenders.mult_vae import MultVAE
 from .recommenders.popularity import Popularity
+from .recommenders.recvae import RecVAE
 from .recommenders.sivae import SIVAERecommender
 from .recommenders.slim import SLIM
 from .recommenders.wmf import WMF
@@ -29,6 +31,7 @@ __all__ = [
     "EASE",
     "SLIM",
     "WMF",
+    "HVampVAE",
     "InverseAutoregressiveFlow",
     "ItemKNN",
     "MultDAE",
@@ -37,6 +40,7 @@ __all__ = [
     "Popularity",
     "RankingMonitor",
     "RankingScorer",
+    "RecVAE",
     "SIVAERecommender",
     "UserSplitter",
     "VampPrior",

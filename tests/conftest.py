@@ -56,12 +56,17 @@ NEURAL = {
 # A new recommender needs an entry here, and one in VALUES for each new hyperparameter.
 CASES = {
     "EASE": Case({"l2": 5.0, "device": "cpu"}),
+    "HVampVAE": Case(
+        NEURAL | {"layer_size": 8, "n_pseudo_inputs": 4, "kl_weight": 0.5, "anneal_steps": 2},
+        {"max_epochs": 30},
+    ),
     "ItemKNN": Case({"n_neighbors": 5}),
     "MultDAE": Case(NEURAL | {"l2": 1e-3}, {"max_epochs": 30}),
     "MultVAE": Case(
         NEURAL | {"encoder_layer_sizes": (8,), "kl_weight": 0.5, "anneal_steps": 2},
         {"max_epochs": 30},
     ),
+    "RecVAE": Case(NEURAL | {"layer_size": 8, "n_layers": 2}, {"max_epochs": 30}),
     "SIVAERecommender": Case(
         NEURAL
         | {"encoder_layer_sizes": (8,), "noise_size": 4, "n_mixing_samples": 2, "anneal_steps": 2},
@@ -107,6 +112,8 @@ VALUES = {
     "encoder_layer_sizes": Values((9,), (3, "3", None, (0,), (-1,), ("a",), (2.5,))),
     "frequency_exponent": Values(0.0, (-0.1, None)),
     "kl_weight": Values(0.0, (-0.1, None)),
+    "kl_weight_per_item": Values(0.1, (-0.1, None)),
+    "layer_size": Values(9, (0, -1, 2.5)),
     "l1": Values(4.0, (-1.0, None, "much")),
     "l2": Values(77.0, (-1.0, None, "much")),
     "learning_rate": Values(0.001, (0, -0.1, "auto")),
@@ -116,14 +123,19 @@ VALUES = {
     "max_epochs": Values(2, (0, -1, 2.5, None)),
     "metric": Values("jaccard", ("euclid", None)),
     "n_components": Values(3, (0, -1, 2.5)),
+    "n_decoder_moves": Values(2, (0, 2.5)),
+    "n_encoder_moves": Values(1, (0, 2.5)),
     "n_latent_samples": Values(2, (0, -1, 2.5)),
+    "n_layers": Values(1, (0, -1, 2.5)),
     "n_mixing_samples": Values(0, (-1, 2.5)),
     "n_prediction_samples": Values(3, (-1, 2.5)),
+    "n_pseudo_inputs": Values(3, (0, -1, 2.5)),
     "noise": Values("bernoulli", ("loud", None)),
     "noise_size": Values(3, (0, -1, 2.5)),
     "n_iter_no_change": Values(1, (0, 2.5)),
     "posterior": Values("iaf", ("gauss", None)),
     "prior": Values("vamp", ("gauss", None)),
+    "prior_weights": Values((0.5, 0.25, 0.25), (0.5, None, (0.5, 0.5), (1.5, -0.5, 0), ("a",) * 3)),
     "precision": Values("bfloat16", ("float16", None)),
     "random_state": Values(1, (-1, "seed", 2.5)),
     "solver": Values("cholesky", ("lu", None)),

@@ -558,7 +558,8 @@ def test_parameters_are_documented_with_their_defaults(name):
 
 
 # What these mean is the model's own affair.
-MODEL_SPECIFIC = {"dropout", "l1", "l2", "likelihood", "n_components", "precision", "tol"}
+MODEL_SPECIFIC = {"dropout", "l1", "l2", "likelihood", "max_epochs", "n_components", "precision"}
+MODEL_SPECIFIC |= {"kl_weight", "tol"}
 
 
 @pytest.mark.parametrize("parameter", sorted(set(VALUES) - MODEL_SPECIFIC))
