@@ -66,7 +66,7 @@ CASES = {
         NEURAL | {"encoder_layer_sizes": (8,), "kl_weight": 0.5, "anneal_steps": 2},
         {"max_epochs": 30},
     ),
-    "RecVAE": Case(NEURAL | {"layer_size": 8, "n_layers": 2}, {"max_epochs": 30}),
+    "RecVAE": Case(NEURAL | {"layer_size": 8, "n_layers": 2, "kl_weight": 0.3}, {"max_epochs": 12}),
     "SIVAERecommender": Case(
         NEURAL
         | {"encoder_layer_sizes": (8,), "noise_size": 4, "n_mixing_samples": 2, "anneal_steps": 2},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
@@ -10,12 +11,13 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..base import LatentFactorMixin
 from ..distributions import LIKELIHOODS, DiagonalNormal
 from ..interactions import InteractionBatch
 from ..latent import VampPrior
-from ..modules import ItemEmbedding, ItemLogits
+from ..modules import ItemEmbedding, ItemLogits, OwnStart
 from ..neural import TorchRecommender
 from ..objectives import anneal, divergence
 from ..training import Batch, Player
@@ -228,11 +230,13 @@ class HierarchicalAutoencoder(nn.Module):
     def __init__(self, n_items: int, n_components: int, layer_size: int, prior: nn.Module) -> None:
         super().__init__()
         n_out = 2 * n_components
-        self.q2_hidden = gated(ItemEmbedding(n_items, 2 * layer_size))
+        self.q2_hidden = gated_items(n_items, layer_size)
         self.q2_out = nn.Linear(layer_size, n_out)
-        self.q1_hidden = GatedPair(ItemEmbedding(n_items, 2 * layer_size), n_components, layer_size)
+        self.q1_hidden = GatedPair(
+            gated_items(n_items, layer_size), gated(n_components, layer_size), layer_size
+        )
         self.q1_out = nn.Linear(layer_size, n_out)
-        self.p1_hidden = gated(nn.Linear(n_components, 2 * layer_size))
+        self.p1_hidden = gated(n_components, layer_size)
         self.p1_out = nn.Linear(layer_size, n_out)
         self.prior = prior
         self.decoder = GatedDecoder(n_components, layer_size, n_items)
@@ -264,8 +268,8 @@ class GatedDecoder(nn.Module):
 
     def __init__(self, n_components: int, layer_size: int, n_items: int) -> None:
         super().__init__()
-        first = nn.Linear(n_components, 2 * layer_size)
-        self.hidden = GatedPair(first, n_components, layer_size)
+        one, other = (gated(n_components, layer_size) for _ in range(2))
+        self.hidden = GatedPair(one, other, layer_size)
         self.logits = ItemLogits(layer_size, n_items)
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
@@ -277,11 +281,11 @@ class GatedDecoder(nn.Module):
 class GatedPair(nn.Module):
     """Gated layers of two inputs, one each, then one of both."""
 
-    def __init__(self, first: nn.Module, n_second: int, layer_size: int) -> None:
+    def __init__(self, first: Gated, second: Gated, layer_size: int) -> None:
         super().__init__()
-        self.first = gated(first)
-        self.second = gated(nn.Linear(n_second, 2 * layer_size))
-        self.both = gated(nn.Linear(2 * layer_size, 2 * layer_size))
+        self.first = first
+        self.second = second
+        self.both = gated(2 * layer_size, layer_size)
 
     def forward(self, first: InteractionBatch | Tensor, second: Tensor) -> Tensor:
         """Map the two to (n_users, layer_size)."""
@@ -289,6 +293,29 @@ class GatedPair(nn.Module):
         return h
 
 
-def gated(layer: nn.Module) -> nn.Sequential:
-    """Make (W h + b) * sigmoid(V h + c) of a linear layer with twice as many units."""
-    return nn.Sequential(layer, nn.GLU())
+class Gated(OwnStart):
+    """(W h + b) * sigmoid(V h + c), of a linear layer with twice as many units."""
+
+    def __init__(self, linear: ItemEmbedding | nn.Linear, n_in: int) -> None:
+        super().__init__()
+        self.linear = linear
+        self.n_in = n_in
+
+    def start(self, generator: torch.Generator, x: InteractionBatch) -> None:
+        """Start with the variance 4 / n_in: a gate half open leaves a quarter of the output's."""
+        limit = math.sqrt(12 / self.n_in)
+        nn.init.uniform_(self.linear.weight, -limit, limit, generator=generator)
+
+    def forward(self, h: InteractionBatch | Tensor) -> Tensor:
+        """Map (n_users, n_in) to half as many units as the linear layer has."""
+        return F.glu(self.linear(h), dim=1)
+
+
+def gated_items(n_items: int, layer_size: int) -> Gated:
+    """Make a gated layer of rows."""
+    return Gated(ItemEmbedding(n_items, 2 * layer_size), n_items)
+
+
+def gated(n_in: int, layer_size: int) -> Gated:
+    """Make a gated layer of hidden units."""
+    return Gated(nn.Linear(n_in, 2 * layer_size), n_in)

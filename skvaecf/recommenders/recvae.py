@@ -51,10 +51,10 @@ class RecVAE(LatentFactorMixin, TorchRecommender):
     n_components : int, default=200
         Width of the latent vector.
     layer_size : int, default=600
-        Width of each of the encoder's hidden layers.
+        Width of each hidden layer.
     n_layers : int, default=5
-        Number of the encoder's hidden layers. Each gets, besides the one before, the sum of all
-        before.
+        Number of hidden layers, all of the encoder. Each gets, besides the one before, the sum of
+        all before.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
         Law of a user's items given the scores. "n-choose-k" is Bernoulli's law once the number of
         the user's items is known.

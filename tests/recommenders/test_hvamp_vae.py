@@ -15,7 +15,7 @@ from skvaecf import HVampVAE
 from skvaecf.datasets import make_interactions
 from skvaecf.interactions import InteractionBatch
 from skvaecf.modules import initialize
-from skvaecf.recommenders.hvamp_vae import gated
+from skvaecf.recommenders.hvamp_vae import Gated, gated
 from skvaecf.training import Batch
 
 N_USERS, N_ITEMS, N_COMPONENTS, SIZE, N_PSEUDO_INPUTS = 10, 24, 3, 4, 6
@@ -38,7 +38,7 @@ def build(X, **params):
     with torch.no_grad():  # small weights would hide errors
         for name, parameter in network.named_parameters():
             if name != "prior.rows":
-                parameter.mul_(2).add_(0.05)
+                parameter.add_(0.05)
     return model, network
 
 
@@ -55,8 +55,18 @@ def test_a_gated_layer_by_hand():
         linear.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, -3.0], [0.5, 0.0], [0.0, 0.0]]))
         linear.bias.copy_(torch.tensor([1.0, 0.0, 0.0, np.log(3.0)]))
     # h = (4, 1): W h + b = (7, -3), V h + c = (2, log 3); no tanh bounds the first.
-    out = gated(linear)(torch.tensor([[4.0, 1.0]]))
+    out = Gated(linear, 2)(torch.tensor([[4.0, 1.0]]))
     assert_allclose(out.detach(), [[7 / (1 + np.exp(-2)), -3 * 0.75]], rtol=1e-6)
+
+
+def test_gated_layers_keep_the_variance_at_the_start():
+    layers = nn.Sequential(*(gated(400, 400) for _ in range(5)))
+    initialize(layers, seeded(), None)
+    h = torch.randn(200, 400, generator=seeded())
+    for layer in layers:
+        spread = h.std().item()
+        h = layer(h).detach()
+        assert 0.8 < h.std().item() / spread < 1.4
 
 
 # --- the objective
@@ -70,8 +80,8 @@ def dense_gate(linear, h):
 
 
 def dense_pair(pair, a, b):
-    both = torch.cat((dense_gate(pair.first[0], a), dense_gate(pair.second[0], b)), dim=1)
-    return dense_gate(pair.both[0], both)
+    both = torch.cat((dense_gate(pair.first.linear, a), dense_gate(pair.second.linear, b)), dim=1)
+    return dense_gate(pair.both.linear, both)
 
 
 def dense_normal(linear, h):
@@ -81,11 +91,11 @@ def dense_normal(linear, h):
 
 def dense_laws(network, rows, noise):
     """q2, q1, p1 and scores at z = mean + noise * scale, from the equations."""
-    q2 = dense_normal(network.q2_out, dense_gate(network.q2_hidden[0], rows))
+    q2 = dense_normal(network.q2_out, dense_gate(network.q2_hidden.linear, rows))
     z2 = q2[0] + (q2[1] / 2).exp() * noise[0]
     q1 = dense_normal(network.q1_out, dense_pair(network.q1_hidden, rows, z2))
     z1 = q1[0] + (q1[1] / 2).exp() * noise[1]
-    p1 = dense_normal(network.p1_out, dense_gate(network.p1_hidden[0], z2))
+    p1 = dense_normal(network.p1_out, dense_gate(network.p1_hidden.linear, z2))
     logits = network.decoder.logits
     scores = dense_pair(network.decoder.hidden, z1, z2) @ logits.weight + logits.bias
     return q2, z2, q1, z1, p1, scores
@@ -99,7 +109,7 @@ def dense_terms(network, X):
     q2, z2, q1, _, p1, scores = dense_laws(network, F.normalize(x), noise)
     kl1 = 0.5 * (p1[1] - q1[1] + (q1[1].exp() + (q1[0] - p1[0]) ** 2) / p1[1].exp() - 1).sum(dim=1)
     rows = F.normalize(network.prior.rows.clamp(0, 1))
-    means, log_variances = dense_normal(network.q2_out, dense_gate(network.q2_hidden[0], rows))
+    means, log_variances = dense_normal(network.q2_out, dense_gate(network.q2_hidden.linear, rows))
 
     def log_normal(mean, log_variance):
         quadratic = (z2 - mean) ** 2 / log_variance.exp()
@@ -153,7 +163,7 @@ def test_one_dropout_mask_is_shared_by_both_posteriors(X):
     model, network = build(X, dropout=0.5)
     inputs = []
     for part in (network.q2_hidden, network.q1_hidden.first):
-        part[0].register_forward_hook(lambda _, args, __: inputs.append(args[0]))
+        part.linear.register_forward_hook(lambda _, args, __: inputs.append(args[0]))
     (player,) = model._players(network)
     player.loss(batch(X))
     q2, q1, pseudo = inputs
