@@ -121,8 +121,7 @@ class RecVAE(LatentFactorMixin, TorchRecommender):
     Notes
     -----
     The constant terms of the likelihood are left out of the losses. Log-variances are kept in
-    [-12, 4], the paper's are free, as is its choice of the last epoch's parameters instead of a
-    moving average, ``ema_decay=0``.
+    [-12, 4]; the paper's are free. It has no moving average, ``ema_decay=0``.
 
     References
     ----------
