@@ -12,10 +12,12 @@ from .recommenders.cdae import CDAE
 from .recommenders.cfgan import CFGAN
 from .recommenders.ease import EASE
 from .recommenders.irgan import IRGAN
+from .recommenders.hvamp_vae import HVampVAE
 from .recommenders.item_knn import ItemKNN
 from .recommenders.mult_dae import MultDAE
 from .recommenders.mult_vae import MultVAE
 from .recommenders.popularity import Popularity
+from .recommenders.recvae import RecVAE
 from .recommenders.sivae import SIVAERecommender
 from .recommenders.slim import SLIM
 from .recommenders.vaegan import VAEGANRecommender
@@ -41,6 +43,7 @@ __all__ = [
     "WMF",
     "AWAERecommender",
     "InteractionEncoder",
+    "HVampVAE",
     "InverseAutoregressiveFlow",
     "ItemKNN",
     "MultDAE",
@@ -49,6 +52,7 @@ __all__ = [
     "Popularity",
     "RankingMonitor",
     "RankingScorer",
+    "RecVAE",
     "SIVAERecommender",
     "UserSplitter",
     "VAEGANRecommender",
