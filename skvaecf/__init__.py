@@ -11,8 +11,8 @@ from .recommenders.awae import AWAERecommender
 from .recommenders.cdae import CDAE
 from .recommenders.cfgan import CFGAN
 from .recommenders.ease import EASE
-from .recommenders.irgan import IRGAN
 from .recommenders.hvamp_vae import HVampVAE
+from .recommenders.irgan import IRGAN
 from .recommenders.item_knn import ItemKNN
 from .recommenders.mult_dae import MultDAE
 from .recommenders.mult_vae import MultVAE
@@ -42,8 +42,8 @@ __all__ = [
     "SLIM",
     "WMF",
     "AWAERecommender",
-    "InteractionEncoder",
     "HVampVAE",
+    "InteractionEncoder",
     "InverseAutoregressiveFlow",
     "ItemKNN",
     "MultDAE",

@@ -68,6 +68,7 @@ CASES = {
     "IRGAN": Case(
         NEURAL | {"n_pretraining_epochs": 4, "l2": 0.01},
         {"n_pretraining_epochs": 40, "learning_rate": 0.003},
+    ),
     "HVampVAE": Case(
         NEURAL | {"layer_size": 8, "n_pseudo_inputs": 4, "kl_weight": 0.5, "anneal_steps": 2},
         {"max_epochs": 30},

@@ -119,14 +119,9 @@ def test_history_has_a_record_per_epoch(neural, X):
     assert [record["epoch"] for record in model.history_] == [1, 2, 3, 4]
     players = [p.name for p in model._players(model.network_)]
     for record in model.history_:
-<<<<<<< HEAD
-        logged = {key for key in record if key.endswith("_accuracy")}
-        assert set(record) - logged == {"epoch", "validation_ndcg", "seconds"} | players
-=======
         of_players = {key for key in record if key.startswith(tuple(f"{p}_" for p in players))}
         assert of_players >= {f"{p}_loss" for p in players}
         assert set(record) == {"epoch", "validation_ndcg", "seconds"} | of_players
->>>>>>> cfgan
         assert all(type(value) in (int, float) for value in record.values())
         assert 0 <= record["validation_ndcg"] <= 1
         assert 0 < record["seconds"] < 60
@@ -276,11 +271,7 @@ def test_bfloat16_learns_the_same(neural):
     assert np.corrcoef(exact.ravel(), rounded.ravel())[0, 1] > (0.99 if alone else 0.95)
     assert {p.dtype for p in models[1].network_.parameters()} == {torch.float32}
     finals = [list(losses_of(model)[-1].values()) for model in models]
-<<<<<<< HEAD
-    assert_allclose(finals[1], finals[0], rtol=0.02 if alone else 0.2)
-=======
-    assert_allclose(finals[1], finals[0], rtol=0.02, atol=1e-3)  # a reward may be next to 0
->>>>>>> cfgan
+    assert_allclose(finals[1], finals[0], rtol=0.02 if alone else 0.2, atol=1e-3)
 
 
 # --- warm start
