@@ -26,7 +26,9 @@ from sklearn.base import clone
 
 from skvaecf import (
     CDAE,
+    CFGAN,
     EASE,
+    IRGAN,
     WMF,
     MultDAE,
     MultiRankingScorer,
@@ -45,15 +47,25 @@ FORMS = {
     "AVB+D+C": {"data_adversary_weight": 0.2, "contractive_weight": 3e-4},
 }
 PAPER = {"decoder_layer_sizes": (600,), "ema_decay": 0, "batch_size": 256}
+SMALL = {  # what the validation items of MovieLens 100K chose
+    "n_components": 50,
+    "encoder_layer_sizes": (),
+    "normalize": True,
+    "l2": 1e-3,
+    "learning_rate": 5e-3,
+}
 SETTINGS = {
     ("EASE", "default"): EASE(),
     ("WMF", "default"): WMF(),
+    ("WMF", "small"): WMF(64, l2=0.03, unobserved_weight=0.1),
     ("CDAE", "default"): CDAE(),
+    ("CFGAN", "default"): CFGAN(),
+    ("IRGAN", "default"): IRGAN(),
     ("MultDAE", "default"): MultDAE(),
     ("MultVAE", "default"): MultVAE(),
 } | {
     (form, setting): VAEGANRecommender(**common | weights)
-    for setting, common in {"default": {}, "paper": PAPER}.items()
+    for setting, common in {"default": {}, "paper": PAPER, "small": SMALL}.items()
     for form, weights in FORMS.items()
 }
 
