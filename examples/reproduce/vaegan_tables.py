@@ -46,14 +46,16 @@ FORMS = {
     "AVB+D": {"data_adversary_weight": 0.2},
     "AVB+D+C": {"data_adversary_weight": 0.2, "contractive_weight": 3e-4},
 }
-PAPER = {"decoder_layer_sizes": (600,), "ema_decay": 0, "batch_size": 256}
-SMALL = {  # what the validation items of MovieLens 100K chose
-    "n_components": 50,
-    "encoder_layer_sizes": (),
-    "normalize": True,
-    "l2": 1e-3,
-    "learning_rate": 5e-3,
+PAPER = {
+    "encoder_layer_sizes": (600,),
+    "decoder_layer_sizes": (600,),
+    "normalize": False,
+    "l2": 0,
+    "learning_rate": 1e-3,
+    "ema_decay": 0,
+    "batch_size": 256,
 }
+SMALL = {"n_components": 50}  # what the validation items of MovieLens 100K chose
 SETTINGS = {
     ("EASE", "default"): EASE(),
     ("WMF", "default"): WMF(),
