@@ -6,6 +6,7 @@ from .encoding import InteractionEncoder
 from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .persistence import load
+from .plotting import RankingCurveDisplay, TrainingHistoryDisplay
 from .ranking import recommend
 from .recommenders.ease import EASE
 from .recommenders.item_knn import ItemKNN
@@ -39,9 +40,11 @@ __all__ = [
     "MultVAE",
     "MultiRankingScorer",
     "Popularity",
+    "RankingCurveDisplay",
     "RankingMonitor",
     "RankingScorer",
     "SIVAERecommender",
+    "TrainingHistoryDisplay",
     "UserSplitter",
     "VAEGANRecommender",
     "VampPrior",
