@@ -8,6 +8,8 @@ from .model_selection import UserSplitter, split_interactions, strong_generaliza
 from .persistence import load
 from .plotting import RankingCurveDisplay, TrainingHistoryDisplay
 from .ranking import recommend
+from .recommenders.awae import AWAERecommender
+from .recommenders.cdae import CDAE
 from .recommenders.ease import EASE
 from .recommenders.item_knn import ItemKNN
 from .recommenders.mult_dae import MultDAE
@@ -30,9 +32,11 @@ from .scorers import (
 )
 
 __all__ = [
+    "CDAE",
     "EASE",
     "SLIM",
     "WMF",
+    "AWAERecommender",
     "InteractionEncoder",
     "InverseAutoregressiveFlow",
     "ItemKNN",

@@ -55,6 +55,11 @@ NEURAL = {
 
 # A new recommender needs an entry here, and one in VALUES for each new hyperparameter.
 CASES = {
+    "AWAERecommender": Case(
+        NEURAL | {"encoder_layer_sizes": (8,), "mmd_weight": 1.0, "anneal_steps": 2},
+        {"max_epochs": 30},
+    ),
+    "CDAE": Case(NEURAL | {"l2": 0.1}, {"max_epochs": 60}),
     "EASE": Case({"l2": 5.0, "device": "cpu"}),
     "ItemKNN": Case({"n_neighbors": 5}),
     "MultDAE": Case(NEURAL | {"l2": 1e-3}, {"max_epochs": 30}),
@@ -77,6 +82,7 @@ CASES = {
             "adversary_size": 8,
             "adversary_learning_rate": 0.02,
             "contractive_weight": 0.02,
+            "l2": 1e-3,
             "data_adversary_weight": 0.2,
             "anneal_steps": 2,
         },
@@ -111,6 +117,7 @@ VALUES = {
     "adversary_learning_rate": Values(0.001, (0, -0.1, "auto")),
     "adversary_size": Values(5, (0, -1, 2.5)),
     "adversary_weight": Values(0.0, (-0.1, None)),
+    "activation": Values("tanh", ("relu", None)),
     "anneal_steps": Values(1000, (-1, 2.5, "always")),
     "block_size": Values(4, (0, -1, 2.5, "auto")),
     "cg_steps": Values(1, (0, 2.5, None)),
@@ -130,11 +137,12 @@ VALUES = {
     "l1": Values(4.0, (-1.0, None, "much")),
     "l2": Values(77.0, (-1.0, None, "much")),
     "learning_rate": Values(0.001, (0, -0.1, "auto")),
-    "likelihood": Values("bernoulli", ("gauss", None)),
+    "likelihood": Values("n-choose-k", ("gauss", None)),
     "ema_decay": Values(0.8, (1.0, -0.1, "much")),
     "max_iter": Values(1, (0, 2.5, None)),
     "max_epochs": Values(2, (0, -1, 2.5, None)),
     "metric": Values("jaccard", ("euclid", None)),
+    "mmd_weight": Values(0.0, (-0.1, None)),
     "n_components": Values(3, (0, -1, 2.5)),
     "n_latent_samples": Values(2, (0, -1, 2.5)),
     "n_mixing_samples": Values(0, (-1, 2.5)),

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_array, load_npz
+from sklearn.base import clone
 
 from skvaecf import (
     EASE,
@@ -59,22 +60,20 @@ SETTINGS = {
 }
 
 
-def run(model, split, seed):
+def run(model, split, seed, scorers=SCORERS):
     """Fit, and score the validation and the test users."""
-    X_val = split.validation_fold_in + split.validation_heldout
+    X_val = split.validation_fold_in, split.validation_heldout
     start = time.perf_counter()
     if "random_state" in model.get_params():
-        model.set_params(random_state=seed).fit(split.train, X_val=X_val)
-    else:
-        model.fit(split.train)
+        model.set_params(random_state=seed)
+    model.fit(split.train, **({"X_val": X_val} if hasattr(model, "early_stopping") else {}))
     seconds = time.perf_counter() - start
     validation = ndcg_at_k(model, split.validation_fold_in, split.validation_heldout)
-    test = SCORERS(model, split.test_fold_in, split.test_heldout)
     return {
-        "validation ndcg@100": round(validation, 5),
-        **{name: round(value, 5) for name, value in test.items()},
+        "validation ndcg@100": validation,
+        **scorers(model, split.test_fold_in, split.test_heldout),
         "epochs": getattr(model, "n_iter_", 0),
-        "seconds": round(seconds, 1),
+        "seconds": seconds,
     }
 
 
@@ -98,21 +97,19 @@ def summarize(rows):
     """Print mean and spread over the seeds; a star marks the best on the validation users."""
     groups = {}
     for row in rows:
-        groups.setdefault((row["model"], row["setting"]), []).append(row)
+        group = groups.setdefault((row.pop("model"), row.pop("setting")), [])
+        group.append({key: float(value) for key, value in row.items() if key != "seed"})
     mean = {
-        group: {
-            key: np.mean([float(row[key]) for row in of])
-            for key in ("validation ndcg@100", *(s.name for s in SCORERS.scorers), "seconds")
-        }
-        for group, of in groups.items()
+        g: {k: np.mean([row[k] for row in rows]) for k in rows[0]} for g, rows in groups.items()
     }
     for (model, setting), of in groups.items():
-        means = mean[model, setting]
-        rivals = [m["validation ndcg@100"] for (name, _), m in mean.items() if name == model]
-        star = "*" if means["validation ndcg@100"] == max(rivals) else " "
-        spread = np.std([float(row["ndcg@100"]) for row in of])
-        figures = "  ".join(f"{key} {value:.4f}" for key, value in means.items())
-        print(f"{model:16} {setting:10}{star} {figures}  sd {spread:.4f}  seeds {len(of)}")
+        chosen_by, *figures = mean[model, setting]
+        rivals = [means[chosen_by] for (name, _), means in mean.items() if name == model]
+        best = mean[model, setting][chosen_by] == max(rivals)
+        print(f"{model} {setting} {len(of)} seeds {'*' if best else ''}")
+        for key in (chosen_by, *figures):
+            spread = np.std([row[key] for row in of])
+            print(f"    {key:20} {mean[model, setting][key]:.4f} +- {spread:.4f}")
 
 
 DATA = {  # how to get the papers' data sets, and the users that they held out
@@ -131,8 +128,8 @@ def load(data, n_heldout):
     return strong_generalization_split(X, n_heldout or papers)
 
 
-def reproduce(settings, table, description):
-    """Fit what is asked for on the command line and not done yet; return the name of the data."""
+def command_line(description):
+    """Say what may be asked for."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", required=True, help=f"an .npz file, or one of {', '.join(DATA)}")
     parser.add_argument("--n-heldout", type=int, help="test users, and as many for validation")
@@ -140,8 +137,12 @@ def reproduce(settings, table, description):
     parser.add_argument("--models", nargs="+", help="only these models")
     parser.add_argument("--settings", nargs="+", help="only these settings")
     parser.add_argument("--out", type=Path, default=Path("results"))
-    arguments = parser.parse_args()
-    split = load(arguments.data, arguments.n_heldout)
+    return parser
+
+
+def reproduce(arguments, settings, table, run=run, load=load):
+    """Fit what is asked for and not done yet."""
+    data = load(arguments.data, arguments.n_heldout)
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"{table}_{Path(arguments.data).stem}.csv"
     done = {(row["model"], row["setting"], row["seed"]) for row in read(path)}
@@ -150,14 +151,14 @@ def reproduce(settings, table, description):
             continue
         if arguments.settings and setting not in arguments.settings:
             continue
-        for seed in arguments.seeds if "random_state" in model.get_params() else [0]:
+        for seed in arguments.seeds:
             if (name, setting, str(seed)) not in done:
                 row = {"model": name, "setting": setting, "seed": seed}
-                append(path, row | run(model, split, seed))
+                figures = run(clone(model), data, seed)
+                append(path, row | {key: round(value, 5) for key, value in figures.items()})
                 print(read(path)[-1], flush=True)
     summarize(read(path))
-    return arguments.data
 
 
 if __name__ == "__main__":
-    reproduce(SETTINGS, "core_quality", __doc__.split("\n\n")[1])
+    reproduce(command_line(__doc__.split("\n\n")[1]).parse_args(), SETTINGS, "core_quality")

@@ -16,7 +16,7 @@ of SIVAE's noise nor its numbers of samples, which are our defaults.
 
 from __future__ import annotations
 
-from core_quality import reproduce
+from core_quality import command_line, reproduce
 
 from skvaecf import InverseAutoregressiveFlow, MultVAE, SIVAERecommender, VampPrior
 
@@ -76,8 +76,9 @@ PUBLISHED = {
 }
 
 if __name__ == "__main__":
-    data = reproduce(SETTINGS, "sivae_tables", __doc__.split("\n\n")[1])
-    for name, (recall_20, recall_50, ndcg) in PUBLISHED.get(data, {}).items():
+    arguments = command_line(__doc__.split("\n\n")[1]).parse_args()
+    reproduce(arguments, SETTINGS, "sivae_tables")
+    for name, (recall_20, recall_50, ndcg) in PUBLISHED.get(arguments.data, {}).items():
         print(
             f"{name:12} published  recall@20 {recall_20:.3f}  recall@50 {recall_50:.3f}"
             f"  ndcg@100 {ndcg:.3f}"

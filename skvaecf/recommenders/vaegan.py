@@ -26,6 +26,7 @@ from ..objectives import (
     ratio_accuracy,
     squared_jacobian,
     squared_jacobian_estimate,
+    weight_penalty,
 )
 from ..training import Batch, Player
 
@@ -92,6 +93,9 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         How the penalty is computed: exactly, at the cost of a product of n_items x (size of the
         first hidden layer)^2; or estimated with one random direction per user, at the cost of a
         backward pass.
+    l2 : float, default=0.0
+        Weight of the squared norm of all weight matrices of encoder and decoder, added to their
+        loss.
     adversary_size : int, default=256
         Width of the hidden layers of T and D.
     adversary_learning_rate : float, default=1e-3
@@ -196,6 +200,7 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         "data_adversary_weight": [Interval(Real, 0, None, closed="left")],
         "contractive_weight": [Interval(Real, 0, None, closed="left")],
         "contractive_estimator": [StrOptions(set(CONTRACTIONS))],
+        "l2": [Interval(Real, 0, None, closed="left")],
         "adversary_size": [Interval(Integral, 1, None, closed="left")],
         "adversary_learning_rate": [Interval(Real, 0, None, closed="neither")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -215,6 +220,7 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         data_adversary_weight: float = 0.0,
         contractive_weight: float = 0.0,
         contractive_estimator: str = "exact",
+        l2: float = 0.0,
         adversary_size: int = 256,
         adversary_learning_rate: float = 1e-3,
         dropout: float = 0.5,
@@ -242,6 +248,7 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         self.data_adversary_weight = data_adversary_weight
         self.contractive_weight = contractive_weight
         self.contractive_estimator = contractive_estimator
+        self.l2 = l2
         self.adversary_size = adversary_size
         self.adversary_learning_rate = adversary_learning_rate
         self.dropout = dropout
@@ -313,7 +320,7 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
                 norm = CONTRACTIONS[self.contractive_estimator]
                 squares = norm(encoder.weights, slopes, batch.generator)
                 loss = loss + self.contractive_weight * squares
-            return loss.mean()
+            return loss.mean() + weight_penalty(self.l2, encoder, decoder)
 
         autoencoder = [*encoder.parameters(), *decoder.parameters()]
         rate = self.adversary_learning_rate

@@ -117,6 +117,8 @@ class Dense:
             loss = loss - model.data_adversary_weight * log(self.D(fake))
         if model.contractive_weight:
             loss = loss + model.contractive_weight * self.squares()
+        weights = [*self.network.encoder.parameters(), *self.network.decoder.parameters()]
+        loss = loss + model.l2 * sum((w**2).sum() for w in weights if w.dim() > 1)
         losses = {
             "posterior_adversary": -(log(self.T(z)) + log(-self.T(self.prior))),
             "autoencoder": loss,
@@ -132,6 +134,7 @@ class Dense:
         {},
         {"normalize": True},
         {"likelihood": "multinomial"},
+        {"l2": 0.1},
         {"encoder_layer_sizes": ()},
         {"encoder_layer_sizes": (6, 5)},
         {"contractive_weight": 0.0},
