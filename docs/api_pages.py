@@ -40,17 +40,17 @@ def write_api_pages(folder):
     folder.mkdir(exist_ok=True)
     pages = {"parts": _parts()}
     index = [_heading("API reference", "=")]
-    index.append(
-        "Everything is imported from ``skvaecf`` itself, but for data sets and metrics.\n"
-    )
+    index.append("Everything is imported from ``skvaecf`` itself, but for data sets and metrics.\n")
     for title, names in _sections().items():
         index += _table(title, [(f"skvaecf.{name}", getattr(skvaecf, name)) for name in names])
         pages |= {f"skvaecf.{name}": _page("skvaecf", name) for name in names}
     for module, title in [(metrics, "Metrics per user"), (datasets, "Data sets")]:
         names = _functions(module)
         full = module.__name__
-        index += _table(title, [(f"{full}.{name}", getattr(module, name)) for name in names])
-        index[-1] = f"In ``{full}``.\n\n" + index[-1] if title else index[-1]
+        heading, table = _table(
+            title, [(f"{full}.{name}", getattr(module, name)) for name in names]
+        )
+        index += [heading, f".. automodule:: {full}\n", table]
         pages |= {f"{full}.{name}": _page(full, name) for name in names}
     index.append(_heading("For those who write recommenders", "-"))
     index.append(":doc:`parts`: the training loop, likelihoods, terms of objectives and modules.\n")
@@ -89,7 +89,11 @@ def _functions(module):
         for name, thing in vars(module).items()
         if inspect.isfunction(thing)
         and not name.startswith("_")
-        and (name in module.__all__ if hasattr(module, "__all__") else thing.__module__ == module.__name__)
+        and (
+            name in module.__all__
+            if hasattr(module, "__all__")
+            else thing.__module__ == module.__name__
+        )
     ]
 
 
@@ -123,12 +127,12 @@ def _page(module, name):
     head = f"{_heading(name, '=')}\n.. currentmodule:: {module}\n\n"
     if inspect.isclass(thing):
         methods = "".join(f"\n   .. automethod:: {method}\n" for method in _methods(thing))
-        return f"{head}.. autoclass:: {name}\n{methods}{_inherited(thing)}{_examples(name)}"
+        return f"{head}.. autoclass:: {name}\n{methods}{_inherited(thing)}"
     if inspect.isroutine(thing):
-        return f"{head}.. autofunction:: {name}\n{_examples(name)}"
+        return f"{head}.. autofunction:: {name}\n"
     return (
         f"{head}.. py:data:: {name}\n\n   ``{_short(thing)}``: a :class:`~skvaecf.RankingScorer`,"
-        f" for ``scoring=`` or to be called. ``{name}.at(20)`` is the same with k = 20. The formula:"
+        f" for ``scoring=`` or to be called. ``{name}.at(20)`` is the same with k = 20. Formula:"
         f" :doc:`skvaecf.metrics.{thing.name.split('@')[0].replace('map', 'average_precision')}`.\n"
     )
 
@@ -141,7 +145,7 @@ def _methods(cls):
             names += [
                 name
                 for name, value in vars(base).items()
-                if not name.startswith("_")
+                if (name == "__call__" or not name.startswith("_"))
                 and (inspect.isfunction(value) or isinstance(value, classmethod))
                 and inspect.getdoc(getattr(cls, name))
             ]
@@ -159,11 +163,6 @@ def _inherited(cls):
     )
 
 
-def _examples(name):
-    """Show the gallery's examples that use the object."""
-    return ""
-
-
 def _parts():
     text = [
         _heading("Parts of recommenders", "="),
@@ -172,7 +171,9 @@ def _parts():
     ]
     for module, title in PARTS.items():
         text.append(_heading(title, "-"))
-        text.append(f".. automodule:: {module}\n   :members:\n   :show-inheritance:\n")
+        text.append(
+            f".. automodule:: {module}\n   :members:\n   :exclude-members: set_fit_request\n"
+        )
     return "\n".join(text)
 
 
