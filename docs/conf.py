@@ -1,5 +1,6 @@
 """Settings of the documentation; docs/contributing.rst has the commands."""
 
+import doctest
 import sys
 from pathlib import Path
 
@@ -39,6 +40,7 @@ numpydoc_show_class_members = False
 # The blocks of the pages, as a reader would copy them one after the other. Those of the docstrings
 # are run by pytest.
 doctest_test_doctest_blocks = ""
+doctest_default_flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
