@@ -10,11 +10,15 @@ from .plotting import RankingCurveDisplay, TrainingHistoryDisplay
 from .ranking import recommend
 from .recommenders.awae import AWAERecommender
 from .recommenders.cdae import CDAE
+from .recommenders.cfgan import CFGAN
 from .recommenders.ease import EASE
+from .recommenders.hvamp_vae import HVampVAE
+from .recommenders.irgan import IRGAN
 from .recommenders.item_knn import ItemKNN
 from .recommenders.mult_dae import MultDAE
 from .recommenders.mult_vae import MultVAE
 from .recommenders.popularity import Popularity
+from .recommenders.recvae import RecVAE
 from .recommenders.sivae import SIVAERecommender
 from .recommenders.slim import SLIM
 from .recommenders.vaegan import VAEGANRecommender
@@ -33,10 +37,13 @@ from .scorers import (
 
 __all__ = [
     "CDAE",
+    "CFGAN",
     "EASE",
+    "IRGAN",
     "SLIM",
     "WMF",
     "AWAERecommender",
+    "HVampVAE",
     "InteractionEncoder",
     "InverseAutoregressiveFlow",
     "ItemKNN",
@@ -47,6 +54,7 @@ __all__ = [
     "RankingCurveDisplay",
     "RankingMonitor",
     "RankingScorer",
+    "RecVAE",
     "SIVAERecommender",
     "TrainingHistoryDisplay",
     "UserSplitter",

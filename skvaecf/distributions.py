@@ -439,6 +439,12 @@ class DiagonalNormal(Independent):  # type: ignore[type-arg]
         self.log_variance = log_variance
         super().__init__(Normal(loc, scale, validate_args=False), 1, validate_args=False)
 
+    @classmethod
+    def from_layer(cls, h: Tensor) -> DiagonalNormal:
+        """Read a layer: first the means, then the log-variances, which are kept in [-12, 4]."""
+        loc, log_variance = h.chunk(2, dim=-1)
+        return cls(loc, log_variance.clamp(-12, 4))
+
     def rsample(
         self, sample_shape: Any = (), *, generator: torch.Generator | None = None
     ) -> Tensor:

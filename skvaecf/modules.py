@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -64,14 +64,20 @@ class Linear(nn.Linear):
 
 
 class Encoder(nn.Module):
-    """Sparse rows -> hidden tanh layers -> n_out linear units."""
+    """Sparse rows -> hidden layers, of tanh units by default -> n_out linear units."""
 
-    def __init__(self, n_items: int, layer_sizes: Sequence[int], n_out: int) -> None:
+    def __init__(
+        self,
+        n_items: int,
+        layer_sizes: Sequence[int],
+        n_out: int,
+        activation: Callable[[], nn.Module] = nn.Tanh,
+    ) -> None:
         super().__init__()
         sizes = (*layer_sizes, n_out)
         self.first = ItemEmbedding(n_items, sizes[0])
         self.rest = nn.Sequential(
-            *(layer for a, b in pairwise(sizes) for layer in (nn.Tanh(), nn.Linear(a, b)))
+            *(layer for a, b in pairwise(sizes) for layer in (activation(), nn.Linear(a, b)))
         )
 
     def forward(self, x: InteractionBatch | Tensor) -> Tensor:

@@ -88,6 +88,13 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
     def _logits(self, network: Any, x: InteractionBatch) -> Tensor:
         """Score all items for rows, without randomness, shape (n_users, n_items)."""
 
+    def _game_rows(self, X: csr_array) -> csr_array:
+        """Give the rows that the game is played on: those of the users."""
+        return X
+
+    def _settle(self, network: Any, x: InteractionBatch) -> None:
+        """After an epoch, set buffers that follow from the parameters and the game's rows."""
+
     @with_callbacks
     def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
         """Learn from an interaction matrix.
@@ -153,8 +160,8 @@ None, default=None
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         generator = torch.Generator(device).manual_seed(seed)
         train, validation = self._hold_out(X, X_val, seed)
-        x = InteractionBatch.from_csr(train, device)
-        network = self._initial_network(x, device, generator)
+        x = InteractionBatch.from_csr(self._game_rows(train), device)
+        network = self._initial_network(x, train.shape, generator)
         set_precision(network, check_precision(self.precision, device))
         network.train()
         averaged = deepcopy(network).eval().requires_grad_(False)
@@ -175,6 +182,7 @@ None, default=None
                 minibatches = shuffled_minibatches(x.n_users, batch_size, epoch - 1, generator)
                 record = game.play(x, minibatches, generator)
                 move_average(averaged, network, self.ema_decay, epoch)
+                self._settle(averaged, x)
                 if validation is not None:
                     record["validation_ndcg"] = self._validate(averaged, *validation)
                 record["seconds"] = time.perf_counter() - started
@@ -255,9 +263,9 @@ None, default=None
         return getattr(self, "network_", None) if self.warm_start else None
 
     def _initial_network(
-        self, x: InteractionBatch, device: torch.device, generator: torch.Generator
+        self, x: InteractionBatch, shape: tuple[int, int], generator: torch.Generator
     ) -> nn.Module:
-        network = self._empty_network((x.n_users, x.n_items), device)
+        network = self._empty_network(shape, generator.device)
         warm = self._warm_network()
         if warm is None:
             initialize(network, generator, x)

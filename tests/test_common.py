@@ -478,7 +478,11 @@ def test_similar_items_refuses_what_is_no_item(items, fitted):
 
 WITHOUT_EFFECT_ON_THE_FIT = {"device", "verbose", "warm_start"}
 # What one of them needs to matter within few epochs.
-SETTINGS = {"n_iter_no_change": {"max_epochs": 15}}
+SETTINGS = {
+    "fold_in_l2": {"mode": "item"},
+    "fold_in_weight": {"mode": "item"},
+    "n_iter_no_change": {"max_epochs": 15},
+}
 
 
 @pytest.mark.parametrize(
@@ -509,7 +513,8 @@ def test_parameters_are_kept_as_given(name):
         model.set_params(**{parameter: value})
         assert getattr(model, parameter) is value
         assert clone(model).get_params() == model.get_params()
-        assert f"{parameter}={value!r}" in re.sub(r"\s+", "", repr(model)) or value == (
+        shown, given = (re.sub(r"\s+", "", text) for text in (repr(model), repr(value)))
+        assert f"{parameter}={given}" in shown or value == (
             inspect.signature(type(model)).parameters[parameter].default
         )
 
@@ -558,7 +563,8 @@ def test_parameters_are_documented_with_their_defaults(name):
 
 
 # What these mean is the model's own affair.
-MODEL_SPECIFIC = {"dropout", "l1", "l2", "likelihood", "n_components", "precision", "tol"}
+MODEL_SPECIFIC = {"dropout", "l1", "l2", "likelihood", "max_epochs", "n_components", "precision"}
+MODEL_SPECIFIC |= {"kl_weight", "tol"}
 
 
 @pytest.mark.parametrize("parameter", sorted(set(VALUES) - MODEL_SPECIFIC))
@@ -766,7 +772,7 @@ def test_parallel_searches_give_the_serial_scores(name, backend, ratings):
 def test_epochs_are_a_resource_of_halving(neural, ratings):
     search = HalvingGridSearchCV(
         make(neural),
-        {"dropout": [0.0, 0.2, 0.4, 0.8]},
+        {"learning_rate": [0.005, 0.01, 0.02, 0.04]},
         resource="max_epochs",
         min_resources=1,
         max_resources=4,

@@ -25,7 +25,7 @@ from skvaecf.interactions import InteractionBatch, binary_csr
 from skvaecf.metrics import ndcg
 from skvaecf.modules import initialize
 from skvaecf.neural import TorchRecommender
-from skvaecf.training import Batch, Game
+from skvaecf.training import Batch, Game, shuffled_minibatches
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +117,11 @@ def test_history_has_a_record_per_epoch(neural, X):
     model = make(neural, max_epochs=4).fit(X)
     assert len(model.history_) == model.n_iter_ == 4
     assert [record["epoch"] for record in model.history_] == [1, 2, 3, 4]
-    players = {f"{p.name}_loss" for p in model._players(model.network_)}
+    players = [p.name for p in model._players(model.network_)]
     for record in model.history_:
-        logged = {key for key in record if key.endswith("_accuracy")}
-        assert set(record) - logged == {"epoch", "validation_ndcg", "seconds"} | players
+        of_players = {key for key in record if key.startswith(tuple(f"{p}_" for p in players))}
+        assert of_players >= {f"{p}_loss" for p in players}
+        assert set(record) == {"epoch", "validation_ndcg", "seconds"} | of_players
         assert all(type(value) in (int, float) for value in record.values())
         assert 0 <= record["validation_ndcg"] <= 1
         assert 0 < record["seconds"] < 60
@@ -178,15 +179,37 @@ def corrupted(V):
 
 def test_training_lowers_the_loss(neural, X):
     history = losses_of(make(neural, max_epochs=15, early_stopping=False).fit(X))
-    for name in history[0]:
-        assert history[-1][name] < 0.97 * history[0][name], name
+    if len(history[0]) == 1:  # against each other, players need not all succeed
+        (name,) = history[0]
+        assert history[-1][name] < 0.97 * history[0][name]
+
+
+def test_each_player_lowers_its_loss_while_the_others_keep_still(neural, X):
+    model = make(neural)
+    for number in range(len(model._players(built(model, X)))):
+        player = model._players(built(model, X))[number]
+        game, generator = Game([player]), torch.Generator().manual_seed(0)
+        first, *_, last = (
+            game.play(
+                InteractionBatch.from_csr(X),
+                shuffled_minibatches(X.shape[0], 16, epoch, generator),
+                generator,
+            )[f"{player.name}_loss"]
+            for epoch in range(15)
+        )
+        assert last < first - 0.03 * abs(first), player.name
+
+
+def built(model, X):
+    """Give the network that a fit starts from."""
+    network = model._build(*X.shape)
+    initialize(network, torch.Generator().manual_seed(0), InteractionBatch.from_csr(X))
+    return network
 
 
 def test_every_parameter_gets_a_gradient(neural, X):
     model = make(neural)
-    network = model._build(*X.shape)
-    x = InteractionBatch.from_csr(X)
-    initialize(network, torch.Generator().manual_seed(0), x)
+    network, x = built(model, X), InteractionBatch.from_csr(X)
     batch = Batch(torch.arange(60), x, 1000, 100.0, torch.Generator().manual_seed(0))
     reached = set()
     for player in model._players(network):
@@ -248,17 +271,28 @@ def test_bfloat16_learns_the_same(neural):
     assert np.corrcoef(exact.ravel(), rounded.ravel())[0, 1] > (0.99 if alone else 0.95)
     assert {p.dtype for p in models[1].network_.parameters()} == {torch.float32}
     finals = [list(losses_of(model)[-1].values()) for model in models]
-    assert_allclose(finals[1], finals[0], rtol=0.02 if alone else 0.2)
+    assert_allclose(finals[1], finals[0], rtol=0.02 if alone else 0.2, atol=1e-3)
 
 
 # --- warm start
 
 
-def test_warm_start_goes_on(neural, X):
+def test_warm_start_goes_on(neural, X, monkeypatch):
     model = make(neural, max_epochs=8, early_stopping=False, warm_start=True)
     cold_losses, cold_scores = losses_of(model.fit(X)), model.predict(X)
+    kept, started = list(model.network_.parameters()), []
+    play = Game.play
+
+    def record(self, *args):
+        started.append([p.detach().clone() for who in self.players for p in who.parameters])
+        return play(self, *args)
+
+    monkeypatch.setattr(Game, "play", record)
     warm_losses = losses_of(model.fit(X))
-    for name in cold_losses[0]:
+    assert len(started[0]) == len(kept)
+    assert all(any(torch.equal(now, then) for now in started[0]) for then in kept)
+    if len(cold_losses[0]) == 1:  # against each other, players need not all succeed
+        (name,) = cold_losses[0]
         cold, warm = ([losses[name] for losses in fit] for fit in (cold_losses, warm_losses))
         assert warm[0] < 0.98 * cold[0]
         assert np.mean(warm) < np.mean(cold)
@@ -460,7 +494,7 @@ def test_callbacks_survive_clone_and_grid_search(neural, X):
     model = make(neural, max_epochs=10).set_callbacks(callback)
     assert clone(model).fit(X).n_iter_ == 1
     stopping = make(neural, max_epochs=10).set_callbacks(StopAfter(1))
-    search = GridSearchCV(stopping, {"dropout": [0.5]}, cv=2).fit(X)
+    search = GridSearchCV(stopping, {"learning_rate": [0.02]}, cv=2).fit(X)
     assert 0 < search.best_score_ <= 1
 
 

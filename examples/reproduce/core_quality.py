@@ -27,10 +27,12 @@ from sklearn.base import clone
 
 from skvaecf import (
     EASE,
+    HVampVAE,
     MultDAE,
     MultiRankingScorer,
     MultVAE,
     Popularity,
+    RecVAE,
     mrr_at_k,
     ndcg_at_k,
     recall_at_k,
@@ -56,6 +58,14 @@ SETTINGS = {
     ),
     ("MultVAE", "narrow"): MultVAE(
         100, encoder_layer_sizes=(300,), kl_weight=0.2, anneal_steps=3200, batch_size=100
+    ),
+    ("RecVAE", "default"): RecVAE(),
+    ("RecVAE", "narrow"): RecVAE(
+        100, layer_size=300, kl_weight_per_item=0.0035, learning_rate=1e-3, batch_size=100
+    ),
+    ("HVampVAE", "default"): HVampVAE(),
+    ("HVampVAE", "narrow"): HVampVAE(
+        100, layer_size=300, n_pseudo_inputs=20, learning_rate=1e-3, batch_size=50
     ),
 }
 

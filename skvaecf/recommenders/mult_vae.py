@@ -247,9 +247,8 @@ class VariationalAutoencoder(Autoencoder):
         self.prior = prior
 
     def normal(self, x: InteractionBatch | Tensor) -> DiagonalNormal:
-        """Read the encoder's last layer: first the means, then the log-variances."""
-        loc, log_variance = self.encoder(x).chunk(2, dim=1)
-        return DiagonalNormal(loc, log_variance.clamp(-12, 4))
+        """Read the encoder's last layer."""
+        return DiagonalNormal.from_layer(self.encoder(x))
 
     def q(self, x: InteractionBatch) -> Any:
         """Give the posterior q(z|x)."""

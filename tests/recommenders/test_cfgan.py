@@ -1,0 +1,220 @@
+"""CFGAN against its objective written out densely, and the two modes against each other."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import make
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import expit
+
+from skvaecf import CFGAN
+from skvaecf.datasets import make_interactions
+from skvaecf.interactions import InteractionBatch
+from skvaecf.modules import initialize
+from skvaecf.recommenders.cfgan import unobserved
+from skvaecf.training import Batch, Game
+
+N_USERS, N_ITEMS = 12, 24
+
+
+@pytest.fixture(scope="module")
+def X():
+    return make_interactions(N_USERS, N_ITEMS, random_state=0)
+
+
+def build(X, **params):
+    """Give a model with its network, its two players, and a batch of all rows of its game."""
+    defaults = {"mode": "user", "discriminator_layer_sizes": (5,), "l2": 0.1}
+    model = CFGAN(4, **defaults | params)
+    network = model._build(*X.shape)
+    x = InteractionBatch.from_csr(model._game_rows(X))
+    initialize(network, torch.Generator().manual_seed(0), x)
+    with torch.no_grad():  # small weights would hide errors
+        for parameter in network.parameters():
+            parameter.mul_(2).add_(0.1)
+    generator = torch.Generator().manual_seed(1)
+    batch = Batch(torch.arange(x.n_users), x, 0, 0.0, generator)
+    return model, network, model._players(network), batch
+
+
+def layer(weight, bias, v):
+    return v @ weight.detach().numpy() + bias.detach().numpy()
+
+
+def dense_generator(network, c):
+    first, decoder = network.encoder.first, network.decoder.logits
+    h = layer(first.weight, first.bias, c)
+    for linear in network.encoder.rest[1::2]:
+        h = layer(linear.weight.T, linear.bias, expit(h))
+    return layer(decoder.weight, decoder.bias, expit(h))
+
+
+def dense_discriminator(network, c, v):
+    layers = network.discriminator.layers
+    h = layer(layers.first.weight, layers.first.bias, np.hstack([c, v]))
+    for linear in layers.rest[1::2]:
+        h = layer(linear.weight.T, linear.bias, expit(h))
+    return h[:, 0]
+
+
+def squares(*modules):
+    return sum(p.square().sum().item() for m in modules for p in m.parameters() if p.dim() > 1)
+
+
+@pytest.mark.parametrize("mode", ["user", "item"])
+@pytest.mark.parametrize("layer_sizes", [(), (5,), (5, 3)])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_losses_are_those_of_the_equations(X, mode, layer_sizes, share):
+    # With shares of 0 and 1 the masks are not random.
+    _, network, (judge, maker), batch = build(
+        X,
+        mode=mode,
+        generator_layer_sizes=layer_sizes,
+        discriminator_layer_sizes=layer_sizes,
+        masking_ratio=share,
+        reconstruction_ratio=share,
+        reconstruction_weight=0.7,
+        discriminator_l2=0.2,
+    )
+    c = X.toarray() if mode == "user" else X.toarray().T
+    y = dense_generator(network, c)
+    fake = dense_discriminator(network, c, y if share else y * c)
+    real = dense_discriminator(network, c, c)
+    log = {}
+    loss = judge.loss(batch._replace(log=log.__setitem__))
+    expected = np.logaddexp(0, -real).mean() + np.logaddexp(0, fake).mean()
+    assert loss.item() == pytest.approx(expected + 0.2 * squares(network.discriminator), rel=1e-5)
+    assert log["accuracy"].item() == pytest.approx(((real > 0).mean() + (fake < 0).mean()) / 2)
+    zeros = (y**2 * (1 - c)).sum(axis=1).mean() if share else 0.0
+    expected = np.logaddexp(0, -fake).mean() + 0.7 * zeros
+    expected += 0.1 * squares(network.encoder, network.decoder)
+    assert maker.loss(batch).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_masks_have_their_rates_and_leave_interactions_alone():
+    X = make_interactions(300, 80, random_state=0)
+    x = InteractionBatch.from_csr(X)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (unobserved(x, 0.3, generator).numpy() for _ in range(2))
+    free = X.toarray() == 0
+    for mask in (first, second):
+        assert not mask[~free].any()
+        assert mask[free].mean() == pytest.approx(0.3, abs=0.02)
+    assert (first & second)[free].mean() == pytest.approx(0.09, abs=0.01)  # independent
+    assert not unobserved(x, 0.0, generator).any()
+    assert_array_equal(unobserved(x, 1.0, generator), free)
+
+
+def test_partial_masking_shows_the_discriminator_a_share_of_the_rest(X, monkeypatch):
+    _, network, (judge, _), batch = build(X, masking_ratio=0.5)
+    seen = []
+
+    def record(c, v):
+        seen.append(v)
+        return torch.zeros(N_USERS)
+
+    monkeypatch.setattr(network.discriminator, "forward", record)
+    for _ in range(200):
+        judge.loss(batch)
+    shown = np.mean([v.numpy() != 0 for v in seen[1::2]], axis=0)
+    observed = X.toarray() > 0
+    assert (shown[observed] == 1).all()
+    assert shown[~observed].mean() == pytest.approx(0.5, abs=0.02)
+    assert_allclose(seen[1][observed], network(batch.x).detach()[observed], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mover", [0, 1])
+def test_a_players_step_leaves_the_other_alone(X, mover):
+    _, _, players, batch = build(X)
+    before = [[p.detach().clone() for p in player.parameters] for player in players]
+    minibatches = [(0.0, torch.arange(N_USERS))]
+    Game([players[mover]]).play(batch.x, lambda: minibatches, batch.generator)
+    for number, player in enumerate(players):
+        for parameter, old in zip(player.parameters, before[number], strict=True):
+            assert torch.equal(parameter, old) == (number != mover)
+
+
+def test_turns_are_taken_by_epoch():
+    X = make_interactions(40, 24, random_state=0)
+    model = make("CFGAN", n_generator_steps=3, n_discriminator_steps=2, max_epochs=1)
+    turns = []
+    players = model._players
+    model._players = lambda network: [
+        type(p)(p.name, p.parameters, record(p, turns), p.learning_rate, p.n_moves)
+        for p in players(network)
+    ]
+    model.set_params(batch_size=20, early_stopping=False).fit(X)
+    assert turns == ["discriminator"] * 4 + ["generator"] * 6
+
+
+def record(player, turns):
+    def loss(batch):
+        turns.append(player.name)
+        return player.loss(batch)
+
+    return loss
+
+
+def test_learning_rates_are_the_players_own(X):
+    rates = [p.learning_rate for p in build(X, learning_rate=0.1)[2]]
+    assert rates == [0.1, 0.1]
+    rates = [
+        p.learning_rate for p in build(X, learning_rate=0.1, discriminator_learning_rate=0.01)[2]
+    ]
+    assert rates == [0.01, 0.1]
+
+
+# --- item mode
+
+
+def test_item_mode_plays_the_game_of_user_mode_on_the_transposed_matrix(X):
+    params = {"max_epochs": 4, "early_stopping": False}
+    by_item = make("CFGAN", mode="item", **params).fit(X)
+    by_user = make("CFGAN", mode="user", **params).fit(X.T.tocsr())
+    for ours, theirs in zip(by_item.history_, by_user.history_, strict=True):
+        for key in theirs.keys() - {"seconds"}:
+            assert ours[key] == theirs[key], key
+    # The representations of the items there are what users are folded in on here.
+    assert_allclose(by_item.network_.codes[:, :-1], by_user.transform(X.T), rtol=1e-6)
+    assert (by_item.network_.codes[:, -1] == 1).all()
+
+
+def test_users_are_folded_in_by_least_squares(X):
+    model = make("CFGAN", mode="item", fold_in_weight=0.3, fold_in_l2=0.2).fit(X)
+    new = make_interactions(7, N_ITEMS, random_state=3).toarray()
+    new[3] = 0
+    H = np.hstack([model.network_.codes[:, :-1].double().numpy(), np.ones((N_ITEMS, 1))])
+    ridge = np.diag([0.2] * model.n_components + [0.0])
+    for row, scores, w in zip(new, model.predict(new), model.transform(new), strict=True):
+        weight = np.where(row > 0, 1, 0.3)
+        solution = np.linalg.solve(H.T @ (weight[:, None] * H) + ridge, H.T @ row)
+        assert_allclose(scores, H @ solution, rtol=1e-3, atol=1e-4)
+        assert_allclose(w, solution[:-1], rtol=1e-3, atol=1e-3)
+
+
+def test_validation_sees_the_current_network(X):
+    X = make_interactions(60, 24, n_blocks=2, noise=0.3, random_state=0)
+    pair = X[:40], X[20:]
+    model = make("CFGAN", mode="item", max_epochs=6).fit(X, X_val=pair)
+    best = model._validate(model.network_, *pair)
+    assert best == model.history_[model.best_iter_ - 1]["validation_ndcg"]
+    x = InteractionBatch.from_csr(X.T.tocsr())
+    assert_allclose(model.network_.codes[:, :-1], model.network_.code(x).detach(), rtol=1e-6)
+
+
+def test_item_mode_learns_blocks_and_is_kept_whole():
+    X, user_blocks, item_blocks = make_interactions(
+        160, 60, n_blocks=4, random_state=1, return_blocks=True
+    )
+    model = make("CFGAN", mode="item", generator_layer_sizes=(), max_epochs=20).fit(X[:120])
+    own = user_blocks[120:, None] == item_blocks
+    items = model.recommend(X[120:], 1)
+    assert np.take_along_axis(own, items, axis=1).mean() > 0.95
+    similar = model.similar_items(range(60), k=3)
+    assert (item_blocks[similar] == item_blocks[:, None]).mean() > 0.9
+    copied = pickle.loads(pickle.dumps(model))
+    assert_array_equal(copied.predict(X), model.predict(X))
