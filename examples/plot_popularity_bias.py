@@ -13,7 +13,6 @@ import numpy as np
 
 from skvaecf import (
     EASE,
-    SLIM,
     WMF,
     ItemKNN,
     MultDAE,
@@ -31,19 +30,18 @@ X = X[np.diff(X.indptr) >= 5]
 train, test = next(UserSplitter(n_splits=1, test_size=0.3, random_state=0).split(X))
 fold_in, heldout = split_interactions(X[test], random_state=0)
 
+training = {"learning_rate": 3e-3, "batch_size": 50, "max_epochs": 40, "random_state": 0}
 models = {
     "Popularity": Popularity(),
     "EASE": EASE(l2=100),
     "EDLAE": EASE(l2=20, dropout=0.3),
-    "SLIM": SLIM(l1=2, l2=50),
-    "ItemKNN": ItemKNN(50),
-    "ItemKNN, TF-IDF": ItemKNN(50, weighting="tfidf"),
-    "ItemKNN, BM25": ItemKNN(50, weighting="bm25"),
-    "WMF": WMF(32, unobserved_weight=0.3, random_state=0),
-    "WMF, 0.01": WMF(32, unobserved_weight=0.01, random_state=0),
-    "MultDAE": MultDAE(100, l2=1e-4, max_epochs=60, random_state=0),
-    "MultVAE": MultVAE(50, encoder_layer_sizes=(200,), max_epochs=60, random_state=0),
+    "ItemKNN": ItemKNN(50, weighting="bm25"),
+    "MultDAE": MultDAE(100, l2=1e-4, **training),
+    "MultVAE": MultVAE(50, encoder_layer_sizes=(), kl_weight=0.2, **training),
 }
+# The less a film weighs that a user has not liked, the less popular the recommendations.
+WEIGHTS = (1, 0.3, 0.1, 0.03, 0.01)
+models |= {f"WMF {w}": WMF(32, unobserved_weight=w, random_state=0) for w in WEIGHTS}
 lists = {name: model.fit(X[train]).recommend(fold_in, k=20) for name, model in models.items()}
 
 # %%
@@ -73,12 +71,27 @@ print(f"hidden films: {own:.1f} fans")
 # ----------
 import matplotlib.pyplot as plt
 
-figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-shown = ("Popularity", "EASE", "ItemKNN, BM25", "WMF, 0.01")
+shown = ("Popularity", "EASE", "ItemKNN", "WMF 0.01")
 colors = dict(zip(shown, ["#999999", "#12566e", "#d9822b", "#7a5195"], strict=True))
+beside = {"EASE": (6, 4), "EDLAE": (-6, 5), "ItemKNN": (-8, -3)}
+
+figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+path = np.array([table[f"WMF {w}"][:2] for w in WEIGHTS])
+axes[0].plot(path[:, 1], path[:, 0], color="#7a5195", lw=1, zorder=1)
 for name, (quality, fans, _) in table.items():
-    axes[0].scatter(fans, quality, s=45, color=colors.get(name, "#8fbccb"), zorder=2)
-    axes[0].annotate(name, (fans, quality), xytext=(6, 4), textcoords="offset points", fontsize=9)
+    factors = name.startswith("WMF")
+    color = "#7a5195" if factors else colors.get(name, "#4a93ab")
+    axes[0].scatter(fans, quality, s=20 if factors else 45, color=color, zorder=2)
+    right, up = (-5, -11) if factors else beside.get(name, (6, 4))
+    axes[0].annotate(
+        name.removeprefix("WMF ") if factors and name != "WMF 0.01" else name,
+        (fans, quality),
+        xytext=(right, up),
+        textcoords="offset points",
+        ha="left" if right > 0 or factors else "right",
+        fontsize=9,
+        color=color if factors else "black",
+    )
 axes[0].axvline(own, color="0.6", ls=":", zorder=0)
 axes[0].text(own, axes[0].get_ylim()[0], " what users hid", color="0.4", fontsize=9, va="bottom")
 axes[0].set(

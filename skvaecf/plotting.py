@@ -380,7 +380,7 @@ class RankingCurveDisplay:
                     curve.mean - half,
                     curve.mean + half,
                     color=line.get_color(),
-                    alpha=0.2,
+                    alpha=0.15,
                     lw=0,
                 )
             self.lines_[name] = line
