@@ -47,9 +47,7 @@ FORMS = {
 def fit(weights, split, seed):
     model = VAEGANRecommender(
         32,
-        encoder_layer_sizes=(100,),
-        adversary_size=32,
-        learning_rate=5e-3,
+        adversary_size=64,
         max_epochs=30,
         random_state=seed,
         **weights,

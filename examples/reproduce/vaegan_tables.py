@@ -26,7 +26,9 @@ from sklearn.base import clone
 
 from skvaecf import (
     CDAE,
+    CFGAN,
     EASE,
+    IRGAN,
     WMF,
     MultDAE,
     MultiRankingScorer,
@@ -44,16 +46,28 @@ FORMS = {
     "AVB+D": {"data_adversary_weight": 0.2},
     "AVB+D+C": {"data_adversary_weight": 0.2, "contractive_weight": 3e-4},
 }
-PAPER = {"decoder_layer_sizes": (600,), "ema_decay": 0, "batch_size": 256}
+PAPER = {
+    "encoder_layer_sizes": (600,),
+    "decoder_layer_sizes": (600,),
+    "normalize": False,
+    "l2": 0,
+    "learning_rate": 1e-3,
+    "ema_decay": 0,
+    "batch_size": 256,
+}
+SMALL = {"n_components": 50}  # what the validation items of MovieLens 100K chose
 SETTINGS = {
     ("EASE", "default"): EASE(),
     ("WMF", "default"): WMF(),
+    ("WMF", "small"): WMF(64, l2=0.03, unobserved_weight=0.1),
     ("CDAE", "default"): CDAE(),
+    ("CFGAN", "default"): CFGAN(),
+    ("IRGAN", "default"): IRGAN(),
     ("MultDAE", "default"): MultDAE(),
     ("MultVAE", "default"): MultVAE(),
 } | {
     (form, setting): VAEGANRecommender(**common | weights)
-    for setting, common in {"default": {}, "paper": PAPER}.items()
+    for setting, common in {"default": {}, "paper": PAPER, "small": SMALL}.items()
     for form, weights in FORMS.items()
 }
 

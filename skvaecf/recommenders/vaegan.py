@@ -70,13 +70,13 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
     ----------
     n_components : int, default=200
         Width of the latent vector.
-    encoder_layer_sizes : tuple of int, default=(600,)
+    encoder_layer_sizes : tuple of int, default=()
         Widths of the encoder's hidden tanh layers; ``()`` makes it linear.
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="bernoulli"
         Law of a user's items given the scores.
-    normalize : bool, default=False
+    normalize : bool, default=True
         Scale the encoder's input rows to length 1.
     noise_size : int, default=32
         Width of the noise that enters each layer of the encoder.
@@ -93,16 +93,16 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         How the penalty is computed: exactly, at the cost of a product of n_items x (size of the
         first hidden layer)^2; or estimated with one random direction per user, at the cost of a
         backward pass.
-    l2 : float, default=0.0
-        Weight of the squared norm of all weight matrices of encoder and decoder, added to their
-        loss.
+    l2 : float, default=1.0
+        Weight of the squared norm of all weight matrices of encoder and decoder, next to their
+        loss summed over all users: to the mean over the users l2 / n_users times it is added.
     adversary_size : int, default=256
         Width of the hidden layers of T and D.
     adversary_learning_rate : float, default=1e-3
         Step size of Adam for T and D.
     dropout : float, default=0.5
         Probability in training to drop each of a user's items from the encoder's input.
-    learning_rate : float, default=1e-3
+    learning_rate : float, default=5e-3
         Step size of Adam.
     batch_size : int or "auto", default="auto"
         Users per update. "auto" takes a twentieth of the users, but from 100 to 500, so that small
@@ -210,21 +210,21 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         self,
         n_components: int = 200,
         *,
-        encoder_layer_sizes: Sequence[int] = (600,),
+        encoder_layer_sizes: Sequence[int] = (),
         decoder_layer_sizes: Sequence[int] = (),
         likelihood: str = "bernoulli",
-        normalize: bool = False,
+        normalize: bool = True,
         noise_size: int = 32,
         adversary_weight: float = 0.2,
         anneal_steps: int | Literal["auto"] = "auto",
         data_adversary_weight: float = 0.0,
         contractive_weight: float = 0.0,
         contractive_estimator: str = "exact",
-        l2: float = 0.0,
+        l2: float = 1.0,
         adversary_size: int = 256,
         adversary_learning_rate: float = 1e-3,
         dropout: float = 0.5,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 5e-3,
         batch_size: int | Literal["auto"] = "auto",
         max_epochs: int = 200,
         ema_decay: float = 0.8,
@@ -275,6 +275,7 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
             Decoder(self.n_components, self.decoder_layer_sizes, n_items),
             PosteriorAdversary(n_items, self.n_components, self.adversary_size),
             DataAdversary(n_items, self.adversary_size) if self.data_adversary_weight else None,
+            n_users,
         )
 
     def _players(self, network: Any) -> list[Player]:
@@ -320,7 +321,7 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
                 norm = CONTRACTIONS[self.contractive_estimator]
                 squares = norm(encoder.weights, slopes, batch.generator)
                 loss = loss + self.contractive_weight * squares
-            return loss.mean() + weight_penalty(self.l2, encoder, decoder)
+            return loss.mean() + weight_penalty(self.l2 / network.n_users, encoder, decoder)
 
         autoencoder = [*encoder.parameters(), *decoder.parameters()]
         rate = self.adversary_learning_rate
@@ -373,10 +374,12 @@ class VAEGAN(Autoencoder):
         decoder: Decoder,
         posterior_adversary: PosteriorAdversary,
         data_adversary: DataAdversary | None,
+        n_users: int,
     ) -> None:
         super().__init__(encoder, decoder)
         self.posterior_adversary = posterior_adversary
         self.data_adversary = data_adversary
+        self.n_users = n_users  # of those trained on
 
 
 class ImplicitEncoder(nn.Module):
