@@ -6,6 +6,7 @@ from .encoding import InteractionEncoder
 from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .persistence import load
+from .plotting import RankingCurveDisplay, TrainingHistoryDisplay
 from .ranking import recommend
 from .recommenders.awae import AWAERecommender
 from .recommenders.cdae import CDAE
@@ -50,10 +51,12 @@ __all__ = [
     "MultVAE",
     "MultiRankingScorer",
     "Popularity",
+    "RankingCurveDisplay",
     "RankingMonitor",
     "RankingScorer",
     "RecVAE",
     "SIVAERecommender",
+    "TrainingHistoryDisplay",
     "UserSplitter",
     "VAEGANRecommender",
     "VampPrior",

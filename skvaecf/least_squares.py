@@ -54,7 +54,7 @@ class LeastSquares:
         return replace(self, fixed=fixed)
 
     def penalty(self, P: Tensor) -> float:
-        """Sum of rho |p|^2."""
+        """Sum of rho times the squared norms of the rows."""
         return float((self.ridge * P.square()).sum(dtype=torch.float64))
 
     def objective(self, P: Tensor, predicted: Tensor) -> float:

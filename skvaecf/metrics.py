@@ -2,8 +2,8 @@ r"""Ranking metrics, one value per user.
 
 The functions compare ranked lists with held-out interactions. For one user, :math:`h_r` is 1 if
 the item in place :math:`r` is held out (a hit) and 0 otherwise, and :math:`n` is the number of
-held-out items. A user with nothing held out gets NaN, which the scorers of
-:mod:`skvaecf.scorers` leave out of the mean.
+held-out items. A user with nothing held out gets NaN, which
+:class:`~skvaecf.RankingScorer` leaves out of the mean.
 """
 
 from __future__ import annotations

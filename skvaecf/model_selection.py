@@ -288,8 +288,11 @@ def strong_generalization_split(
         The matrices have one column for each of ``train_items`` and the values of X.
 
         train : csr_array of shape (n_users - 2 * n_heldout, n_train_items)
+            All interactions of the training users.
         validation_fold_in, validation_heldout : csr_array of shape (n_heldout, n_train_items)
+            What a model may see of the validation users, and what it must find.
         test_fold_in, test_heldout : csr_array of shape (n_heldout, n_train_items)
+            Likewise of the test users.
         train_users, validation_users, test_users : ndarray of int
             Rows of X that the rows of these matrices are, in permuted order.
         train_items : ndarray of shape (n_train_items,)

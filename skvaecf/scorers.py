@@ -53,7 +53,8 @@ class RankingScorer:
     Parameters
     ----------
     metric : {"ndcg", "recall", "precision", "mrr", "map", "hit_rate", "coverage"}
-        The function of :mod:`skvaecf.metrics`; ``"map"`` is :func:`average_precision`.
+        The function of :mod:`skvaecf.metrics`; ``"map"`` is
+        :func:`~skvaecf.metrics.average_precision`.
     k : int, default=100
         Length of the lists.
     heldout : float, default=0.2
@@ -234,12 +235,7 @@ class MultiRankingScorer:
         fold_in, heldout = _hold_out(X, y, self.scorers[0])
         k = min(max(scorer.k for scorer in self.scorers), heldout.shape[1])
         ranked = recommend(estimator, fold_in, k)
-        values = {}
-        for scorer in self.scorers:
-            hits = heldout > scorer.relevance_threshold
-            options = {"capped": scorer.capped} if scorer.metric in _CAPPED else {}
-            values[scorer.name] = _METRICS[scorer.metric](ranked, hits, scorer.k, **options)
-        return values
+        return {scorer.name: values_of_lists(scorer, ranked, heldout) for scorer in self.scorers}
 
     def __call__(self, estimator: Any, X: Any, y: Any = None) -> dict[str, float]:
         """Score a fitted estimator.
@@ -278,6 +274,13 @@ def _hold_out(X: Any, y: Any, scorer: RankingScorer) -> tuple[Any, csr_array]:
     if hasattr(X, "columns") and hasattr(X, "dtypes"):  # pandas or polars
         fold_in = type(X)(dict(zip(X.columns, fold_in.T, strict=True)))
     return fold_in, heldout
+
+
+def values_of_lists(scorer: RankingScorer, ranked: Any, heldout: Any) -> PerUser:
+    """Score lists, best item first, by what is held out of the raw X."""
+    options = {"capped": scorer.capped} if scorer.metric in _CAPPED else {}
+    hits = heldout > scorer.relevance_threshold
+    return _METRICS[scorer.metric](ranked, hits, scorer.k, **options)
 
 
 def _mean(values: PerUser, name: str) -> float:

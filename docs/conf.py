@@ -1,0 +1,76 @@
+"""Settings of the documentation; docs/contributing.rst has the commands."""
+
+import doctest
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from api_pages import write_api_pages
+
+import skvaecf
+
+project = "skvaecf"
+author = "The skvaecf developers"
+copyright = "2026, The skvaecf developers"
+version = release = skvaecf.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build"]
+nitpicky = True
+nitpick_ignore = [
+    # Pages of other projects, which are not read here: the build needs no network.
+    ("py:class", "sklearn.utils.Bunch"),
+    ("py:class", "~sklearn.utils.Bunch"),
+]
+
+# API: a page per public object, from what the package exports.
+write_api_pages(Path(__file__).parent / "api")
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+add_module_names = False
+numpydoc_show_class_members = False
+
+# The blocks of the pages, as a reader would copy them one after the other. Those of the docstrings
+# are run by pytest.
+doctest_test_doctest_blocks = ""
+doctest_default_flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"/plot_",
+    "ignore_pattern": r"(^|/)(?!plot_)[^/]*\.py$",
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "copyfile_regex": "",
+    # ``-t no_figures`` leaves the examples unrun.
+    "plot_gallery": not tags.has("no_figures"),  # noqa: F821
+    "abort_on_example_error": True,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skvaecf"
+html_static_path = ["_static"]
+html_css_files = ["skvaecf.css"]
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": "skvaecf"},
+    "header_links_before_dropdown": 6,
+    "navbar_end": ["theme-switcher"],
+    "navbar_persistent": ["search-button"],
+    "show_prev_next": True,
+    "show_toc_level": 2,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_sidebars = {"quick_start": [], "choosing": [], "contributing": [], "citing": []}

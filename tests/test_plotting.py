@@ -1,0 +1,213 @@
+import subprocess
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Binarizer
+
+from skvaecf import (
+    EASE,
+    WMF,
+    MultVAE,
+    Popularity,
+    RankingCurveDisplay,
+    RankingScorer,
+    TrainingHistoryDisplay,
+    coverage_at_k,
+    ndcg_at_k,
+    recall_at_k,
+)
+from skvaecf.datasets import make_interactions
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+HISTORY = [
+    {"epoch": 1, "autoencoder_loss": 5.0, "validation_ndcg": 0.1, "seconds": 0.2},
+    {"epoch": 2, "autoencoder_loss": 4.0, "validation_ndcg": 0.3, "seconds": 0.2},
+    {"epoch": 3, "autoencoder_loss": 3.5, "validation_ndcg": 0.2, "seconds": 0.2},
+]
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def X():
+    return make_interactions(n_users=200, n_items=30, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def models(X):
+    return {"EASE": EASE(l2=10).fit(X[:120]), "popular": Popularity().fit(X[:120])}
+
+
+def test_matplotlib_is_imported_when_something_is_drawn():
+    code = (
+        "import sys; from skvaecf import RankingCurveDisplay, TrainingHistoryDisplay;"
+        "assert 'matplotlib' not in sys.modules;"
+        "import matplotlib; matplotlib.use('Agg');"
+        "TrainingHistoryDisplay([{'iter': 1, 'objective': 1.0}]).plot();"
+        "assert 'matplotlib.pyplot' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_history_has_a_panel_per_figure_and_marks_the_epoch_kept():
+    display = TrainingHistoryDisplay(HISTORY, best_iter=2, name="A model").plot(color="red")
+    assert list(display.lines_) == ["autoencoder_loss", "validation_ndcg"]
+    line = display.lines_["validation_ndcg"]
+    np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
+    np.testing.assert_array_equal(line.get_ydata(), [0.1, 0.3, 0.2])
+    assert line.get_color() == "red"
+    assert [ax.get_title() for ax in display.axes_] == ["autoencoder loss", "validation NDCG"]
+    for ax in display.axes_:
+        assert list(ax.lines[-1].get_xdata()) == [2, 2]
+    assert display.figure_.get_suptitle() == "A model, epoch 2 kept"
+    assert display.figure_ is display.axes_[0].figure
+
+
+def test_history_of_an_estimator(X):
+    model = MultVAE(8, encoder_layer_sizes=(), max_epochs=3, random_state=0).fit(X)
+    display = TrainingHistoryDisplay.from_estimator(model, figures=["validation_ndcg"])
+    assert display.figure_.get_suptitle() == f"MultVAE, epoch {model.best_iter_} kept"
+    np.testing.assert_array_equal(
+        display.lines_["validation_ndcg"].get_ydata(),
+        [record["validation_ndcg"] for record in model.history_],
+    )
+    sweeps = WMF(4, max_iter=3, random_state=0).fit(X)
+    assert list(TrainingHistoryDisplay.from_estimator(sweeps).lines_) == ["objective"]
+
+
+def test_history_on_axes_of_the_caller():
+    figure, axes = plt.subplots(2, 1)
+    display = TrainingHistoryDisplay(HISTORY, name="A model").plot(ax=axes)
+    assert display.figure_ is figure
+    assert list(display.axes_) == list(axes)
+    assert figure.get_suptitle() == ""
+    _, ax = plt.subplots()
+    display = TrainingHistoryDisplay(HISTORY).plot(figures=["validation_ndcg"], ax=ax)
+    assert list(display.axes_) == [ax]
+    assert len(ax.lines) == 1  # no epoch is marked
+
+
+def test_history_has_as_many_axes_as_figures():
+    history = [{"epoch": 1} | {f"figure_{i}": float(i) for i in range(5)}]
+    display = TrainingHistoryDisplay(history).plot()
+    assert len(display.axes_) == 5
+    assert sum(ax.get_visible() for ax in display.figure_.axes) == 5
+
+
+def test_history_errors(X):
+    with pytest.raises(NotFittedError):
+        TrainingHistoryDisplay.from_estimator(WMF())
+    with pytest.raises(TypeError, match="history_, which Popularity has not"):
+        TrainingHistoryDisplay.from_estimator(Popularity().fit(X))
+    with pytest.raises(ValueError, match=r"figures must be among .*got \['seconds'\]"):
+        TrainingHistoryDisplay(HISTORY).plot(figures=["seconds"])
+    with pytest.raises(ValueError, match="figures"):
+        TrainingHistoryDisplay(HISTORY).plot(figures=[])
+    with pytest.raises(ValueError, match="ax must have 2 axes"):
+        TrainingHistoryDisplay(HISTORY).plot(ax=plt.subplots()[1])
+
+
+@pytest.mark.parametrize("scorer", [ndcg_at_k, RankingScorer("recall", capped=False)])
+def test_curves_are_the_scores(X, models, scorer):
+    ks = [1, 3, 10]
+    display = RankingCurveDisplay.from_estimator(models, X[120:], scorer=scorer, k_values=ks)
+    for name, model in models.items():
+        curve = display.curves[name]
+        for i, k in enumerate(ks):
+            values = scorer.at(k).per_user(model, X[120:])
+            values = values[~np.isnan(values)]
+            assert curve.mean[i] == pytest.approx(scorer.at(k)(model, X[120:]))
+            assert curve.standard_error[i] == pytest.approx(
+                values.std(ddof=1) / np.sqrt(len(values))
+            )
+        np.testing.assert_array_equal(display.lines_[name].get_ydata(), curve.mean)
+        np.testing.assert_array_equal(display.lines_[name].get_xdata(), ks)
+    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert labels == list(models)
+
+
+def test_curves_of_lists_by_hand():
+    heldout = csr_array([[1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    ranked = np.array([[0, 2, 1], [0, 2, 1], [0, 1, 2]])
+    display = RankingCurveDisplay.from_predictions(
+        ranked, heldout, scorer=recall_at_k, k_values=[1, 2, 3], name="mine"
+    )
+    # Per user: 1, 1/2, 1 and 0, 1, 1; the third has nothing held out.
+    np.testing.assert_allclose(display.curves["mine"].mean, [0.5, 0.75, 1])
+    np.testing.assert_allclose(display.curves["mine"].standard_error, [0.5, 0.25, 0])
+    assert display.ax_.get_ylabel() == "recall@k"
+
+
+def test_lists_and_estimators_give_the_same_curves(X, models):
+    fold_in, heldout = X[120:].copy(), X[120:].copy()
+    held = np.arange(X[120:].nnz) % 4 == 0
+    fold_in.data, heldout.data = np.where(held, 0, 1), np.where(held, 1, 0)
+    fold_in.eliminate_zeros()
+    heldout.eliminate_zeros()
+    lists = {name: model.recommend(fold_in, k=20) for name, model in models.items()}
+    ks = [1, 5, 20]
+    of_lists = RankingCurveDisplay.from_predictions(lists, heldout, k_values=ks)
+    of_models = RankingCurveDisplay.from_estimator(models, fold_in, heldout, k_values=ks)
+    for name in models:
+        np.testing.assert_allclose(of_lists.curves[name].mean, of_models.curves[name].mean)
+
+
+def test_one_estimator_is_named_by_its_class_and_may_be_a_pipeline(X, models):
+    display = RankingCurveDisplay.from_estimator(models["EASE"], X[120:], k_values=[5])
+    assert list(display.curves) == ["EASE"]
+    pipeline = make_pipeline(Binarizer(), models["EASE"])
+    of_pipeline = RankingCurveDisplay.from_estimator(pipeline, X[120:], k_values=[5])
+    assert list(of_pipeline.curves) == ["Pipeline"]
+    np.testing.assert_array_equal(of_pipeline.curves["Pipeline"].mean, display.curves["EASE"].mean)
+
+
+def test_bands_are_as_wide_as_asked_for(X, models):
+    def heights(error_band):
+        display = RankingCurveDisplay.from_estimator(
+            models["EASE"], X[120:], k_values=[5, 10], error_band=error_band
+        )
+        error = display.curves["EASE"].standard_error[0]
+        bands = display.ax_.collections
+        if not bands:
+            return 0
+        vertices = bands[0].get_paths()[0].vertices
+        at_5 = vertices[vertices[:, 0] == 5, 1]
+        return (at_5.max() - at_5.min()) / error
+
+    assert heights(1.96) == pytest.approx(2 * 1.96)
+    assert heights(1) == pytest.approx(2)
+    assert heights(None) == 0
+
+
+def test_curves_on_axes_of_the_caller(X, models):
+    figure, ax = plt.subplots()
+    display = RankingCurveDisplay.from_estimator(
+        models, X[120:], k_values=[5, 10], ax=ax, linestyle="--"
+    )
+    assert display.ax_ is ax
+    assert display.figure_ is figure
+    assert display.lines_["EASE"].get_linestyle() == "--"
+
+
+def test_curve_errors(X, models):
+    draw = RankingCurveDisplay.from_estimator
+    with pytest.raises(ValueError, match="scorer must have a value per user"):
+        draw(models, X[120:], scorer=coverage_at_k)
+    for ks in ([], [3, 1], [1, 1]):
+        with pytest.raises(ValueError, match="k_values must be one or more ascending numbers"):
+            draw(models, X[120:], k_values=ks)
+    with pytest.raises(ValueError, match="'k' parameter"):
+        draw(models, X[120:], k_values=[0, 1])
+    with pytest.raises(ValueError, match="Fewer than two users"):
+        RankingCurveDisplay.from_predictions([[0]], csr_array([[1, 0]]), k_values=[1])
