@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.sparse import coo_array, csc_array, csr_array, csr_matrix, random_array
+from scipy.sparse import (
+    coo_array,
+    coo_matrix,
+    csc_array,
+    csr_array,
+    csr_matrix,
+    lil_array,
+    random_array,
+)
 
+from skvaecf import WMF, Popularity, split_interactions
 from skvaecf.interactions import InteractionBatch, binary_csr, check_structure
 
 
