@@ -265,8 +265,8 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         self.verbose = verbose
         self.warm_start = warm_start
 
-    def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None) -> None:
-        super()._fit(X, X_val)
+    def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None, **checkpoint: Any) -> None:
+        super()._fit(X, X_val, **checkpoint)
         warn_of_adversaries(self.history_[self.best_iter_ - 1])
 
     def _build(self, n_users: int, n_items: int) -> VAEGAN:
