@@ -21,6 +21,7 @@ class CountingEASE(EASE):
     """EASE whose score is the number of threads that torch computes with, in its process."""
 
     def score(self, X, y=None):
+        """Count the threads."""
         return float(torch.get_num_threads())
 
 
