@@ -23,7 +23,14 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from conftest import CASES, LATENT_RECOMMENDERS, RECOMMENDERS, VALUES, make
+from conftest import (
+    CASES,
+    LATENT_RECOMMENDERS,
+    NEURAL_RECOMMENDERS,
+    RECOMMENDERS,
+    VALUES,
+    make,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -453,7 +460,7 @@ WITH_SIMILAR_ITEMS = [n for n in RECOMMENDERS if hasattr(getattr(skvaecf, n), "s
 
 @pytest.mark.parametrize("name", WITH_SIMILAR_ITEMS)
 def test_similar_items(name):
-    X, _, blocks = make_interactions(300, 24, n_blocks=3, random_state=0, return_blocks=True)
+    X, _, blocks = make_interactions(150, 24, n_blocks=3, random_state=0, return_blocks=True)
     model = make(name, **CASES[name].planted).fit(X)
     similar, scores = model.similar_items(range(24), k=7, return_scores=True)
     assert similar.shape == scores.shape == (24, 7)
@@ -698,17 +705,18 @@ def grid_of(name):
 
 def test_grid_search_needs_neither_scoring_nor_cv(name, ratings):
     grid = grid_of(name)
-    search = GridSearchCV(make(name), grid).fit(ratings)
+    short = {"max_epochs": 1} if name in NEURAL_RECOMMENDERS else {}  # there are 21 fits
+    search = GridSearchCV(make(name, **short), grid).fit(ratings)
     scores = search.cv_results_["mean_test_score"]
     for candidate, score in zip(search.cv_results_["params"], scores, strict=True):
         by_hand = [
-            skvaecf.ndcg_at_k(make(name, **candidate).fit(ratings[train]), ratings[test])
+            skvaecf.ndcg_at_k(make(name, **short | candidate).fit(ratings[train]), ratings[test])
             for train, test in KFold(5).split(ratings)
         ]
         assert score == pytest.approx(np.mean(by_hand), rel=1e-12)
     assert 0 < search.best_score_ <= 1
     assert search.best_score_ == scores.max()
-    model = make(name, **search.best_params_).fit(ratings)
+    model = make(name, **short | search.best_params_).fit(ratings)
     assert_array_equal(search.predict(ratings), model.predict(ratings))
     assert_array_equal(recommend(search, ratings, 5), model.recommend(ratings, 5))
 

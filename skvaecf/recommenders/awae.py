@@ -58,7 +58,7 @@ class AWAERecommender(LatentFactorMixin, TorchRecommender):
     kl_weight : float, default=0.5
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
-        Updates in which the weight of the KL term rises linearly from 0 to ``kl_weight``. "auto"
+        Updates in which the weight of the KL term rises linearly from 0 to its final value. "auto"
         takes 30 epochs.
     l1 : float, default=1e-3
         Weight :math:`\rho` of the sum of the absolute values of a user's latent vector.

@@ -60,7 +60,7 @@ class HVampVAE(LatentFactorMixin, TorchRecommender):
     kl_weight : float, default=0.3
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
-        Updates in which the weight of the KL term rises linearly from 0 to ``kl_weight``. "auto"
+        Updates in which the weight of the KL term rises linearly from 0 to its final value. "auto"
         takes 30 epochs.
     dropout : float, default=0.5
         Probability in training to drop each of a user's items from the encoder's input.

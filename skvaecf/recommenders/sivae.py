@@ -73,7 +73,7 @@ class SIVAERecommender(LatentFactorMixin, TorchRecommender):
     noise : {"gaussian", "bernoulli"}, default="gaussian"
         Law of the noise, of mean 0 and variance 1: standard normal, or -1 and 1 with even odds.
     noise_size : int, default=100
-        Width of the noise that enters each hidden layer of the encoder.
+        Width of the noise that enters the layers of the encoder.
     shared_sigma : bool, default=False
         Make the log-variances a function of x alone, the same for all draws.
     n_mixing_samples : int, default=10

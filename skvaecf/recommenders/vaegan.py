@@ -79,7 +79,7 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
     normalize : bool, default=True
         Scale the encoder's input rows to length 1.
     noise_size : int, default=32
-        Width of the noise that enters each layer of the encoder.
+        Width of the noise that enters the layers of the encoder.
     adversary_weight : float, default=0.2
         Final weight :math:`\alpha` of T.
     anneal_steps : int or "auto", default="auto"
