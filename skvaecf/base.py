@@ -24,7 +24,7 @@ Scorer = Callable[[csr_array], Tensor]
 
 def check_rows(X: Any, name: str = "X") -> Any:
     """Validate interactions; return them as CSR or, if dense, as an array. X is not changed."""
-    check_structure(X, name)
+    X = check_structure(X, name)
     return check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name=name)
 
 

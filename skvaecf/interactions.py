@@ -14,19 +14,43 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def check_structure(X: Any, name: str = "X") -> None:
-    """Refuse a compressed sparse matrix whose index arrays point outside of it.
+def check_structure(X: Any, name: str = "X") -> Any:
+    """Refuse a sparse matrix whose index arrays point outside of it.
 
     scikit-learn checks the stored values only. A corrupt index would reach compiled code that
     trusts it.
+
+    Returns
+    -------
+    X : object
+        X itself, but in native byte order, and of a type in which what stands twice can be added.
     """
-    if issparse(X) and getattr(X, "format", None) in ("csr", "csc", "bsr"):
+    if isinstance(X, np.ndarray) and not X.dtype.isnative:
+        return X.astype(X.dtype.newbyteorder("="))
+    if not issparse(X) or len(X.shape) != 2:
+        return X
+    try:
         # A new container around the same arrays: the check itself rebinds attributes.
-        try:
+        if X.format in ("csr", "csc", "bsr"):
             shell = type(X)((X.data, X.indices, X.indptr), shape=X.shape)
             shell.check_format(full_check=True)
-        except ValueError as error:
-            raise ValueError(f"{name} has corrupt sparse indices: {error}") from error
+            if (np.diff(X.indptr) < 0).any():  # SciPy looks only if the last pointer is above 0
+                raise ValueError("indptr must not decrease")
+        elif X.format == "coo":
+            shell = type(X)((X.data, (X.row, X.col)), shape=X.shape)
+        else:  # made of Python's objects, or without indices
+            if X.format == "lil" and any(map(_differ_in_length, X.rows, X.data)):
+                raise ValueError("rows and data must have the same lengths")
+            shell = X.tocsr()
+            shell.check_format(full_check=True)
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{name} has corrupt sparse indices: {error}") from error
+    narrow = X.dtype.kind in "biu" and X.dtype.itemsize < 8
+    return shell.astype(np.int64) if narrow and not shell.has_canonical_format else X
+
+
+def _differ_in_length(a: list[int], b: list[Any]) -> bool:
+    return len(a) != len(b)
 
 
 def binary_csr(X: Any) -> csr_array:
@@ -44,9 +68,18 @@ def binary_csr(X: Any) -> csr_array:
 
 
 def count_csr(X: Any) -> csr_array:
-    """Copy rows of X to canonical CSR: sorted, duplicates added up, every stored value positive."""
-    counts = csr_array(X, dtype=np.float32, copy=True)
+    """Copy rows of X to canonical CSR: sorted, duplicates added up, every stored value positive.
+
+    Raises
+    ------
+    ValueError
+        If a count is above 2**24, up to which float32 holds every whole number.
+    """
+    counts = csr_array(X, dtype=np.float64, copy=True)
     counts.sum_duplicates()
+    if counts.data.max(initial=0) > 2**24:
+        raise ValueError(f"X holds the count {counts.data.max():.3g}; counts must be up to 2**24.")
+    counts = csr_array(counts, dtype=np.float32)
     counts.eliminate_zeros()
     return counts
 

@@ -397,7 +397,7 @@ def strong_generalization_split(
 
 def stored_interactions(X: Any, input_name: str = "X") -> csr_array:
     """Copy to CSR without zeros: values and the order of the stored entries are kept."""
-    check_structure(X, input_name)
+    X = check_structure(X, input_name)
     X = check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name=input_name)
     X = csr_array(X, copy=True)
     X.eliminate_zeros()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -24,6 +27,7 @@ from ._callback_support import CallbackSupportMixin, with_callbacks
 from ._devices import check_device, check_precision, device_or_cpu
 from ._version import __version__
 from .base import BaseRecommender, Scorer, SimilarItemsMixin, check_rows, cosines
+from .checkpoint import Checkpoint, digest
 from .interactions import InteractionBatch, binary_csr
 from .metrics import ndcg
 from .model_selection import split_interactions
@@ -96,7 +100,15 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
         """After an epoch, set buffers that follow from the parameters and the game's rows."""
 
     @with_callbacks
-    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        X_val: Any = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 1,
+    ) -> Self:
         """Learn from an interaction matrix.
 
         Parameters
@@ -111,6 +123,12 @@ None, default=None
             fifth of each row is held out. A pair is what to start from and what is held out, row
             by row, and may be of the users in X. None sets a share ``validation_fraction`` of the
             users in X apart.
+        checkpoint_path : str, path-like or None, default=None
+            File that keeps the state of training while fit runs. If it is there already, because
+            a fit was killed, fit goes on from it, and ends with the numbers of a fit that was not
+            killed, to the bit. It is removed when fit is done. None keeps no file.
+        checkpoint_every : int, default=1
+            Epochs from one state in the file to the next.
 
         Returns
         -------
@@ -119,14 +137,22 @@ None, default=None
         Raises
         ------
         ValueError
-            If X or X_val hold NaN, infinity or negative values, are empty or corrupt, or if a
-            parameter is invalid.
+            If X or X_val hold NaN, infinity or negative values, are empty or corrupt, if a
+            parameter is invalid, or if the file is damaged or of a fit with other data or
+            parameters.
+        OSError
+            If the file cannot be written when fit begins. Later on, a state that cannot be written
+            is a warning, and the state before stays in the file.
         FloatingPointError
             If a loss becomes NaN or infinite. The best epoch before that is kept.
 
         Notes
         -----
-        Interrupted from the keyboard, fit keeps the best epoch so far and warns.
+        Interrupted from the keyboard, fit keeps the best epoch so far and warns. A file at
+        ``checkpoint_path`` stays after that and after any error. It is about five times as large
+        as the parameters, and as safe to read as that of :func:`skvaecf.load`. A ``random_state``
+        that is a RandomState instance must be as it was when the fit began, and a parameter that is
+        an object of another's making must show its values in its ``repr``.
         """
         self._validate_params()
         rows = check_rows(X)
@@ -134,11 +160,22 @@ None, default=None
             X_val = _check_pair(X_val, rows.shape[1])
         elif X_val is not None:
             X_val = _check_validation_rows(X_val, rows.shape[1])
+        if checkpoint_path is not None:
+            checkpoint_path = Path(checkpoint_path)
+        if not _is_count(checkpoint_every):
+            raise ValueError(
+                f"checkpoint_every must be an integer of at least 1, got {checkpoint_every!r}."
+            )
         if self._warm_network() is not None:
             validate_data(self, X, skip_check_array=True, reset=False)
         previous = getattr(self, "history_", None)
         try:
-            self._fit(binary_csr(rows), X_val)
+            self._fit(
+                binary_csr(rows),
+                X_val,
+                checkpoint_path=checkpoint_path,
+                checkpoint_every=checkpoint_every,
+            )
         finally:
             # After an error, too, if epochs were completed before it.
             if getattr(self, "history_", None) is not previous:
@@ -149,19 +186,29 @@ None, default=None
         super()._validate_params()
         check_device(self.device)
         for name, sizes in self.get_params(deep=False).items():
-            if name.endswith("layer_sizes") and not all(
-                isinstance(size, Integral) and int(size) >= 1 for size in sizes
-            ):
+            if name.endswith("layer_sizes") and not all(map(_is_count, sizes)):
                 raise ValueError(f"{name} must hold integers of at least 1, got {sizes!r}.")
 
-    def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None) -> None:
+    def _fit(
+        self,
+        X: csr_array,
+        X_val: csr_array | Pair | None = None,
+        *,
+        checkpoint_path: Path | None = None,
+        checkpoint_every: int = 1,
+    ) -> None:
         """Play epoch after epoch; keep the best one."""
         device = check_device(self.device)
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        generator = torch.Generator(device).manual_seed(seed)
-        train, validation = self._hold_out(X, X_val, seed)
+        identity = self._identity(X, X_val, seed) if checkpoint_path else {}
+        checkpoint = Checkpoint(checkpoint_path, checkpoint_every, identity, seed)
+        generator = torch.Generator(device).manual_seed(checkpoint.seed)
+        train, validation = self._hold_out(X, X_val, checkpoint.seed)
         x = InteractionBatch.from_csr(self._game_rows(train), device)
-        network = self._initial_network(x, train.shape, generator)
+        if checkpoint.state is None:
+            network = self._initial_network(x, train.shape, generator)
+        else:
+            network = self._empty_network(train.shape, device)
         set_precision(network, check_precision(self.precision, device))
         network.train()
         averaged = deepcopy(network).eval().requires_grad_(False)
@@ -169,11 +216,13 @@ None, default=None
         auto = min(max(100, x.n_users // 20), 500)
         batch_size = auto if isinstance(self.batch_size, str) else self.batch_size
 
-        history: list[dict[str, float]] = []
-        best = _BestEpoch()
-        task = self._init_callback_context(max_subtasks=self.max_epochs)
+        progress = _Progress(network, averaged, game, generator)
+        checkpoint.resume(progress.go_on_from)
+        history, best = progress.history, progress.best
+        epochs = range(len(history) + 1, self.max_epochs + 1)
+        task = self._init_callback_context(max_subtasks=len(epochs))
         task.call_on_fit_task_begin(estimator=self, X=X)
-        bar = tqdm(range(1, self.max_epochs + 1), type(self).__name__, disable=not self.verbose)
+        bar = tqdm(epochs, type(self).__name__, disable=not self.verbose)
         try:
             for epoch in bar:
                 subtask = task.subcontext(task_name="epoch")
@@ -197,6 +246,7 @@ None, default=None
                 )
                 if stop or epoch - best.epoch >= self.n_iter_no_change:
                     break
+                checkpoint.save(epoch, progress.state)
         except KeyboardInterrupt:
             if not history:
                 raise
@@ -204,6 +254,8 @@ None, default=None
                 f"fit was interrupted in epoch {len(history) + 1}; epoch {best.epoch} is kept.",
                 stacklevel=2,
             )
+        else:
+            checkpoint.remove()
         finally:
             bar.close()
             # After an error, too: nothing that was learned is lost.
@@ -214,6 +266,22 @@ None, default=None
                 self.n_iter_ = len(history)
                 self.best_iter_ = best.epoch
         task.call_on_fit_task_end(estimator=self, X=X)
+
+    def _identity(self, X: csr_array, X_val: csr_array | Pair | None, seed: int) -> dict[str, str]:
+        """Tell what the numbers that are learned depend on."""
+        device = check_device(self.device)
+        identity = {name: repr(value) for name, value in self.get_params(deep=False).items()}
+        del identity["verbose"]
+        if X_val is not None:
+            identity["X_val"] = digest(*(X_val if isinstance(X_val, tuple) else (X_val,)))
+        return identity | {
+            "class": type(self).__name__,
+            "device": device.type,
+            "precision": str(check_precision(self.precision, device)),
+            "random_state": "None" if self.random_state is None else f"seed {seed}",
+            "version": __version__,
+            "X": digest(X),
+        }
 
     def _fitted_so_far(self, network: nn.Module, shape: tuple[int, int]) -> dict[str, Any]:
         """Attributes that make a fitted recommender of a network."""
@@ -303,6 +371,10 @@ None, default=None
             self.network_ = network.eval()
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and int(value) >= 1
+
+
 def _check_validation_rows(X_val: Any, n_items: int) -> csr_array:
     rows = check_rows(X_val, "X_val")
     if rows.shape[1] != n_items:
@@ -337,6 +409,40 @@ class _BestEpoch:
                 self.parameters = {n: p.clone() for n, p in network.state_dict().items()}
             for name, parameter in network.state_dict().items():
                 self.parameters[name].copy_(parameter)
+
+
+@dataclass
+class _Progress:
+    """All that changes from epoch to epoch."""
+
+    network: nn.Module
+    averaged: nn.Module
+    game: Game
+    generator: torch.Generator
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: _BestEpoch = field(default_factory=_BestEpoch)
+
+    def state(self) -> dict[str, Any]:
+        """Give it as tensors, numbers and names."""
+        return {
+            "network": dict(self.network.state_dict()),
+            "averaged": dict(self.averaged.state_dict()),
+            "game": self.game.state(),
+            "generator": self.generator.get_state(),
+            "history": self.history,
+            "best": vars(self.best),
+        }
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take the place of the training that gave this state."""
+        best = state["best"]
+        self.averaged.load_state_dict(best["parameters"])
+        self.best.update(best["score"], best["epoch"], self.averaged)
+        self.averaged.load_state_dict(state["averaged"])
+        self.network.load_state_dict(state["network"])
+        self.game.go_on_from(state["game"])
+        self.generator.set_state(state["generator"])
+        self.history += state["history"]
 
 
 def _device_of(network: nn.Module) -> torch.device:

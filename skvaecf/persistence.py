@@ -15,6 +15,8 @@ number, a string, a list of nodes, or an object of one entry, which names what i
 ``{"value": [c, {n: node}]}``   a dataclass named c of this package, by its fields
 ``{"estimator": [c, p, a]}``    an estimator named c of this package: parameters and attributes
 ==============================  ==================================================================
+
+Checkpoints of unfinished fits (:mod:`skvaecf.checkpoint`) are such files, too, of a dict.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
@@ -78,25 +82,8 @@ class SaveMixin:
         must be replaced first: ``set_params(random_state=0)`` changes nothing that is learned.
         """
         check_is_fitted(self)
-        tensors: dict[str, np.ndarray] = {}
-        description = {
-            "format": FORMAT,
-            "version": __version__,
-            "model": _describe(self, "", tensors),
-        }
-        metadata = {"skvaecf": json.dumps(description, allow_nan=False)}
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        try:
-            temporary.touch(exist_ok=False)
-            mode = temporary.stat().st_mode  # of new files of this user, which safetensors changes
-            save_file(tensors, temporary, metadata)
-            temporary.chmod(mode)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_file(self, path, path.with_name(f".{path.name}.{secrets.token_hex(8)}"))
 
     def _check_loaded(self) -> None:
         """Raise an error if what was loaded does not fit together."""
@@ -140,14 +127,61 @@ def load(path: str | os.PathLike[str]) -> Any:
     >>> model.predict(X[:1])
     array([[1., 3., 1.]], dtype=float32)
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            node = _check_description((file.metadata() or {}).get("skvaecf"))
-            _check_names(sorted(_tensor_names(node)), sorted(file.keys()))
-            model = _restore(node, file)
+    with naming_the_file(path):
+        model = read_file(path)
         if not isinstance(model, SaveMixin):
             raise ValueError(f"it holds a {type(model).__name__} instead of an estimator")
         model._check_loaded()
+    return model
+
+
+def write_file(value: Any, path: Path, folder: Path) -> None:
+    """Write a value to a file, which is replaced at once and only when all is written.
+
+    Parameters
+    ----------
+    value : object
+        What the nodes above can stand for.
+    path : Path
+        File to write.
+    folder : Path
+        Where to write until then, beside the file. It is removed; what an earlier process that
+        was killed has left there, too.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    node = _describe(value, "", tensors)
+    description = {"format": FORMAT, "version": __version__, "model": node}
+    metadata = {"skvaecf": json.dumps(description, allow_nan=False)}
+    temporary = folder / path.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # of new files of this user, which safetensors changes
+        save_file(tensors, temporary, metadata)
+        temporary.chmod(mode)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_file(path: str | os.PathLike[str]) -> Any:
+    """Read the value that was written to a file."""
+    with safe_open(path, framework="numpy") as file:
+        node = _check_description((file.metadata() or {}).get("skvaecf"))
+        _check_names(sorted(_tensor_names(node)), sorted(file.keys()))
+        return _restore(node, file)
+
+
+@contextmanager
+def naming_the_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let every error but those of the system be a ValueError that names the file."""
+    try:
+        yield
     except OSError:
         raise
     except ValueError as error:
@@ -156,7 +190,6 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise ValueError(
             f"{os.fspath(path)} cannot be loaded, it is damaged: {type(error).__name__}: {error}"
         ) from error
-    return model
 
 
 def _describe(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:

@@ -166,6 +166,8 @@ def _check_candidates(candidates: Any, shape: tuple[int, int]) -> np.ndarray | c
     if candidates is None:
         return None
     if issparse(candidates) or np.ndim(candidates) == 2:
+        if not issparse(candidates):
+            candidates = np.asarray(candidates) > 0
         if candidates.shape != shape:
             raise ValueError(
                 f"candidates must be a mask of the shape of X, {shape}, got {candidates.shape}."
@@ -248,8 +250,8 @@ None, default=None
     """
     if not hasattr(estimator, "predict"):
         raise TypeError(f"estimator must have a predict method, got {type(estimator).__name__}.")
-    check_structure(X)
-    seen = check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name="X")
+    seen = check_structure(X)
+    seen = check_array(seen, accept_sparse="csr", ensure_non_negative=True, input_name="X")
     rows = seen if issparse(X) else X
 
     def score_rows(block: slice) -> Tensor:

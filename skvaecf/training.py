@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,9 @@ class Player:
     loss: Callable[[Batch], Tensor]  # mean over the users of the batch
     learning_rate: float
     n_moves: int = 1
-    start_epoch: Callable[[], None] | None = None  # called before every epoch
+    # Called before every epoch. What the losses keep must follow from the network here: a fit that
+    # is resumed from a checkpoint has nothing else.
+    start_epoch: Callable[[], None] | None = None
 
 
 Minibatches = Callable[[], Iterable[tuple[float, Tensor]]]
@@ -134,6 +136,32 @@ class Game:
                 )
         return {name: math.fsum(_read(values)) / len(values) for name, values in figures.items()}
 
+    def state(self) -> dict[str, Any]:
+        """Give what the players have gathered: per player, its updates and Adam's averages."""
+        return {
+            name: {"steps": self.steps[name], "adam": [*optimizer.state_dict()["state"].values()]}
+            for name, optimizer in self.optimizers.items()
+        }
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take the place of the game that gave this state.
+
+        Raises
+        ------
+        ValueError
+            If the state does not fit the players.
+        """
+        for player in self.players:
+            averages = state[player.name]["adam"]
+            for parameter, average in zip(player.parameters, averages, strict=bool(averages)):
+                shapes = {name: tensor.shape for name, tensor in average.items()}
+                if shapes != _adams_shapes(parameter):  # compiled code trusts them
+                    raise ValueError(f"Adam's averages for the {player.name} are of other shapes")
+            optimizer = self.optimizers[player.name]
+            whole = optimizer.state_dict() | {"state": dict(enumerate(averages))}
+            optimizer.load_state_dict(whole)
+            self.steps[player.name] = state[player.name]["steps"]
+
 
 def _read(values: Sequence[Tensor]) -> list[float]:
     """Copy scalars from the device, all at once."""
@@ -145,6 +173,11 @@ def _adam(player: Player) -> torch.optim.Adam:
     # The fused update makes one pass over the parameters; it exists for these devices.
     fused = player.parameters[0].device.type in ("cpu", "cuda")
     return torch.optim.Adam(player.parameters, lr=player.learning_rate, fused=fused)
+
+
+def _adams_shapes(parameter: Tensor) -> dict[str, torch.Size]:
+    """Shapes of what Adam keeps for a parameter."""
+    return {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
 
 
 def shuffled_minibatches(

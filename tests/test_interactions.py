@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.sparse import coo_array, csc_array, csr_array, csr_matrix, random_array
+from scipy.sparse import (
+    coo_array,
+    coo_matrix,
+    csc_array,
+    csr_array,
+    csr_matrix,
+    lil_array,
+    random_array,
+)
 
+from skvaecf import WMF, Popularity, split_interactions
 from skvaecf.interactions import InteractionBatch, binary_csr, check_structure
 
 
@@ -191,3 +200,56 @@ def test_sound_matrices_pass_as_they_are():
     check_structure(X)
     assert X.indices is indices
     assert indices.tolist() == [2, 0, 2, 1, 3, 0]
+
+
+# --- found by tests/test_hostile_input.py
+
+
+@pytest.mark.parametrize("part", ["row", "col"])
+@pytest.mark.parametrize("container", [coo_array, coo_matrix])
+def test_corrupt_coordinates_do_not_reach_compiled_code(part, container):
+    X = container(np.eye(3))
+    getattr(X, part)[1] = 2**30
+    with pytest.raises(ValueError, match="X has corrupt sparse indices"):
+        Popularity().fit(X)
+
+
+def test_uneven_lists_are_refused():
+    X = lil_array(np.eye(3))
+    X.data[0] = [1.0, 1.0]
+    with pytest.raises(ValueError, match="X has corrupt sparse indices: rows and data"):
+        Popularity().fit(X)
+
+
+def test_pointers_that_decrease_to_zero_are_refused():
+    X = csr_array(np.eye(3))
+    X.indptr[3] = 0
+    with pytest.raises(ValueError, match="X has corrupt sparse indices: indptr must not"):
+        Popularity().fit(X)
+
+
+@pytest.mark.parametrize("container", [coo_array, coo_matrix])
+def test_sums_of_what_stands_twice_leave_no_small_type(container):
+    X = container((np.array([128, 128], np.uint8), ([0, 0], [1, 1])), shape=(1, 3))
+    assert Popularity().fit(X).predict(X).tolist() == [[0, 1, 0]]
+    assert 1 not in Popularity().fit(X).recommend(X)[0]
+    whole, _ = split_interactions(X)
+    assert whole.toarray().tolist() == [[0, 256, 0]]
+
+
+def test_counts_are_up_to_what_float32_counts():
+    X = np.array([[2.0**24, 0, 1], [1, 3, 0]])
+    model = WMF(2, counts=True, random_state=0).fit(X)
+    assert np.isfinite(model.predict(X)).all()
+    with pytest.raises(ValueError, match=r"X holds the count 1e\+300; counts must be up to"):
+        model.predict(np.where(X == 3, 1e300, X))
+
+
+def test_no_interactions_at_all():
+    for model in (WMF(2, random_state=0), WMF(2, solver="cholesky", random_state=0)):
+        assert_array_equal(model.fit(np.zeros((3, 4))).predict(np.ones((2, 4))), np.zeros((2, 4)))
+
+
+def test_a_mask_of_candidates_may_be_lists():
+    model = Popularity().fit(np.eye(3))
+    assert model.recommend(np.zeros((1, 3)), 2, candidates=[[0, 0, 1]]).tolist() == [[2, -1]]

@@ -33,6 +33,7 @@ from skvaecf import (
     MultVAE,
     Popularity,
     RecVAE,
+    VAEGANRecommender,
     mrr_at_k,
     ndcg_at_k,
     recall_at_k,
@@ -59,6 +60,8 @@ SETTINGS = {
     ("MultVAE", "narrow"): MultVAE(
         100, encoder_layer_sizes=(300,), kl_weight=0.2, anneal_steps=3200, batch_size=100
     ),
+    ("VAEGANRecommender", "default"): VAEGANRecommender(),
+    ("VAEGANRecommender", "100"): VAEGANRecommender(100),
     ("RecVAE", "default"): RecVAE(),
     ("RecVAE", "narrow"): RecVAE(
         100, layer_size=300, kl_weight_per_item=0.0035, learning_rate=1e-3, batch_size=100

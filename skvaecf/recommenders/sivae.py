@@ -19,7 +19,7 @@ from ..distributions import LIKELIHOODS, ItemLikelihood, SemiImplicitNormal, sta
 from ..interactions import InteractionBatch
 from ..modules import Autoencoder, Decoder, ItemEmbedding, Linear, OwnStart
 from ..neural import TorchRecommender
-from ..objectives import anneal
+from ..objectives import anneal, weight_penalty
 from ..training import Batch, Player
 
 
@@ -89,6 +89,9 @@ class SIVAERecommender(LatentFactorMixin, TorchRecommender):
     anneal_steps : int or "auto", default="auto"
         Updates in which the weight of the KL term rises linearly from 0 to its final value. "auto"
         takes 30 epochs.
+    l2 : float, default=0.0
+        Weight of the squared norm of all weight matrices of encoder and decoder, added to the
+        loss.
     dropout : float, default=0.5
         Probability in training to drop each of a user's items from the encoder's input.
     learning_rate : float, default=1e-3
@@ -177,6 +180,7 @@ class SIVAERecommender(LatentFactorMixin, TorchRecommender):
         "n_prediction_samples": [Interval(Integral, 0, None, closed="left")],
         "kl_weight": [Interval(Real, 0, None, closed="left")],
         "anneal_steps": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+        "l2": [Interval(Real, 0, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
     }
 
@@ -195,6 +199,7 @@ class SIVAERecommender(LatentFactorMixin, TorchRecommender):
         n_prediction_samples: int = 0,
         kl_weight: float = 0.5,
         anneal_steps: int | Literal["auto"] = "auto",
+        l2: float = 0.0,
         dropout: float = 0.5,
         learning_rate: float = 1e-3,
         batch_size: int | Literal["auto"] = "auto",
@@ -221,6 +226,7 @@ class SIVAERecommender(LatentFactorMixin, TorchRecommender):
         self.n_prediction_samples = n_prediction_samples
         self.kl_weight = kl_weight
         self.anneal_steps = anneal_steps
+        self.l2 = l2
         self.dropout = dropout
         self.learning_rate = learning_rate
         self.batch_size = batch_size
@@ -264,7 +270,8 @@ class SIVAERecommender(LatentFactorMixin, TorchRecommender):
             z = h.rsample(generator=batch.generator)  # (n_latent_samples, n_users, n_components)
             log_p = torch.stack([likelihood(network.decoder(z_j)).log_prob(x) for z_j in z])
             beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
-            return (beta * (h.log_prob(z) - standard_normal(z).log_prob(z)) - log_p).mean()
+            bound = log_p + beta * (standard_normal(z).log_prob(z) - h.log_prob(z))
+            return weight_penalty(self.l2, network.encoder, network.decoder) - bound.mean()
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 

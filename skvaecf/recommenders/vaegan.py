@@ -93,7 +93,7 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         How the penalty is computed: exactly, at the cost of a product of n_items x (size of the
         first hidden layer)^2; or estimated with one random direction per user, at the cost of a
         backward pass.
-    l2 : float, default=1.0
+    l2 : float, default=4.0
         Weight of the squared norm of all weight matrices of encoder and decoder, next to their
         loss summed over all users: to the mean over the users l2 / n_users times it is added.
     adversary_size : int, default=256
@@ -220,7 +220,7 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         data_adversary_weight: float = 0.0,
         contractive_weight: float = 0.0,
         contractive_estimator: str = "exact",
-        l2: float = 1.0,
+        l2: float = 4.0,
         adversary_size: int = 256,
         adversary_learning_rate: float = 1e-3,
         dropout: float = 0.5,
@@ -265,8 +265,8 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         self.verbose = verbose
         self.warm_start = warm_start
 
-    def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None) -> None:
-        super()._fit(X, X_val)
+    def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None, **checkpoint: Any) -> None:
+        super()._fit(X, X_val, **checkpoint)
         warn_of_adversaries(self.history_[self.best_iter_ - 1])
 
     def _build(self, n_users: int, n_items: int) -> VAEGAN:

@@ -54,7 +54,8 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         Power :math:`\nu` of a user's or item's total weight that scales its penalty. 0 gives all
         the same.
     counts : bool, default=False
-        Take the values in X as counts :math:`r_{ui}`. By default every interaction counts 1.
+        Take the values in X as counts :math:`r_{ui}`, up to 2**24. By default every interaction
+        counts 1.
     solver : {"cg", "cholesky"}, default="cg"
         How the least squares problems are solved: by ``cg_steps`` steps of preconditioned
         conjugate gradients from the previous factors, or exactly.
@@ -320,6 +321,6 @@ def leading_subspace(
     for _ in range(2):
         Q = by_item * (items @ (by_user.square() * (users @ (by_item * Q))))
         squared_lengths, axes = torch.linalg.eigh(Q.T @ Q)
-        least = 1e-6 * squared_lengths[-1]
+        least = 1e-6 * squared_lengths[-1].clamp(min=1e-30)  # without interactions all are 0
         Q = Q @ (axes / squared_lengths.clamp(min=least).sqrt()) @ axes.T
     return Q

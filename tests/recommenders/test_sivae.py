@@ -112,7 +112,8 @@ def dense_loss(model, network, X):
         log_h = (densities / (n_mixing + 1)).log()
         log_prior = log_normal(z, torch.zeros_like(z), torch.zeros_like(z))
         total = total - (log_p + model.kl_weight * (log_prior - log_h)) / n_samples
-    return total.mean()
+    weights = [w for w in network.parameters() if w.dim() > 1]
+    return total.mean() + model.l2 * sum((w**2).sum() for w in weights)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,7 @@ def dense_loss(model, network, X):
     [
         {},
         {"likelihood": "bernoulli"},
+        {"l2": 0.1},
         {"noise": "bernoulli"},
         {"kl_weight": 0.0},
         {"kl_weight": 1.0, "n_mixing_samples": 0},
