@@ -426,6 +426,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of the names of the tests")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
     further = settings(
         max_examples=options.examples,
         derandomize=False,
