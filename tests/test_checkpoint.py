@@ -265,7 +265,7 @@ for name in names:
     kills = 0
     while True:
         child = attempt(name)
-        if kills < 3:
+        if kills < 6:
             time.sleep(random.uniform(0, seconds / 3))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
