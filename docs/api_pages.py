@@ -25,7 +25,8 @@ SECTIONS = {
 PARTS = {
     "skvaecf.training": "The training loop",
     "skvaecf.objectives": "Terms of objectives",
-    "skvaecf.distributions": "Likelihoods and posteriors",
+    "skvaecf.likelihoods": "Likelihoods",
+    "skvaecf.distributions": "Posteriors",
     "skvaecf.latent": "Priors and flows",
     "skvaecf.modules": "Building blocks of networks",
     "skvaecf.interactions": "Sparse rows",

@@ -28,7 +28,7 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import expit, gammaln, log_expit, logsumexp
 
-from skvaecf.distributions import NChooseK
+from skvaecf.likelihoods import NChooseK
 
 
 class Exact(NChooseK):

@@ -21,7 +21,7 @@ from skvaecf import VAEGANRecommender, ndcg_at_k, strong_generalization_split
 from skvaecf.datasets import load_movielens_small
 
 X = load_movielens_small().data
-X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 20]  # films that twenty users have seen
+X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 30]  # films that thirty users have seen
 X = X[np.diff(X.indptr) >= 5]
 SEEDS = range(3)
 splits = [strong_generalization_split(X, 120, random_state=seed) for seed in SEEDS]
@@ -30,8 +30,8 @@ print(f"{X.shape[0]} users, {X.shape[1]} films, {len(splits)} splits")
 # %%
 # A fit for each form and split
 # -----------------------------
-# An adversary that has won says so with a warning. D always does here: the rows it is shown are
-# made of ones, those that it must tell from them are not.
+# An adversary that has won says so with a warning. D can win with ease: a user's row is made of
+# ones, and the probabilities that it must tell from them are not.
 warnings.simplefilter("ignore", ConvergenceWarning)
 
 FORMS = {
@@ -46,9 +46,9 @@ FORMS = {
 def fit(weights, split, seed):
     model = VAEGANRecommender(
         32,
-        adversary_size=64,
+        adversary_size=32,
         learning_rate=2e-2,
-        max_epochs=40,
+        max_epochs=30,
         random_state=seed,
         **weights,
     )

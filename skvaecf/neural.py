@@ -8,7 +8,6 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, field
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -33,7 +32,15 @@ from .metrics import ndcg
 from .model_selection import split_interactions
 from .modules import initialize, set_precision
 from .ranking import rank
-from .training import Game, Order, Player, by_batch, move_average, shuffled_minibatches
+from .training import (
+    Game,
+    Order,
+    Player,
+    Progress,
+    by_batch,
+    move_average,
+    shuffled_minibatches,
+)
 
 Pair = tuple[csr_array, csr_array]  # what is seen of users, and what must be found
 
@@ -216,7 +223,7 @@ None, default=None
         auto = min(max(100, x.n_users // 20), 500)
         batch_size = auto if isinstance(self.batch_size, str) else self.batch_size
 
-        progress = _Progress(network, averaged, game, generator)
+        progress = Progress(network, averaged, game, generator)
         checkpoint.resume(progress.go_on_from)
         history, best = progress.history, progress.best
         epochs = range(len(history) + 1, self.max_epochs + 1)
@@ -392,57 +399,6 @@ def _check_pair(X_val: tuple[Any, ...], n_items: int) -> Pair:
             f" the first, got shape {heldout.shape} with {heldout.nnz} interactions."
         )
     return fold_in, heldout
-
-
-class _BestEpoch:
-    """The parameters of the epoch with the highest score."""
-
-    def __init__(self) -> None:
-        self.score = -np.inf
-        self.epoch = 0
-        self.parameters: dict[str, Tensor] = {}
-
-    def update(self, score: float, epoch: int, network: nn.Module) -> None:
-        if score > self.score:
-            self.score, self.epoch = score, epoch
-            if not self.parameters:
-                self.parameters = {n: p.clone() for n, p in network.state_dict().items()}
-            for name, parameter in network.state_dict().items():
-                self.parameters[name].copy_(parameter)
-
-
-@dataclass
-class _Progress:
-    """All that changes from epoch to epoch."""
-
-    network: nn.Module
-    averaged: nn.Module
-    game: Game
-    generator: torch.Generator
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: _BestEpoch = field(default_factory=_BestEpoch)
-
-    def state(self) -> dict[str, Any]:
-        """Give it as tensors, numbers and names."""
-        return {
-            "network": dict(self.network.state_dict()),
-            "averaged": dict(self.averaged.state_dict()),
-            "game": self.game.state(),
-            "generator": self.generator.get_state(),
-            "history": self.history,
-            "best": vars(self.best),
-        }
-
-    def go_on_from(self, state: dict[str, Any]) -> None:
-        """Take the place of the training that gave this state."""
-        best = state["best"]
-        self.averaged.load_state_dict(best["parameters"])
-        self.best.update(best["score"], best["epoch"], self.averaged)
-        self.averaged.load_state_dict(state["averaged"])
-        self.network.load_state_dict(state["network"])
-        self.game.go_on_from(state["game"])
-        self.generator.set_state(state["generator"])
-        self.history += state["history"]
 
 
 def _device_of(network: nn.Module) -> torch.device:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -203,3 +203,55 @@ def move_average(averaged: nn.Module, network: nn.Module, decay: float, epoch: i
     weight = 1 - min(decay, (1 + epoch) / (10 + epoch))
     for average, parameter in zip(averaged.parameters(), network.parameters(), strict=True):
         average.lerp_(parameter, weight)
+
+
+class BestEpoch:
+    """The parameters of the epoch with the highest score."""
+
+    def __init__(self) -> None:
+        self.score = -math.inf
+        self.epoch = 0
+        self.parameters: dict[str, Tensor] = {}
+
+    def update(self, score: float, epoch: int, network: nn.Module) -> None:
+        """Copy the parameters of an epoch, if its score is higher than all before."""
+        if score > self.score:
+            self.score, self.epoch = score, epoch
+            if not self.parameters:
+                self.parameters = {n: p.clone() for n, p in network.state_dict().items()}
+            for name, parameter in network.state_dict().items():
+                self.parameters[name].copy_(parameter)
+
+
+@dataclass
+class Progress:
+    """All that changes from epoch to epoch."""
+
+    network: nn.Module
+    averaged: nn.Module
+    game: Game
+    generator: torch.Generator
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: BestEpoch = field(default_factory=BestEpoch)
+
+    def state(self) -> dict[str, Any]:
+        """Give it as tensors, numbers and names."""
+        return {
+            "network": dict(self.network.state_dict()),
+            "averaged": dict(self.averaged.state_dict()),
+            "game": self.game.state(),
+            "generator": self.generator.get_state(),
+            "history": self.history,
+            "best": vars(self.best),
+        }
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take the place of the training that gave this state."""
+        best = state["best"]
+        self.averaged.load_state_dict(best["parameters"])
+        self.best.update(best["score"], best["epoch"], self.averaged)
+        self.averaged.load_state_dict(state["averaged"])
+        self.network.load_state_dict(state["network"])
+        self.game.go_on_from(state["game"])
+        self.generator.set_state(state["generator"])
+        self.history += state["history"]

@@ -12,9 +12,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from ..base import LatentFactorMixin
-from ..distributions import LIKELIHOODS
 from ..interactions import InteractionBatch
 from ..latent import NormalPosterior, NormalPrior
+from ..likelihoods import LIKELIHOODS
 from ..modules import Decoder, Encoder
 from ..neural import TorchRecommender
 from ..objectives import anneal, divergence, mmd

@@ -19,7 +19,7 @@ from ..interactions import InteractionBatch
 from ..least_squares import Fixed, LeastSquares
 from ..modules import Decoder, Encoder
 from ..neural import TorchRecommender
-from ..objectives import weight_penalty
+from ..objectives import density_ratio_loss, ratio_accuracy, weight_penalty
 from ..training import Batch, Order, Player, by_epoch
 
 
@@ -263,10 +263,9 @@ class CFGAN(LatentFactorMixin, TorchRecommender):
             with torch.no_grad():
                 fake = masked(batch, network(batch.x))
             of_real, of_fake = judge(batch.x, batch.x), judge(batch.x, fake)
-            batch.log("accuracy", torch.cat((of_real > 0, of_fake < 0)).float().mean())
-            told_apart = (F.softplus(-of_real) + F.softplus(of_fake)).mean()
-            loss: Tensor = told_apart + weight_penalty(self.discriminator_l2, judge)
-            return loss
+            batch.log("accuracy", ratio_accuracy(of_real, of_fake))
+            told_apart = density_ratio_loss(of_real, of_fake)
+            return told_apart + weight_penalty(self.discriminator_l2, judge)
 
         def generate(batch: Batch) -> Tensor:
             """softplus(-D(c, y * m)) + alpha sum_Z y^2 + lambda_G sum ||W||^2."""

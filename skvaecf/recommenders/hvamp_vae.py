@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base import LatentFactorMixin
-from ..distributions import LIKELIHOODS, DiagonalNormal
+from ..distributions import DiagonalNormal
 from ..interactions import InteractionBatch
 from ..latent import VampPrior
+from ..likelihoods import LIKELIHOODS
 from ..modules import ItemEmbedding, ItemLogits, OwnStart
 from ..neural import TorchRecommender
 from ..objectives import anneal, divergence

@@ -17,6 +17,7 @@ from ..base import LatentFactorMixin, cosines
 from ..interactions import InteractionBatch
 from ..modules import ItemLogits, OwnStart
 from ..neural import TorchRecommender
+from ..objectives import ratio_accuracy
 from ..training import Batch, Order, Player, by_epoch, shuffled_minibatches
 
 POSITIVE_SHARE = 0.2  # of the generator's draws that come from the user's items
@@ -227,7 +228,7 @@ class IRGAN(LatentFactorMixin, TorchRecommender):
                 drawn = draw(p, x.users, batch.generator)
             scores = judge(batch.users)
             of_real, of_drawn = x.gather(scores), scores[x.users, drawn]
-            batch.log("accuracy", torch.cat((of_real > 0, of_drawn < 0)).float().mean())
+            batch.log("accuracy", ratio_accuracy(of_real, of_drawn))
             told_apart = F.softplus(-of_real) + F.softplus(of_drawn)
             users = batch.users[x.users]
             norms = judge.norms(users, x.items) + judge.norms(users, drawn)

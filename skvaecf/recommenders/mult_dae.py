@@ -12,8 +12,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from ..base import LatentFactorMixin
-from ..distributions import LIKELIHOODS
 from ..interactions import InteractionBatch
+from ..likelihoods import LIKELIHOODS
 from ..modules import Autoencoder, Decoder, Encoder
 from ..neural import TorchRecommender
 from ..objectives import weight_penalty

@@ -12,9 +12,10 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from torch import Tensor, nn
 
 from ..base import LatentFactorMixin
-from ..distributions import LIKELIHOODS, DiagonalNormal
+from ..distributions import DiagonalNormal
 from ..interactions import InteractionBatch
 from ..latent import POSTERIORS, PRIORS, Posterior, Prior
+from ..likelihoods import LIKELIHOODS
 from ..modules import Autoencoder, Decoder, Encoder
 from ..neural import TorchRecommender
 from ..objectives import anneal, divergence, weight_penalty

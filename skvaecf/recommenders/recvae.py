@@ -16,8 +16,9 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from torch.nn import functional as F
 
 from ..base import LatentFactorMixin
-from ..distributions import LIKELIHOODS, DiagonalNormal
+from ..distributions import DiagonalNormal
 from ..interactions import InteractionBatch
+from ..likelihoods import LIKELIHOODS
 from ..modules import Autoencoder, Decoder, ItemEmbedding, OwnStart
 from ..neural import TorchRecommender
 from ..objectives import divergence

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base import LatentFactorMixin
-from ..distributions import LIKELIHOODS, ItemLikelihood, SemiImplicitNormal, standard_normal
+from ..distributions import SemiImplicitNormal, standard_normal
 from ..interactions import InteractionBatch
+from ..likelihoods import LIKELIHOODS, ItemLikelihood
 from ..modules import Autoencoder, Decoder, ItemEmbedding, Linear, OwnStart
 from ..neural import TorchRecommender
 from ..objectives import anneal, weight_penalty
@@ -90,8 +91,8 @@ class SIVAERecommender(LatentFactorMixin, TorchRecommender):
         Updates in which the weight of the KL term rises linearly from 0 to its final value. "auto"
         takes 30 epochs.
     l2 : float, default=0.0
-        Weight of the squared norm of all weight matrices of encoder and decoder, added to the
-        loss.
+        Weight :math:`\lambda` of the squared norms of all weight matrices of encoder and decoder,
+        which are added to the loss, as in :class:`MultVAE`.
     dropout : float, default=0.5
         Probability in training to drop each of a user's items from the encoder's input.
     learning_rate : float, default=1e-3
@@ -260,7 +261,7 @@ class SIVAERecommender(LatentFactorMixin, TorchRecommender):
         n_draws = self.n_latent_samples + self.n_mixing_samples
 
         def loss(batch: Batch) -> Tensor:
-            """- 1/J sum_j {log p(x|z_j) + beta [log p(z_j) - log h_K(z_j)]}, Algorithm 1."""
+            """- 1/J sum_j {log p(x|z_j) + beta [log p(z_j) - log h_K(z_j)]} + lambda ||W||^2."""
             x = batch.x
             loc, log_variance = network.encoder(
                 x.l2_normalized().dropout(self.dropout, batch.generator),

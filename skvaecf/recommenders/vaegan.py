@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..base import LatentFactorMixin
-from ..distributions import LIKELIHOODS
 from ..interactions import InteractionBatch
+from ..likelihoods import LIKELIHOODS
 from ..modules import Autoencoder, Decoder, ItemEmbedding, Linear
 from ..neural import Pair, TorchRecommender
 from ..objectives import (
@@ -55,11 +55,12 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
 
         \theta, \phi: \quad & E_{q_\phi(z|x)} \Bigl[- \log p_\theta(x|z) + \alpha T(x, z)
             - \beta \log \sigma(D(\hat x \odot x|z_c))
-            + \lambda \|\partial z / \partial x\|_F^2\Bigr]
+            + \lambda \|\partial z / \partial x\|_F^2\Bigr] + \frac{\rho}{U} \sum_W \|W\|_F^2
 
-    The best T is :math:`\log q_\phi(z|x) - \log p(z)` with :math:`p(z) = N(0, I)`, so
-    :math:`\alpha T` stands for the KL term of a variational autoencoder, and :math:`\alpha` rises
-    from 0 to ``adversary_weight``. D tells the row of a user from the probabilities
+    with the matrices W of encoder and decoder and U users. The best T is
+    :math:`\log q_\phi(z|x) - \log p(z)` with :math:`p(z) = N(0, I)`, so :math:`\alpha T` stands for
+    the KL term of a variational autoencoder, and :math:`\alpha` rises from 0 to
+    ``adversary_weight``. D tells the row of a user from the probabilities
     :math:`\hat x = \sigma(f_\theta(z))` of the same items, knowing the user by :math:`z_c`. Users
     are ranked by :math:`f_\theta(z)` at :math:`\epsilon = 0`.
 
@@ -94,8 +95,8 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         first hidden layer)^2; or estimated with one random direction per user, at the cost of a
         backward pass.
     l2 : float, default=4.0
-        Weight of the squared norm of all weight matrices of encoder and decoder, next to their
-        loss summed over all users: to the mean over the users l2 / n_users times it is added.
+        Weight :math:`\rho` of the squared norms of all weight matrices of encoder and decoder, next
+        to their loss summed over the users.
     adversary_size : int, default=256
         Width of the hidden layers of T and D.
     adversary_learning_rate : float, default=1e-3
@@ -307,7 +308,7 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
             return _tell_apart(D(batch.x, z_c), D(fake, z_c), batch)
 
         def autoencoder_loss(batch: Batch) -> Tensor:
-            """- log p(x|z) + alpha T(x, z) - beta log sigmoid D(x^ x|z_c) + lambda ||dz/dx||^2."""
+            """- log p(x|z) + alpha T - beta log sigmoid D + lambda ||dz/dx||^2 + rho/U ||W||^2."""
             x = batch.x
             z, hidden = sample(batch)
             logits = decoder(z)
@@ -334,11 +335,11 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         return x.l2_normalized() if self.normalize else x
 
     def _logits(self, network: Any, x: InteractionBatch) -> Tensor:
-        logits: Tensor = network.decoder(network.encoder(self._input(x))[0])
+        logits: Tensor = network.decoder(network.encoder.mean(self._input(x)))
         return logits
 
     def _encoder(self) -> Callable[[csr_array], Tensor]:
-        return lambda X: self.network_.encoder(self._input(self._batch(X)))[0]
+        return lambda X: self.network_.encoder.mean(self._input(self._batch(X)))
 
 
 def warn_of_adversaries(record: dict[str, float]) -> None:
@@ -389,26 +390,25 @@ class ImplicitEncoder(nn.Module):
         self, n_items: int, layer_sizes: Sequence[int], n_components: int, noise_size: int
     ) -> None:
         super().__init__()
+        self.noise_size = noise_size
         sizes = (*layer_sizes, n_components)
         self.from_items = ItemEmbedding(n_items, sizes[0])
         self.from_noise = nn.ModuleList(Linear(noise_size, size) for size in sizes)
         self.from_below: Any = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
-    def forward(
-        self, x: InteractionBatch, noise: Tensor | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Map rows to z, shape (n_users, n_components), and what the hidden layers gave.
-
-        Without noise it is at its mean, 0.
-        """
-        h, hidden = self.from_items(x), []
-        for layer, weight in zip([*self.from_below, None], self.from_noise, strict=True):
-            if noise is not None:
-                h = h + weight(noise)
-            if layer is not None:
-                hidden.append(torch.tanh(h))
-                h = layer(hidden[-1])
+    def forward(self, x: InteractionBatch, noise: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Map rows to z, shape (n_users, n_components), and what the hidden layers gave."""
+        first, *others = self.from_noise
+        h, hidden = self.from_items(x) + first(noise), []
+        for layer, from_noise in zip(self.from_below, others, strict=True):
+            hidden.append(torch.tanh(h))
+            h = layer(hidden[-1]) + from_noise(noise)
         return h, hidden
+
+    def mean(self, x: InteractionBatch) -> Tensor:
+        """Compute z with the noise at its mean, shape (n_users, n_components)."""
+        z: Tensor = self(x, self.from_items.bias.new_zeros(1, self.noise_size))[0]
+        return z
 
     @property
     def weights(self) -> list[Tensor]:

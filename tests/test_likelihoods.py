@@ -1,0 +1,159 @@
+"""Likelihoods against torch.distributions and plain autograd."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from scipy.sparse import csr_array
+from torch.distributions import Bernoulli as TorchBernoulli
+from torch.distributions import Multinomial as TorchMultinomial
+from torch.nn import functional as F
+
+from skvaecf.interactions import InteractionBatch
+from skvaecf.likelihoods import LIKELIHOODS
+
+
+def log_elementary_symmetric(logits, counts):
+    """log e_N(exp(logits)), item by item: the next one is in the set or not."""
+    n_users, most = len(logits), int(counts.max())
+    log_e = torch.full((n_users, most + 1), -1e30, dtype=logits.dtype)
+    log_e[:, 0] = 0
+    for score in logits.T:
+        log_e = torch.cat(
+            (log_e[:, :1], torch.logaddexp(log_e[:, 1:], log_e[:, :-1] + score[:, None])), dim=1
+        )
+    return log_e[torch.arange(n_users), counts.long()]
+
+
+def plain_log_prob(name, logits, dense):
+    if name == "multinomial":
+        return (dense * F.log_softmax(logits, dim=1)).sum(dim=1)
+    if name == "n-choose-k":
+        log_e = log_elementary_symmetric(logits, dense.sum(dim=1))
+        return (dense * logits).sum(dim=1) - log_e
+    return (dense * logits - F.softplus(logits)).sum(dim=1)
+
+
+def problem(n_users=7, n_items=11, seed=0, scale=3.0, weights=False):
+    generator = torch.Generator().manual_seed(seed)
+    dense = (torch.rand(n_users, n_items, generator=generator) < 0.4).float()
+    dense[2] = 0  # a user without interactions
+    if weights:
+        dense *= 0.5 + torch.rand(n_users, n_items, generator=generator)
+    logits = scale * torch.randn(n_users, n_items, generator=generator)
+    upstream = torch.randn(n_users, generator=generator)
+    return logits, dense, InteractionBatch.from_csr(csr_array(dense.numpy())), upstream
+
+
+@pytest.fixture(params=sorted(LIKELIHOODS))
+def likelihood(request):
+    return request.param
+
+
+@pytest.fixture(params=[2**19, 25, 1], ids=["one block", "two rows a block", "a row a block"])
+def blocks(request, monkeypatch):
+    def cut(logits):
+        size = max(1, request.param // logits.shape[1])
+        return (slice(s, s + size) for s in range(0, max(1, len(logits)), size))
+
+    monkeypatch.setattr("skvaecf.likelihoods._blocks", cut)
+
+
+def test_multinomial_is_torchs_without_the_coefficient():
+    logits, dense, x, _ = problem()
+    for u in range(len(dense)):
+        n = int(dense[u].sum())
+        torchs = TorchMultinomial(total_count=n, logits=logits[u]).log_prob(dense[u])
+        coefficient = torch.lgamma(torch.tensor(n + 1.0))  # the x_i! are 1
+        ours = LIKELIHOODS["multinomial"](logits).log_prob(x)[u]
+        assert ours.item() == pytest.approx((torchs - coefficient).item(), rel=1e-5, abs=1e-5)
+
+
+def test_bernoulli_is_torchs():
+    logits, dense, x, _ = problem()
+    torchs = TorchBernoulli(logits=logits).log_prob(dense).sum(dim=1)
+    assert_allclose(LIKELIHOODS["bernoulli"](logits).log_prob(x), torchs, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("blocks")
+@pytest.mark.parametrize("weights", [False, True])
+def test_value_and_gradient_are_those_of_plain_autograd(likelihood, weights):
+    if weights and likelihood == "n-choose-k":
+        return  # a law of sets
+    logits, dense, x, upstream = problem(weights=weights)
+    ours = logits.clone().requires_grad_()
+    value = LIKELIHOODS[likelihood](ours).log_prob(x)
+    (gradient,) = torch.autograd.grad(value, ours, upstream)
+    exact = logits.double().requires_grad_()
+    exact_value = plain_log_prob(likelihood, exact, dense.double())
+    (exact_gradient,) = torch.autograd.grad(exact_value, exact, upstream.double())
+    assert value.dtype == gradient.dtype == torch.float32
+    assert_allclose(value.detach(), exact_value.detach(), rtol=2e-6, atol=2e-6)
+    assert_allclose(gradient, exact_gradient, rtol=1e-5, atol=2e-6)
+    assert torch.equal(ours, logits)
+
+
+# The recursion of n-choose-k would take minutes.
+@pytest.mark.parametrize("likelihood", ["bernoulli", "multinomial"])
+def test_blocks_of_the_real_size(likelihood):
+    # Wider than a quarter of a block, so that six rows need two.
+    logits, dense, x, upstream = problem(6, 130_000)
+    ours = logits.clone().requires_grad_()
+    value = LIKELIHOODS[likelihood](ours).log_prob(x)
+    (gradient,) = torch.autograd.grad(value, ours, upstream)
+    exact = logits.double().requires_grad_()
+    exact_value = plain_log_prob(likelihood, exact, dense.double())
+    (exact_gradient,) = torch.autograd.grad(exact_value, exact, upstream.double())
+    assert_allclose(value.detach(), exact_value.detach(), rtol=1e-5)
+    assert_allclose(gradient, exact_gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_scores_are_reduced_in_float32(likelihood):
+    # The recursion of n-choose-k is slow.
+    n_items = 500 if likelihood == "n-choose-k" else 2000
+    logits, dense, x, upstream = problem(5, n_items, scale=1.0)
+    rounded = logits.bfloat16().requires_grad_()
+    value = LIKELIHOODS[likelihood](rounded).log_prob(x)
+    (gradient,) = torch.autograd.grad(value, rounded, upstream)
+    assert value.dtype == torch.float32
+    assert gradient.dtype == torch.bfloat16
+    exact = rounded.detach().double().requires_grad_()
+    exact_value = plain_log_prob(likelihood, exact, dense.double())
+    (exact_gradient,) = torch.autograd.grad(exact_value, exact, upstream.double())
+    # The value has float32's error, the gradient bfloat16's (8 bits, two roundings).
+    assert_allclose(value.detach(), exact_value.detach(), rtol=1e-5)
+    assert_allclose(gradient.float(), exact_gradient, rtol=2**-6, atol=2**-7)
+
+
+@pytest.mark.parametrize("shift", [-1e4, 1e4])
+def test_multinomial_is_stable_and_blind_to_a_shift(shift):
+    logits, _, x, _ = problem()
+    shifted = (logits + shift).requires_grad_()
+    value = LIKELIHOODS["multinomial"](shifted).log_prob(x)
+    (gradient,) = torch.autograd.grad(value.sum(), shifted)
+    assert_allclose(
+        value.detach(), LIKELIHOODS["multinomial"](logits).log_prob(x), rtol=1e-2, atol=1e-2
+    )
+    assert torch.isfinite(gradient).all()
+
+
+def test_bernoulli_is_stable_far_from_zero():
+    x = InteractionBatch.from_csr(csr_array(np.array([[1.0, 0.0, 1.0]])))
+    logits = torch.tensor([[200.0, 200.0, -200.0]], requires_grad=True)
+    value = LIKELIHOODS["bernoulli"](logits).log_prob(x)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+    assert value.item() == -400.0
+    assert gradient.tolist() == [[0.0, -1.0, 1.0]]
+
+
+def test_user_without_interactions():
+    x = InteractionBatch.from_csr(csr_array((1, 4), dtype=np.float32))
+    logits = torch.zeros(1, 4, requires_grad=True)
+    multinomial = LIKELIHOODS["multinomial"](logits).log_prob(x)
+    assert multinomial.tolist() == [0.0]
+    assert torch.autograd.grad(multinomial.sum(), logits)[0].tolist() == [[0.0] * 4]
+    bernoulli = LIKELIHOODS["bernoulli"](logits).log_prob(x)
+    assert bernoulli.item() == pytest.approx(-4 * np.log(2))
+    assert torch.autograd.grad(bernoulli.sum(), logits)[0].tolist() == [[-0.5] * 4]
