@@ -49,9 +49,10 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         of a public method: what is costly, such as a copy to the device, is done before it.
         """
 
-    def _ranking_scorer(self) -> Callable[[csr_array], Scores]:
-        """Make the function that scores blocks of rows where only the best items matter."""
-        return self._scorer()
+    def _ranking_scorer(self, X: Any) -> Callable[[slice], Scores]:
+        """Make the function that scores blocks of these validated rows for ``recommend``."""
+        scorer = self._scorer()
+        return lambda block: scorer(self._interactions(X[block]))
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from an interaction matrix.
@@ -167,12 +168,9 @@ or None, default=None
         """
         check_is_fitted(self)
         X = self._check_rows(X)
-        scorer = self._ranking_scorer()
-
-        def score_rows(block: slice) -> Scores:
-            return scorer(self._interactions(X[block]))
-
-        items, scores = rank(score_rows, X, k, exclude_seen=exclude_seen, candidates=candidates)
+        items, scores = rank(
+            self._ranking_scorer(X), X, k, exclude_seen=exclude_seen, candidates=candidates
+        )
         return (items, scores) if return_scores else items
 
     def score(self, X: Any, y: Any = None) -> float:

@@ -115,31 +115,63 @@ class LeastSquares:
         change = torch.empty_like(residual)
         dense = self.unobserved_weight * self.fixed.gram
         identity = torch.eye(len(dense), dtype=dense.dtype, device=dense.device)
-        for rows, x, entries in self._rows_of_similar_length():
-            # Shorter rows are filled up with entries of weight 0.
-            place = torch.arange(len(x.items), device=rows.device) - x.offsets[x.users]
-            shape = (len(rows), int(x.counts.max()))
-            items = torch.zeros(shape, dtype=torch.int64, device=rows.device)
-            weight = self.weight.new_zeros(shape)
-            items[x.users, place] = x.items
-            weight[x.users, place] = self.weight[entries]
-            q = self.fixed.Q[items]  # (n_rows, longest, n_components)
+        for rows, entries, filled in self._rows_of_similar_length(len(self.weight)):
+            q = self.fixed.Q[self.x.items[entries]]  # (n_rows, longest, n_components)
+            weight = self.weight[entries] * filled
             A = q.mT @ (weight[..., None] * q) + dense + self.ridge[rows, :, None] * identity
             factor = torch.linalg.cholesky(A)
             change[rows] = torch.cholesky_solve(residual[rows, :, None], factor).squeeze(2)
         return change, self.x.products(change, self.fixed.Q)
 
-    def _rows_of_similar_length(self) -> Iterator[tuple[Tensor, InteractionBatch, Tensor]]:
-        """Group rows so that little is filled up and a group takes a few MiB."""
+    def solve(self) -> Tensor:
+        r"""Solve A p = right side to the precision of float32, Q being in principal axes.
+
+        There :math:`D = \alpha_0 Q^\top Q + \rho I` is diagonal, and a row with few interactions
+        takes a system of the size of their number: :math:`p = D^{-1} Q_S^\top y`, where
+        :math:`(I + W Q_S D^{-1} Q_S^\top) \, y = c`. Longer rows take conjugate gradients.
+        """
+        n_components = self.fixed.Q.shape[1]
+        few = n_components // 2  # from here on, conjugate gradients are faster
+        P = self.fixed.Q.new_zeros(self.x.n_users, n_components)
+        diagonal = self.unobserved_weight * self.fixed.gram.diagonal() + self.ridge
+        for rows, entries, filled in self._rows_of_similar_length(few):
+            q = self.fixed.Q[self.x.items[entries]]  # (n_rows, longest, n_components)
+            scaled = q / diagonal[rows, None]
+            weight = self.weight[entries] * filled
+            system = weight[..., None] * (q @ scaled.mT)
+            system.diagonal(dim1=1, dim2=2).add_(1)
+            y = torch.linalg.solve(system, (self.unobserved_weight + weight) * filled)
+            P[rows] = (y[:, None] @ scaled).squeeze(1)
+        long = (self.x.counts > few).nonzero().squeeze(1)
+        if len(long):
+            x = replace(self.x, values=self.weight).rows(long)
+            problem = replace(self, x=x, weight=x.values, ridge=self.ridge[long])
+            residual = problem.residual(torch.zeros_like(P[long]), torch.zeros_like(x.values))
+            P[long] = problem.conjugate_gradients(residual, 10 * n_components)[0]
+        return P
+
+    def _rows_of_similar_length(self, longest: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Group rows up to a length, so that a group takes a few MiB, at most half of it filling.
+
+        Yields
+        ------
+        rows : Tensor of shape (n_rows,)
+        entries : Tensor of shape (n_rows, longest in the group)
+            Numbers of their entries.
+        filled : Tensor of bool, of the same shape
+            False where a shorter row has no entry.
+        """
         n_components = self.fixed.Q.shape[1]
         counts, order = self.x.counts.sort(descending=True, stable=True)
-        numbered = replace(self.x, values=torch.arange(len(self.weight), device=order.device))
-        start = 0
+        start = int((counts > longest).sum())
         while start < len(order):
-            size = max(1, 2**20 // (n_components * max(n_components, int(counts[start]))))
+            length = int(counts[start])
+            size = max(1, 2**20 // (n_components * max(n_components, length)))
+            size = int((2 * counts[start : start + size] >= length).sum())
             rows = order[start : start + size]
-            x = numbered.rows(rows)
-            yield rows, x, x.values
+            place = torch.arange(length, device=order.device)
+            filled = place < counts[start : start + size, None]
+            yield rows, torch.where(filled, self.x.offsets[rows, None] + place, 0), filled
             start += size
 
 

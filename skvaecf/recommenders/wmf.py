@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -200,19 +201,27 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         # p_u . q_i at the interactions
         predicted = torch.zeros(X.nnz, dtype=torch.float32, device=device)
         history: list[dict[str, float]] = []
-        for sweep in tqdm(range(1, self.max_iter + 1), "WMF", disable=not self.verbose):
-            started = time.perf_counter()
-            P, Q = principal_axes(P, Q)
-            P, predicted = self._step(users, P, Q, predicted)
-            Q, P = principal_axes(Q, P)
-            Q, predicted = self._step(items, Q, P, predicted[by_item])
-            objective = self._problem(items, Fixed.of(P)).objective(Q, predicted)
-            objective += self._problem(users, Fixed.of(Q)).penalty(P)
-            predicted = predicted[by_user]
-            seconds = time.perf_counter() - started
-            history.append({"iter": sweep, "objective": objective, "seconds": seconds})
-            if sweep > 1 and history[-2]["objective"] - objective < self.tol * objective:
-                break
+        try:
+            for sweep in tqdm(range(1, self.max_iter + 1), "WMF", disable=not self.verbose):
+                started = time.perf_counter()
+                P, Q = principal_axes(P, Q)
+                P, predicted = self._step(users, P, Q, predicted)
+                Q, P = principal_axes(Q, P)
+                Q, predicted = self._step(items, Q, P, predicted[by_item])
+                objective = self._problem(items, Fixed.of(P)).objective(Q, predicted)
+                objective += self._problem(users, Fixed.of(Q)).penalty(P)
+                predicted = predicted[by_user]
+                seconds = time.perf_counter() - started
+                history.append({"iter": sweep, "objective": objective, "seconds": seconds})
+                if sweep > 1 and history[-2]["objective"] - objective < self.tol * objective:
+                    break
+        except KeyboardInterrupt:
+            if not history:
+                raise
+            warnings.warn(
+                f"fit was interrupted in sweep {len(history) + 1}; its factors are kept.",
+                stacklevel=3,
+            )
         P, Q = principal_axes(P, Q)
         self.user_factors_ = P.cpu().numpy()
         self.item_factors_ = Q.cpu().numpy()
@@ -253,31 +262,29 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         return Fixed.of(torch.as_tensor(factors, device=device_or_cpu(self.device)))
 
     def _fold_in(self, X: csr_array, items: Fixed) -> Tensor:
-        """Solve the problems of these rows to the precision of float32."""
-        Q = items.Q
-        problem = self._problem(_rows(X, Q.device), items)
-        residual = problem.residual(Q.new_zeros(X.shape[0], Q.shape[1]), Q.new_zeros(X.nnz))
-        return problem.conjugate_gradients(residual, 10 * Q.shape[1])[0]
+        return self._problem(_rows(X, items.Q.device), items).solve()
 
     def _scorer(self) -> Scorer:
         items = self._items()
         return lambda X: self._fold_in(X, items) @ items.Q.T
 
-    def _ranking_scorer(self) -> Callable[[csr_array], Scores]:
+    def _ranking_scorer(self, X: Any) -> Callable[[slice], Scores]:
         items = self._items()
-        if check_precision(self.precision, items.Q.device) == torch.float32:
-            return self._scorer()
+        # More rows at a time than are scored at a time: each takes little memory here.
+        blocks = (self._interactions(X[rows]) for rows in gen_batches(X.shape[0], 2048))
+        P = torch.cat([self._fold_in(rows, items) for rows in blocks])
+        if check_precision(self.precision, P.device) == torch.float32:
+            return lambda block: P[block] @ items.Q.T
         rough = items.Q.T.to(torch.bfloat16, memory_format=torch.contiguous_format)
 
-        def scorer(X: csr_array) -> Scores:
-            P = self._fold_in(X, items)
-
+        def score_rows(block: slice) -> Scores:
             def exact(columns: Tensor) -> Tensor:
-                return candidates(columns, len(items.Q)).products(P, items.Q).view_as(columns)
+                rows = candidates(columns, len(items.Q))
+                return rows.products(P[block], items.Q).view_as(columns)
 
-            return P.bfloat16() @ rough, exact
+            return P[block].bfloat16() @ rough, exact
 
-        return scorer
+        return score_rows
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return cosines(self._items().Q)

@@ -122,6 +122,9 @@ def test_rows_of_all_lengths_are_solved_in_groups():
     model = wmf(n_components=64, solver="cholesky", max_iter=1)
     (P, Q, _), _ = half_steps(model, rows)
     assert_allclose(P, normal_equations(model, rows, Q), rtol=1e-2, atol=1e-3)
+    # Folding in takes small systems for short rows and conjugate gradients for the others.
+    P = normal_equations(model, rows, model.item_factors_)
+    assert_allclose(model.transform(rows), P, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
@@ -130,6 +133,26 @@ def test_fold_in_solves_the_normal_equations(X, settings):
     P = normal_equations(model, X, model.item_factors_)
     assert_allclose(model.transform(X), P, rtol=1e-3, atol=1e-4)
     assert_allclose(model.predict(X), P @ model.item_factors_.T, rtol=1e-3, atol=1e-3)
+
+
+def test_an_interrupted_fit_keeps_its_factors(X, monkeypatch):
+    sweeps, steps, step = 2, [], WMF._step
+
+    def interrupted(self, *arguments):
+        steps.append(None)
+        if len(steps) > 2 * sweeps:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(WMF, "_step", interrupted)
+    with pytest.warns(UserWarning, match="interrupted in sweep 3"):
+        model = wmf(max_iter=5, tol=0).fit(X)
+    monkeypatch.undo()
+    assert model.n_iter_ == sweeps
+    assert_allclose(model.predict(X), wmf(max_iter=sweeps, tol=0).fit(X).predict(X), atol=1e-5)
+    monkeypatch.setattr(WMF, "_step", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        wmf().fit(X)
 
 
 def test_hu_and_rendle_rank_alike():
