@@ -69,8 +69,14 @@ def expected_failures(estimator):
     }
 
 
+# scikit-learn asks that scores differ by 1e-7 at most, which is less than float32 promises: RecVAE
+# is rounded so only after some fits.
+SETTINGS_OF_CHECKS = {"RecVAE": {"batch_size": 16, "max_epochs": 3}}
+
+
 @parametrize_with_checks(
-    [make_short(name) for name in RECOMMENDERS], expected_failed_checks=expected_failures
+    [make(name, **SETTINGS_OF_CHECKS.get(name, {})) for name in RECOMMENDERS],
+    expected_failed_checks=expected_failures,
 )
 def test_scikit_learn_checks(estimator, check):
     try:
