@@ -45,45 +45,61 @@ NEURAL = {
     "n_components": 6,
     "learning_rate": 0.02,
     "ema_decay": 0.0,
-    "batch_size": 16,
-    "max_epochs": 3,
+    "batch_size": 32,
+    "max_epochs": 2,
     "validation_fraction": 0.25,
     "precision": "float32",
     "device": "cpu",
     "random_state": 0,
 }
 
+# Few and large steps, which are enough for most to learn planted blocks.
+LARGE_STEPS = {"learning_rate": 0.05, "batch_size": 40, "max_epochs": 10}
+
 # A new recommender needs an entry here, and one in VALUES for each new hyperparameter.
 CASES = {
     "AWAERecommender": Case(
         NEURAL | {"encoder_layer_sizes": (8,), "mmd_weight": 1.0, "anneal_steps": 2},
-        {"max_epochs": 30},
+        LARGE_STEPS | {"max_epochs": 15},
     ),
-    "CDAE": Case(NEURAL | {"l2": 0.1}, {"max_epochs": 60}),
+    "CDAE": Case(NEURAL | {"l2": 0.1}, {"batch_size": 16, "max_epochs": 60}),
     "CFGAN": Case(
         NEURAL | {"mode": "user", "generator_layer_sizes": (7,), "discriminator_layer_sizes": (5,)},
-        {"generator_layer_sizes": (), "learning_rate": 0.005, "max_epochs": 80},
+        {
+            "generator_layer_sizes": (),
+            "learning_rate": 0.01,
+            "batch_size": 16,
+            "max_epochs": 40,
+        },
     ),
     "EASE": Case({"l2": 5.0, "device": "cpu"}),
     "IRGAN": Case(
         NEURAL | {"n_pretraining_epochs": 4, "l2": 0.01},
-        {"n_pretraining_epochs": 40, "learning_rate": 0.003},
+        {
+            "n_pretraining_epochs": 40,
+            "learning_rate": 0.003,
+            "batch_size": 16,
+            "max_epochs": 3,
+        },
     ),
     "HVampVAE": Case(
         NEURAL | {"layer_size": 8, "n_pseudo_inputs": 4, "kl_weight": 0.5, "anneal_steps": 2},
-        {"max_epochs": 30},
+        {"batch_size": 16, "max_epochs": 30},
     ),
     "ItemKNN": Case({"n_neighbors": 5}),
-    "MultDAE": Case(NEURAL | {"l2": 1e-3}, {"max_epochs": 30}),
+    "MultDAE": Case(NEURAL | {"l2": 1e-3}, LARGE_STEPS),
     "MultVAE": Case(
         NEURAL | {"encoder_layer_sizes": (8,), "kl_weight": 0.5, "anneal_steps": 2},
-        {"max_epochs": 30},
+        LARGE_STEPS,
     ),
-    "RecVAE": Case(NEURAL | {"layer_size": 8, "n_layers": 2, "kl_weight": 0.3}, {"max_epochs": 12}),
+    "RecVAE": Case(
+        NEURAL | {"layer_size": 8, "n_layers": 2, "kl_weight": 0.3},
+        LARGE_STEPS | {"max_epochs": 15, "learning_rate": 0.04},
+    ),
     "SIVAERecommender": Case(
         NEURAL
         | {"encoder_layer_sizes": (8,), "noise_size": 4, "n_mixing_samples": 2, "anneal_steps": 2},
-        {"max_epochs": 30},
+        LARGE_STEPS,
     ),
     "Popularity": Case({}, None),
     "VAEGANRecommender": Case(
@@ -99,7 +115,7 @@ CASES = {
             "data_adversary_weight": 0.2,
             "anneal_steps": 2,
         },
-        {"max_epochs": 30},
+        LARGE_STEPS | {"max_epochs": 25, "learning_rate": 0.02},
     ),
     "WMF": Case(
         {
@@ -170,7 +186,7 @@ VALUES = {
     "likelihood": Values("n-choose-k", ("gauss", None)),
     "ema_decay": Values(0.8, (1.0, -0.1, "much")),
     "max_iter": Values(1, (0, 2.5, None)),
-    "max_epochs": Values(2, (0, -1, 2.5, None)),
+    "max_epochs": Values(1, (0, -1, 2.5, None)),
     "metric": Values("jaccard", ("euclid", None)),
     "mmd_weight": Values(0.0, (-0.1, None)),
     "n_components": Values(3, (0, -1, 2.5)),
@@ -221,6 +237,12 @@ def make(name: str, **changes: Any) -> Any:
     """Build a recommender with its cheap settings."""
     case = CASES.get(name, Case({}))
     return getattr(skvaecf, name)(**case.cheap | changes)
+
+
+def make_short(name: str, **changes: Any) -> Any:
+    """Build a recommender of a single epoch: for tests of what is around learning."""
+    short = {"max_epochs": 1, "batch_size": 64} if name in NEURAL_RECOMMENDERS else {}
+    return make(name, **short | changes)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -431,7 +431,7 @@ def test_a_path_that_cannot_be_written_fails_before_training(neural, place, tmp_
 
 
 def test_a_full_disk_at_the_beginning_leaves_the_old_file(begun, path, X, monkeypatch, unchanged):
-    content = begun(make("MultVAE"), 3).read_bytes()
+    content = begun(make("MultVAE"), 2).read_bytes()
     monkeypatch.setattr("skvaecf.persistence.save_file", full)
     model = make("MultVAE")
     check = unchanged(model)
