@@ -210,7 +210,8 @@ def test_item_mode_learns_blocks_and_is_kept_whole():
     X, user_blocks, item_blocks = make_interactions(
         160, 60, n_blocks=4, random_state=1, return_blocks=True
     )
-    model = make("CFGAN", mode="item", generator_layer_sizes=(), max_epochs=20).fit(X[:120])
+    settings = {"generator_layer_sizes": (), "batch_size": 16, "max_epochs": 20}
+    model = make("CFGAN", mode="item", **settings).fit(X[:120])
     own = user_blocks[120:, None] == item_blocks
     items = model.recommend(X[120:], 1)
     assert np.take_along_axis(own, items, axis=1).mean() > 0.95
