@@ -18,7 +18,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # readers get formulas without a network, and nobody hears of it
     "numpydoc",
+    "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
@@ -56,6 +58,11 @@ sphinx_gallery_conf = {
     "plot_gallery": not tags.has("no_figures"),  # noqa: F821
     "abort_on_example_error": True,
 }
+
+# What is copied is code: neither prompts nor what was printed.
+copybutton_selector = "div:not(.highlight-none) > div.highlight > pre"
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skvaecf"
