@@ -4,6 +4,8 @@ import doctest
 import sys
 from pathlib import Path
 
+from docutils.nodes import reference
+
 sys.path.insert(0, str(Path(__file__).parent))
 from api_pages import write_api_pages
 
@@ -18,7 +20,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # readers get formulas without a network, and nobody hears of it
     "numpydoc",
+    "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
@@ -52,10 +56,19 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "remove_config_comments": True,
     "copyfile_regex": "",
+    "image_srcset": ["2x"],
+    "write_computation_times": False,
     # ``-t no_figures`` leaves the examples unrun.
     "plot_gallery": not tags.has("no_figures"),  # noqa: F821
     "abort_on_example_error": True,
 }
+
+# A piece of a file ends where its code does.
+highlight_options = {"default": {"stripnl": True}}
+# What is copied is code: neither prompts nor what was printed.
+copybutton_selector = "div:not(.highlight-none) > div.highlight > pre"
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skvaecf"
@@ -65,7 +78,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "skvaecf"},
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 8,
     "navbar_end": ["theme-switcher"],
     "navbar_persistent": ["search-button"],
     "show_prev_next": True,
@@ -74,3 +87,15 @@ html_theme_options = {
     "footer_end": [],
 }
 html_sidebars = {"quick_start": [], "choosing": [], "contributing": [], "citing": []}
+
+
+def unlink(app, doctree):
+    """NDCG@100 is no mail address."""
+    for link in list(doctree.findall(reference)):
+        if link.get("refuri", "").startswith("mailto:"):
+            link.replace_self(link.children)
+
+
+def setup(app):
+    """Add what no extension does."""
+    app.connect("doctree-read", unlink)

@@ -13,10 +13,13 @@ whatever the pipeline makes of the ratings; otherwise each threshold would be gi
 # %%
 # The ratings, in stars
 # ---------------------
+import numpy as np
+
 from skvaecf.datasets import load_movielens_small
 
 movielens = load_movielens_small()
-ratings = movielens.data
+known = np.bincount(movielens.data.indices) >= 10  # films that ten people have rated
+ratings, titles = movielens.data[:, known], movielens.item_names[known]
 print(f"{ratings.shape[0]} users, {ratings.shape[1]} films, {ratings.nnz} ratings")
 
 # %%
@@ -55,9 +58,9 @@ print(threshold_search.best_params_, round(threshold_search.best_score_, 3))
 # Recommendations of the best pipeline for one user: liked before, and new.
 user = ratings[[14]]
 seen = user.indices[user.data >= 5][:5]
-print("liked:", ", ".join(movielens.item_names[seen]))
+print("liked:", ", ".join(titles[seen]))
 new = recommend(threshold_search, user, k=5)[0]
-print("new:  ", ", ".join(movielens.item_names[new]))
+print("new:  ", ", ".join(titles[new]))
 
 # %%
 # Both searches in one figure

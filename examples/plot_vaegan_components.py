@@ -47,8 +47,8 @@ def fit(weights, split, seed):
     model = VAEGANRecommender(
         32,
         adversary_size=32,
-        learning_rate=2e-2,
-        max_epochs=30,
+        learning_rate=3e-2,
+        max_epochs=20,
         random_state=seed,
         **weights,
     )

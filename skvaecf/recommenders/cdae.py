@@ -34,9 +34,12 @@ class CDAE(LatentFactorMixin, TorchRecommender):
     Items are dropped from a user's row x, and the network must give the whole row a high
     likelihood, with the help of a vector :math:`v_u` that belongs to the user. Training lowers
 
-    .. math:: \frac{1}{U} \Bigl\{ \sum_u \bigl[ - \log p(x_u | W'^\top h_u + b')
-              + \lambda \|v_u\|^2 \bigr] + \lambda \|W\|_F^2 + \lambda \|W'\|_F^2 \Bigr\}, \qquad
-              h_u = s(W^\top \tilde{x}_u + v_u + b),
+    .. math::
+
+        & \frac{1}{U} \Bigl\{ \sum_u \bigl[ - \log p(x_u | W'^\top h_u + b')
+          + \lambda \|v_u\|^2 \bigr] + \lambda \|W\|_F^2 + \lambda \|W'\|_F^2 \Bigr\},
+
+        & h_u = s(W^\top \tilde{x}_u + v_u + b),
 
     the likelihood being summed over the items. Users are ranked by :math:`W'^\top h + b'` of their
     undropped rows. Any row, of a user in ``fit`` or not, gets the vector v that lowers the row's

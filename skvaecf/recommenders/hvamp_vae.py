@@ -33,10 +33,13 @@ class HVampVAE(LatentFactorMixin, TorchRecommender):
     :math:`q_\phi(z_2|x) \, q_\phi(z_1|x, z_2)`, of two normals with independent components.
     Training lowers, on average over the users,
 
-    .. math:: - E_q \log p_\theta(x|z_1, z_2) + \beta \, E_q \bigl[
-              \mathrm{KL}(q_\phi(z_1|x, z_2) \| p_\theta(z_1|z_2))
-              + \log q_\phi(z_2|x) - \log p(z_2) \bigr], \qquad
-              p(z_2) = \frac{1}{M} \sum_{m=1}^M q_\phi(z_2|u_m),
+    .. math::
+
+        & - E_q \log p_\theta(x|z_1, z_2) + \beta \, E_q \bigl[
+          \mathrm{KL}(q_\phi(z_1|x, z_2) \| p_\theta(z_1|z_2))
+          + \log q_\phi(z_2|x) - \log p(z_2) \bigr],
+
+        & p(z_2) = \frac{1}{M} \sum_{m=1}^M q_\phi(z_2|u_m),
 
     the likelihood being summed over the items, one pair of z drawn per user and update, and
     :math:`\beta` rising from 0 to ``kl_weight``. The rows :math:`u_m` are learned, see
