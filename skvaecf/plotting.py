@@ -636,7 +636,7 @@ def _dots(
     """Draw a dot with its bar and its value for every row."""
     rows = np.arange(len(values))
     for group, color in ((~pale, "#12566e"), (pale, "#8fbccb")):
-        style = {"fmt": "o", "color": color} | kwargs
+        style = {"marker": "o", "linestyle": "none", "color": color} | kwargs
         panel.errorbar(values[group], rows[group], xerr=half[group], **style)
     for row, value, right in zip(rows, values, values + half, strict=True):
         panel.annotate(
