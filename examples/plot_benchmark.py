@@ -47,7 +47,7 @@ print(f"{split.train.shape[0]} training users, {split.train.shape[1]} films")
 # %%
 # The models
 # ----------
-training = {"learning_rate": 3e-3, "batch_size": 50, "max_epochs": 30, "random_state": 0}
+training = {"learning_rate": 3e-3, "batch_size": 50, "max_epochs": 20, "random_state": 0}
 linear = {"encoder_layer_sizes": (), **training}
 models = {
     "Popularity": Popularity(),

@@ -78,6 +78,7 @@ def main():
         arguments.n_components,
         unobserved_weight=arguments.unobserved_weight,
         l2=arguments.l2,
+        max_iter=5,  # enough to try the index
         random_state=0,
     ).fit(X[train])
     items, users = model.item_factors_, model.transform(X[test])
