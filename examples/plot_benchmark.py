@@ -3,8 +3,9 @@ All models side by side
 =======================
 
 Which model is worth its fit? Every recommender learns from the same users and makes lists for the
-same others. The settings are good for few users and films; :doc:`/benchmarks` has larger data, and
-``examples/benchmark.py`` takes yours.
+same others. Networks are small and train for 20 epochs, and no settings are searched for:
+:doc:`/benchmarks` has the figures of larger data and of searches, and ``examples/benchmark.py``
+takes yours.
 """
 
 # %%
@@ -47,8 +48,8 @@ print(f"{split.train.shape[0]} training users, {split.train.shape[1]} films")
 # %%
 # The models
 # ----------
-training = {"learning_rate": 3e-3, "batch_size": 50, "max_epochs": 20, "random_state": 0}
-linear = {"encoder_layer_sizes": (), **training}
+short = {"batch_size": 50, "max_epochs": 20, "random_state": 0}
+training = short | {"learning_rate": 3e-3}
 models = {
     "Popularity": Popularity(),
     "ItemKNN": ItemKNN(50, weighting="bm25"),
@@ -56,15 +57,15 @@ models = {
     "SLIM": SLIM(),
     "WMF": WMF(32, random_state=0),
     "MultDAE": MultDAE(200, l2=1e-4, **training),
-    "CDAE": CDAE(50, **training),
-    "MultVAE": MultVAE(64, kl_weight=0.2, **linear),
+    "MultVAE": MultVAE(64, encoder_layer_sizes=(), kl_weight=0.2, **training),
     "RecVAE": RecVAE(64, layer_size=200, **training),
     "HVampVAE": HVampVAE(64, layer_size=200, **training),
-    "SIVAE": SIVAERecommender(64, **training),
-    "AWAE": AWAERecommender(64, **linear),
-    "VAEGAN": VAEGANRecommender(64, **training),
-    "CFGAN": CFGAN(**training),
-    "IRGAN": IRGAN(32, **training),
+    "SIVAE": SIVAERecommender(64, encoder_layer_sizes=(200,), **training),
+    "AWAE": AWAERecommender(64, encoder_layer_sizes=(), **training),
+    "CDAE": CDAE(**short),
+    "VAEGAN": VAEGANRecommender(64, **short),
+    "CFGAN": CFGAN(200, **short),
+    "IRGAN": IRGAN(32, **short),
 }
 fit_seconds = {}
 for name, model in models.items():
