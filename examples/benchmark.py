@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 import skvaecf
 from skvaecf import (
+    BenchmarkDisplay,
     MultiRankingScorer,
     mrr_at_k,
     ndcg_at_k,
@@ -42,7 +43,6 @@ from skvaecf.base import BaseRecommender
 from skvaecf.datasets import load_movielens_small
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt
 
 SCORERS = MultiRankingScorer((ndcg_at_k, recall_at_k.at(20), recall_at_k.at(50), mrr_at_k.at(10)))
 MODELS = {
@@ -79,7 +79,7 @@ def make(name, seed, max_epochs):
 
 
 def run(name, split, seed, max_epochs):
-    """Fit one model; return a row of the table."""
+    """Fit one model; return a row of the table, and the metrics of each test user."""
     model = make(name, seed, max_epochs)
     # Models that choose their epoch do so on the validation users.
     chooses = "X_val" in inspect.signature(model.fit).parameters
@@ -88,13 +88,14 @@ def run(name, split, seed, max_epochs):
     model.fit(split.train, **({"X_val": X_val} if chooses else {}))
     seconds = time.perf_counter() - start
     row = {"model": name, "fit_seconds": round(seconds, 2)}
-    for metric, values in SCORERS.per_user(model, split.test_fold_in, split.test_heldout).items():
+    per_user = SCORERS.per_user(model, split.test_fold_in, split.test_heldout)
+    for metric, values in per_user.items():
         values = values[~np.isnan(values)]
         row[metric] = values.mean()
         row[f"{metric}_se"] = values.std(ddof=1) / np.sqrt(len(values))
     row["epoch_kept"] = getattr(model, "best_iter_", "")
     row["settings"] = " ".join(str(model).split())
-    return row
+    return row, per_user
 
 
 def print_table(rows):
@@ -103,26 +104,6 @@ def print_table(rows):
     for row in rows:
         cells = "".join(f"{row[m]:>11.4f} ±{row[m + '_se']:.4f}" for m in metrics)
         print(f"{row['model']:16}{cells}{row['fit_seconds']:>14.1f}")
-
-
-def draw(rows, path, title):
-    """Draw a bar per model, from the worst to the best, with the standard error."""
-    rows = sorted(rows, key=lambda row: row["ndcg@100"])
-    best = len(rows) - 1
-    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.45 * len(rows)), layout="constrained")
-    bars = axes.barh(
-        [row["model"] for row in rows],
-        [row["ndcg@100"] for row in rows],
-        xerr=[row["ndcg@100_se"] for row in rows],
-        color=["#1f6f8b" if i == best else "#9fc3cf" for i in range(len(rows))],
-        error_kw={"ecolor": "#333333", "capsize": 3},
-    )
-    labels = axes.bar_label(bars, [f"{row['ndcg@100']:.3f}" for row in rows], label_type="center")
-    labels[best].set_color("white")
-    axes.set_xlabel("NDCG@100 of the test users, with its standard error")
-    axes.set_title(title, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
 
 
 def main():
@@ -134,17 +115,25 @@ def main():
         f" {split.train.shape[1]:,} items"
     )
     print(title)
-    rows = [
-        run(name, split, arguments.seed, arguments.max_epochs)
-        for name in tqdm(arguments.models, desc="models")
-    ]
+    rows, values = zip(
+        *(
+            run(name, split, arguments.seed, arguments.max_epochs)
+            for name in tqdm(arguments.models, desc="models")
+        ),
+        strict=True,
+    )
     arguments.out.mkdir(parents=True, exist_ok=True)
     with open(arguments.out / "benchmark.csv", "w", newline="") as file:
         settings = {"data": data, "seed": arguments.seed, "version": skvaecf.__version__}
         writer = csv.DictWriter(file, [*rows[0], *settings])
         writer.writeheader()
         writer.writerows(row | settings for row in rows)
-    draw(rows, arguments.out / "benchmark.png", title)
+    display = BenchmarkDisplay(
+        dict(zip(arguments.models, values, strict=True)),
+        fit_seconds={row["model"]: row["fit_seconds"] for row in rows},
+    ).plot()
+    display.figure_.suptitle(title)
+    display.figure_.savefig(arguments.out / "benchmark.png", dpi=150)
     print_table(rows)
     print(f"written: {arguments.out / 'benchmark.csv'}, {arguments.out / 'benchmark.png'}")
 

@@ -6,7 +6,7 @@ from .encoding import InteractionEncoder
 from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .persistence import load
-from .plotting import RankingCurveDisplay, TrainingHistoryDisplay
+from .plotting import BenchmarkDisplay, RankingCurveDisplay, TrainingHistoryDisplay
 from .ranking import recommend
 from .recommenders.awae import AWAERecommender
 from .recommenders.cdae import CDAE
@@ -43,6 +43,7 @@ __all__ = [
     "SLIM",
     "WMF",
     "AWAERecommender",
+    "BenchmarkDisplay",
     "HVampVAE",
     "InteractionEncoder",
     "InverseAutoregressiveFlow",

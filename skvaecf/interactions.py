@@ -126,7 +126,8 @@ class InteractionBatch:
     @property
     def n_users(self) -> int:
         """Number of rows."""
-        return len(self.offsets) - 1
+        # Not len, here and below, which torch.export takes for a constant.
+        return self.offsets.shape[0] - 1
 
     @property
     def counts(self) -> Tensor:
@@ -136,8 +137,10 @@ class InteractionBatch:
     @cached_property
     def users(self) -> Tensor:
         """Row number of every stored entry, shape (n_entries,), int64."""
-        rows = torch.arange(self.n_users, device=self.offsets.device)
-        return rows.repeat_interleave(self.counts, output_size=len(self.items))
+        ends = self.offsets[1:]
+        rows_ended = self.offsets.new_zeros(self.items.shape[0] + 1)
+        rows_ended.index_add_(0, ends, torch.ones_like(ends))
+        return rows_ended[:-1].cumsum(0)
 
     def rows(self, users: Tensor) -> InteractionBatch:
         """Select rows, in the order given."""

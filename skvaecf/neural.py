@@ -18,8 +18,9 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ._callback_support import CallbackSupportMixin, with_callbacks
@@ -290,6 +291,47 @@ None, default=None
             "X": digest(X),
         }
 
+    def to_module(self, k: int = 10) -> nn.Module:
+        """Make ``recommend`` a torch module, for ``torch.export`` and what is built upon it.
+
+        Its ``forward(items, counts)`` takes two tensors of int64: the items of all users, user by
+        user, none twice for the same, and how many each user has. It returns the best k of the
+        other items and their scores, as ``recommend(X, k, return_scores=True)`` does, but equal
+        scores in any order.
+
+        Parameters
+        ----------
+        k : int, default=10
+            Length of the lists.
+
+        Returns
+        -------
+        module : torch.nn.Module
+            It holds the network itself, on its device, not a copy.
+
+        Raises
+        ------
+        NotFittedError
+            If the recommender is not fitted.
+        ValueError
+            If k is not between 1 and the number of items.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from skvaecf import MultDAE
+        >>> from skvaecf.datasets import make_interactions
+        >>> X = make_interactions(n_users=300, n_items=40, random_state=0)
+        >>> module = MultDAE(n_components=8, max_epochs=5, random_state=0).fit(X).to_module(k=5)
+        >>> items, scores = module(torch.tensor([3, 7, 1]), torch.tensor([2, 1]))  # {3, 7}, {1}
+        >>> items.shape
+        torch.Size([2, 5])
+        """
+        check_is_fitted(self)
+        if not _is_count(k) or k > self.n_features_in_:
+            raise ValueError(f"k must be an integer in [1, {self.n_features_in_}], got {k!r}.")
+        return TopItems(self.network_, self._logits, self.n_features_in_, k)
+
     def _fitted_so_far(self, network: nn.Module, shape: tuple[int, int]) -> dict[str, Any]:
         """Attributes that make a fitted recommender of a network."""
         return {"network_": network, "_shape": shape, "n_features_in_": shape[1]}
@@ -376,6 +418,33 @@ None, default=None
             network = self._empty_network(self._shape, device_or_cpu(self.device))
             network.load_state_dict({n: torch.tensor(a) for n, a in parameters.items()})
             self.network_ = network.eval()
+
+
+class TopItems(nn.Module):
+    """What users have, to the best of the other items and their scores."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        logits: Callable[[Any, InteractionBatch], Tensor],
+        n_items: int,
+        k: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.logits = logits
+        self.n_items = n_items
+        self.k = k
+
+    @torch.no_grad()
+    def forward(self, items: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Rank, both of shape (n_users, k); -1 and -inf where there are no more items."""
+        values = torch.ones_like(items, dtype=torch.float32)
+        x = InteractionBatch(items, values, F.pad(counts.cumsum(0), (1, 0)), self.n_items)
+        scores = self.logits(self.network, x)
+        scores[x.users, items] = -torch.inf
+        best, ranked = scores.topk(self.k)
+        return ranked.masked_fill(best == -torch.inf, -1), best
 
 
 def _is_count(value: Any) -> bool:

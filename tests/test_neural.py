@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import CASES, NEURAL_RECOMMENDERS, make
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
@@ -506,6 +506,45 @@ def test_progress_bar_of_scikit_learn(neural, X, callbacks, capsys):
     shown = capsys.readouterr().out
     assert neural in shown
     assert "100%" in shown
+
+
+# --- export
+
+
+def flat(X):
+    """The items of all users, user by user, and how many each has."""
+    X = binary_csr(X)
+    return torch.tensor(X.indices, dtype=torch.int64), torch.tensor(np.diff(X.indptr)).long()
+
+
+def with_an_empty_row(X):
+    return vstack([X[:3], csr_array((1, X.shape[1])), X[3:9]]).tocsr()
+
+
+def assert_recommends(module, model, X, k):
+    items, scores = module(*flat(X))
+    expected, expected_scores = model.recommend(X, k, return_scores=True)
+    # Ranks of equal scores are open.
+    assert_allclose(scores.numpy(), expected_scores, rtol=1e-5, atol=1e-6)
+    assert_array_equal(np.sort(items.numpy()), np.sort(expected))
+
+
+def test_the_module_recommends(neural, fitted, X):
+    model = fitted(neural)
+    for k in (1, X.shape[1]):
+        assert_recommends(model.to_module(k), model, with_an_empty_row(X), k)
+    for k in (0, X.shape[1] + 1, 2.5):
+        with pytest.raises(ValueError, match="k must be an integer in"):
+            model.to_module(k)
+
+
+def test_the_exported_module_recommends_to_any_number_of_users(fitted, X):
+    model = fitted("MultVAE")
+    rows = {0: torch.export.Dim.DYNAMIC}
+    shapes = {"items": rows, "counts": rows}
+    program = torch.export.export(model.to_module(5), flat(X[:2]), dynamic_shapes=shapes)
+    for asked in (X, X[:1], with_an_empty_row(X)):
+        assert_recommends(program.module(), model, asked, 5)
 
 
 # --- devices

@@ -12,6 +12,7 @@ from sklearn.preprocessing import Binarizer
 from skvaecf import (
     EASE,
     WMF,
+    BenchmarkDisplay,
     MultVAE,
     Popularity,
     RankingCurveDisplay,
@@ -211,3 +212,77 @@ def test_curve_errors(X, models):
         draw(models, X[120:], k_values=[0, 1])
     with pytest.raises(ValueError, match="Fewer than two users"):
         RankingCurveDisplay.from_predictions([[0]], csr_array([[1, 0]]), k_values=[1])
+
+
+# --- benchmark
+
+PER_USER = {  # of four users, the last with nothing held out
+    "good": {"ndcg@20": [0.4, 0.6, 0.8, np.nan], "recall@5": [0.1, 0.2, 0.3, np.nan]},
+    "worse": {"ndcg@20": [0.3, 0.5, 0.7, np.nan], "recall@5": [0.3, 0.1, 0.2, np.nan]},
+    "mixed": {"ndcg@20": [0.2, 0.9, 0.4, np.nan], "recall@5": [0.2, 0.3, 0.1, np.nan]},
+}
+
+
+def dots(panel):
+    """Rows, means and ends of the bars of the dark and of the pale dots."""
+    for dark_or_pale in panel.containers:
+        points, _, (bars,) = dark_or_pale
+        ends = np.array([bar[:, 0] for bar in bars.get_segments()]).reshape(-1, 2)
+        yield points.get_ydata().tolist(), points.get_xdata(), ends
+
+
+def test_benchmark_by_hand():
+    display = BenchmarkDisplay(PER_USER, fit_seconds={"good": 9, "worse": 3, "mixed": 100}).plot()
+    assert display.models_ == ["good", "worse", "mixed"]
+    assert [ax.get_title() for ax in display.axes_] == ["NDCG@20", "recall@5", "fit, seconds"]
+    assert [text.get_text() for text in display.axes_[0].get_yticklabels()] == display.models_
+    # "worse" is behind "good" by 0.1 for each user, hence pale, though the bars overlap; "mixed"
+    # is behind by 0.2, -0.3 and 0.4, hence not told apart.
+    (rows, means, ends), (pale, _, _) = dots(display.axes_[0])
+    assert (rows, pale) == ([0, 2], [1])
+    np.testing.assert_allclose(means, [0.6, 0.5])
+    np.testing.assert_allclose(ends[0], 0.6 + np.array([-1, 1]) * 1.96 * 0.2 / np.sqrt(3))
+    # Of the recall all means are 0.2.
+    assert [rows for rows, _, _ in dots(display.axes_[1])] == [[0, 1, 2], []]
+    (fastest, *_), (others, seconds, _) = dots(display.axes_[2])
+    assert (fastest, others) == ([1], [0, 2])
+    np.testing.assert_array_equal(seconds, [9, 100])
+
+
+def test_benchmark_of_estimators_and_of_lists(X, models):
+    heldout = X[120:].copy()
+    heldout.data = (np.arange(heldout.nnz) % 4 == 0).astype(heldout.dtype)
+    fold_in = csr_array(X[120:] - heldout)
+    scorers = (recall_at_k.at(5), ndcg_at_k)
+    lists = {name: model.recommend(fold_in, k=30) for name, model in models.items()}
+    of_lists = BenchmarkDisplay.from_predictions(lists, heldout, scorers=scorers)
+    of_models = BenchmarkDisplay.from_estimator(models, fold_in, heldout, scorers=scorers)
+    for name, model in models.items():
+        for scorer in scorers:
+            expected = scorer.per_user(model, fold_in, heldout)
+            np.testing.assert_allclose(of_models.values[name][scorer.name], expected)
+            np.testing.assert_allclose(of_lists.values[name][scorer.name], expected)
+    one = BenchmarkDisplay.from_estimator(models["EASE"], X[120:])
+    assert list(one.values) == ["EASE"]
+    assert [ax.get_title() for ax in one.axes_] == ["NDCG@100", "recall@20"]
+
+
+def test_benchmark_on_axes_of_the_caller():
+    figure, axes = plt.subplots(1, 2)
+    display = BenchmarkDisplay(PER_USER).plot(ax=axes, error_bar=None, marker="s")
+    assert display.figure_ is figure
+    assert list(display.axes_) == list(axes)
+    for _, means, ends in dots(axes[0]):
+        np.testing.assert_array_equal(ends, np.column_stack([means, means]))
+    assert axes[0].containers[0][0].get_marker() == "s"
+
+
+def test_benchmark_errors(X, models):
+    with pytest.raises(ValueError, match="scorer must have a value per user"):
+        BenchmarkDisplay.from_estimator(models, X[120:], scorers=[ndcg_at_k, coverage_at_k])
+    with pytest.raises(ValueError, match="ax must have 2 axes, one per panel, got 1"):
+        BenchmarkDisplay(PER_USER).plot(ax=plt.subplots()[1])
+    with pytest.raises(ValueError, match=r"values must hold the metrics \['ndcg@20', 'recall@5'\]"):
+        BenchmarkDisplay(PER_USER | {"other": {"ndcg@20": [0.1] * 4}}).plot()
+    with pytest.raises(ValueError, match="Fewer than two users"):
+        BenchmarkDisplay({"one": {"ndcg@20": [0.1, np.nan]}}).plot()
