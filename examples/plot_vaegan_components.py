@@ -101,6 +101,7 @@ left.set(xlabel="epoch", title="Validation NDCG@100")
 left.legend(frameon=False, fontsize="small")
 right.set_yticks(range(len(models)), list(models))
 right.invert_yaxis()
+right.locator_params(axis="x", nbins=5)
 right.axvline(0, color="#999999", linewidth=0.8)
 right.set(title="Gain in test NDCG@100 over no adversary")
 for ax in (left, right):
