@@ -83,3 +83,4 @@ for name, model in models.items():
 display = BenchmarkDisplay.from_estimator(
     models, split.test_fold_in, split.test_heldout, fit_seconds=fit_seconds
 )
+display.figure_.suptitle("Of 431 users, two linear models learn most, and in a second")
