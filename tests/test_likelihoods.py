@@ -206,6 +206,7 @@ def test_factored_scores_have_the_value_and_gradients_of_dense_ones(likelihood, 
 
 
 @pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("parts", [(4, 7 * 5)], indirect=True)
 @pytest.mark.parametrize("likelihood", ["bernoulli", "multinomial"])
 def test_gradients_of_factored_scores_are_those_of_finite_differences(likelihood):
     _, _, x, _ = problem()
