@@ -40,7 +40,7 @@ class Exact(NChooseK):
 def log_e_and_marginals(scores, n):
     """Compute log e_n(exp(scores)), and the probability of each item to be in the set."""
     logits, n = torch.tensor(scores)[None], torch.tensor([[float(n)]], dtype=torch.float64)
-    value, known = Exact.log_normalizer(logits, n)
+    value, known = Exact.log_normalizer([logits], n)
     return value.item(), Exact.mean(logits.clone(), n, known)[0].numpy()
 
 

@@ -189,6 +189,13 @@ class InteractionBatch:
         """Keep the items, give the stored entries other values, shape (n_entries,)."""
         return replace(self, values=values)
 
+    def of(self, items: slice) -> InteractionBatch:
+        """Give the columns of some items; every other entry becomes a 0 in the first of them."""
+        columns = self.items - items.start
+        n_items = items.stop - items.start
+        inside = (columns >= 0) & (columns < n_items)
+        return replace(self, items=columns * inside, values=self.values * inside, n_items=n_items)
+
     def dropout(self, p: float, generator: torch.Generator | None) -> InteractionBatch:
         """Drop each stored entry with probability p, scale the kept ones by 1 / (1 - p)."""
         if p == 0:

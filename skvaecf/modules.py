@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,20 @@ class ItemEmbedding(nn.Module):
         return x @ self.weight + self.bias
 
 
+class FactoredLogits(NamedTuple):
+    """Scores h W + b of all items, not multiplied out. The product is made in the type of h."""
+
+    h: Tensor  # (n_users, n_in)
+    weight: Tensor  # (n_in, n_items), float32
+    bias: Tensor  # (n_items,), float32
+
+    def of(self, items: slice) -> Tensor:
+        """Multiply out the scores of some items, shape (n_users, number of them)."""
+        weight, bias = self.weight[:, items].to(self.h.dtype), self.bias[items].to(self.h.dtype)
+        # In place: a second tensor of this size costs more than the addition.
+        return (self.h @ weight).add_(bias)
+
+
 class ItemLogits(nn.Module):
     """Linear layer that scores every item: the one large dense product of a model.
 
@@ -41,9 +56,12 @@ class ItemLogits(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Map (n_users, n_in) to scores of shape (n_users, n_items)."""
+        return self.factored(h).of(slice(None))
+
+    def factored(self, h: Tensor) -> FactoredLogits:
+        """Give the same scores as factors."""
         dtype = self.precision if self.training else torch.float32
-        # In place: a second tensor of this size costs more than the addition.
-        return (h.to(dtype) @ self.weight.to(dtype)).add_(self.bias.to(dtype))
+        return FactoredLogits(h.to(dtype), self.weight, self.bias)
 
 
 class Linear(nn.Linear):
@@ -101,6 +119,10 @@ class Decoder(nn.Module):
         """Map (n_users, n_components) to scores of shape (n_users, n_items)."""
         logits: Tensor = self.logits(self.hidden(z))
         return logits
+
+    def factored(self, z: Tensor) -> FactoredLogits:
+        """Give the same scores as factors."""
+        return self.logits.factored(self.hidden(z))
 
 
 class Autoencoder(nn.Module):

@@ -213,10 +213,12 @@ None, default=None
         generator = torch.Generator(device).manual_seed(checkpoint.seed)
         train, validation = self._hold_out(X, X_val, checkpoint.seed)
         x = InteractionBatch.from_csr(self._game_rows(train), device)
+        shape = train.shape
+        del train  # a copy of X
         if checkpoint.state is None:
-            network = self._initial_network(x, train.shape, generator)
+            network = self._initial_network(x, shape, generator)
         else:
-            network = self._empty_network(train.shape, device)
+            network = self._empty_network(shape, device)
         set_precision(network, check_precision(self.precision, device))
         network.train()
         averaged = deepcopy(network).eval().requires_grad_(False)
@@ -250,7 +252,7 @@ None, default=None
                 stop = subtask.call_on_fit_task_end(
                     estimator=self,
                     X=X,
-                    reconstruction_attributes=partial(self._fitted_so_far, averaged, train.shape),
+                    reconstruction_attributes=partial(self._fitted_so_far, averaged, shape),
                 )
                 if stop or epoch - best.epoch >= self.n_iter_no_change:
                     break
@@ -269,7 +271,7 @@ None, default=None
             # After an error, too: nothing that was learned is lost.
             if history:
                 averaged.load_state_dict(best.parameters)
-                self.__dict__.update(self._fitted_so_far(averaged, train.shape))
+                self.__dict__.update(self._fitted_so_far(averaged, shape))
                 self.history_ = history
                 self.n_iter_ = len(history)
                 self.best_iter_ = best.epoch

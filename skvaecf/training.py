@@ -120,9 +120,11 @@ class Game:
 
             step = self.steps[player.name]
             loss = player.loss(Batch(users, x.rows(users), step, epoch, generator, log))
-            gradients = torch.autograd.grad(loss, player.parameters)
-            for parameter, gradient in zip(player.parameters, gradients, strict=True):
+            for parameter, gradient in zip(
+                player.parameters, torch.autograd.grad(loss, player.parameters), strict=True
+            ):
                 parameter.grad = gradient
+            del gradient  # of the last parameter: it would be held through the next step
             self.optimizers[player.name].step()
             self.optimizers[player.name].zero_grad(set_to_none=True)
             self.steps[player.name] += 1

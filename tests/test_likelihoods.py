@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,8 @@ from torch.distributions import Multinomial as TorchMultinomial
 from torch.nn import functional as F
 
 from skvaecf.interactions import InteractionBatch
-from skvaecf.likelihoods import LIKELIHOODS
+from skvaecf.likelihoods import LIKELIHOODS, _parts
+from skvaecf.modules import FactoredLogits
 
 
 def log_elementary_symmetric(logits, counts):
@@ -157,3 +160,96 @@ def test_user_without_interactions():
     bernoulli = LIKELIHOODS["bernoulli"](logits).log_prob(x)
     assert bernoulli.item() == pytest.approx(-4 * np.log(2))
     assert torch.autograd.grad(bernoulli.sum(), logits)[0].tolist() == [[-0.5] * 4]
+
+
+# --- scores that are never all multiplied out
+
+
+def factors(dtype, n_users=7, n_in=3, n_items=11):
+    generator = torch.Generator().manual_seed(1)
+    shapes = (n_users, n_in), (n_in, n_items), (n_items,)
+    return [torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in shapes]
+
+
+@pytest.fixture(params=[(11, 100), (4, 100), (4, 7 * 5), (4, 0), (1, 0)])
+def parts(request, monkeypatch):
+    """Parts of some width, the last one narrower, of which all, one or none are kept."""
+    width, kept = request.param
+
+    def cut(h, n_items, likelihood):
+        size = width if likelihood.has_parts else n_items
+        return (slice(s, min(s + size, n_items)) for s in range(0, n_items, size))
+
+    monkeypatch.setattr("skvaecf.likelihoods._parts", cut)
+    monkeypatch.setattr("skvaecf.likelihoods._KEPT", kept)
+
+
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 2e-5), (torch.float64, 1e-9)])
+def test_factored_scores_have_the_value_and_gradients_of_dense_ones(likelihood, dtype, rtol):
+    _, dense, x, upstream = problem()
+    ours, exact = factors(dtype), factors(torch.float64)
+    value = LIKELIHOODS[likelihood](FactoredLogits(*ours)).log_prob(x)
+    h, weight, bias = exact
+    exact_value = plain_log_prob(likelihood, h @ weight + bias, dense.double())
+    # n-choose-k is a series, exact to 1e-3 nats at worst.
+    rtol = max(rtol, 1e-3 * (likelihood == "n-choose-k"))
+    assert value.dtype == dtype
+    assert_allclose(value.detach(), exact_value.detach(), rtol=rtol, atol=rtol)
+    for gradient, exact_gradient in zip(
+        torch.autograd.grad(value, ours, upstream.to(dtype)),
+        torch.autograd.grad(exact_value, exact, upstream.double()),
+        strict=True,
+    ):
+        assert gradient.dtype == dtype
+        assert_allclose(gradient, exact_gradient, rtol=rtol, atol=5 * rtol)
+
+
+@pytest.mark.usefixtures("parts")
+@pytest.mark.parametrize("parts", [(4, 7 * 5)], indirect=True)
+@pytest.mark.parametrize("likelihood", ["bernoulli", "multinomial"])
+def test_gradients_of_factored_scores_are_those_of_finite_differences(likelihood):
+    _, _, x, _ = problem()
+
+    def log_prob(*factors):
+        return LIKELIHOODS[likelihood](FactoredLogits(*factors)).log_prob(x)
+
+    assert torch.autograd.gradcheck(log_prob, factors(torch.float64), atol=1e-6)
+
+
+@pytest.mark.usefixtures("parts")
+def test_factored_scores_in_bfloat16(likelihood):
+    _, dense, x, upstream = problem()
+    h, weight, bias = factors(torch.float32)
+    inputs = (h, weight, bias)
+    value = LIKELIHOODS[likelihood](FactoredLogits(h.bfloat16(), weight, bias)).log_prob(x)
+    exact_value = plain_log_prob(likelihood, h @ weight + bias, dense)
+    assert value.dtype == torch.float32
+    assert_allclose(value.detach(), exact_value.detach(), rtol=0.02, atol=0.1)
+    for gradient, exact in zip(
+        torch.autograd.grad(value, inputs, upstream),
+        torch.autograd.grad(exact_value, inputs, upstream),
+        strict=True,
+    ):
+        assert gradient.dtype == torch.float32
+        assert_allclose(gradient, exact, atol=0.02 * exact.abs().max().item())
+
+
+def test_a_head_that_is_fixed_gets_no_gradient():
+    _, _, x, _ = problem()
+    h, weight, bias = factors(torch.float32)
+    fixed = FactoredLogits(h, weight.detach(), bias.detach())
+    (ours,) = torch.autograd.grad(LIKELIHOODS["multinomial"](fixed).log_prob(x).sum(), h)
+    free = FactoredLogits(h, weight, bias)
+    (same,) = torch.autograd.grad(LIKELIHOODS["multinomial"](free).log_prob(x).sum(), h)
+    assert torch.equal(ours, same)
+
+
+def test_parts_cover_all_items_once():
+    for n_users, n_items in [(1, 1), (500, 20_108), (10_000, 100_001), (7, 5_000_000)]:
+        h = torch.empty(n_users, 2, device="meta")
+        for likelihood in LIKELIHOODS.values():
+            items = [slice(0, 0), *_parts(h, n_items, likelihood)]
+            assert all(a.stop == b.start < b.stop for a, b in pairwise(items))
+            assert items[-1].stop == n_items
+    assert len(list(_parts(torch.empty(1000, 2), 100_000, LIKELIHOODS["multinomial"]))) == 49

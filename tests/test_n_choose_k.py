@@ -63,12 +63,12 @@ def log_normalizer(scores, n, likelihood=NChooseK, dtype=torch.float64):
     """Value and marginals of one row."""
     logits = torch.tensor(scores, dtype=dtype)[None]
     n = torch.full((1, 1), float(n), dtype=dtype)
-    value, known = likelihood.log_normalizer(logits, n)
+    value, known = likelihood.log_normalizer([logits], n)
     return value.item(), likelihood.mean(logits.clone(), n, known)[0].double().numpy()
 
 
 def uses_the_circle(scores, n):
-    _, known = NChooseK.log_normalizer(torch.tensor(scores)[None], torch.tensor([[n]]).double())
+    _, known = NChooseK.log_normalizer([torch.tensor(scores)[None]], torch.tensor([[n]]).double())
     return bool(known[0, 1])
 
 

@@ -217,7 +217,7 @@ class AWAERecommender(LatentFactorMixin, TorchRecommender):
             kl = divergence(q, p, z)
             l1: Tensor = self.l1 * z.abs().sum(dim=1)
             discrepancy = mmd(z, p.rsample(generator=batch.generator))
-            log_p = likelihood(network.decoder(z)).log_prob(x)
+            log_p = likelihood(network.decoder.factored(z)).log_prob(x)
             return (beta * kl + l1 - log_p).mean() + self.mmd_weight * discrepancy
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]

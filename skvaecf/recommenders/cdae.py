@@ -210,7 +210,8 @@ class CDAE(LatentFactorMixin, TorchRecommender):
         self, network: CollaborativeAutoencoder, x: InteractionBatch, a: Tensor, v: Tensor
     ) -> Tensor:
         """- log p(x | W' h + b') + lambda ||v||^2 with h = s(a + v), shape (n_users,)."""
-        p = LIKELIHOODS[self.likelihood](network.decoder(ACTIVATIONS[self.activation](a + v)))
+        h = ACTIVATIONS[self.activation](a + v)
+        p = LIKELIHOODS[self.likelihood](network.decoder.factored(h))
         return self.l2 * v.square().sum(dim=1) - p.log_prob(x)
 
     def _hidden(self, network: CollaborativeAutoencoder, x: InteractionBatch) -> Tensor:

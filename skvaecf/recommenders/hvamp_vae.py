@@ -18,7 +18,7 @@ from ..distributions import DiagonalNormal
 from ..interactions import InteractionBatch
 from ..latent import VampPrior
 from ..likelihoods import LIKELIHOODS
-from ..modules import ItemEmbedding, ItemLogits, OwnStart
+from ..modules import FactoredLogits, ItemEmbedding, ItemLogits, OwnStart
 from ..neural import TorchRecommender
 from ..objectives import anneal, divergence
 from ..training import Batch, Player
@@ -213,7 +213,7 @@ class HVampVAE(LatentFactorMixin, TorchRecommender):
             z2 = q2.rsample(generator=batch.generator)
             q1 = network.q1(rows, z2)
             z1 = q1.rsample(generator=batch.generator)
-            p = likelihood(network.decoder(z1, z2))
+            p = likelihood(network.decoder.factored(z1, z2))
             beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
             kl = divergence(q1, network.p1(z2), z1) + divergence(q2, network.p2(z2), z2)
             return (beta * kl - p.log_prob(x)).mean()
@@ -280,6 +280,10 @@ class GatedDecoder(nn.Module):
         """Map two of (n_users, n_components) to scores of shape (n_users, n_items)."""
         logits: Tensor = self.logits(self.hidden(z1, z2))
         return logits
+
+    def factored(self, z1: Tensor, z2: Tensor) -> FactoredLogits:
+        """Give the same scores as factors."""
+        return self.logits.factored(self.hidden(z1, z2))
 
 
 class GatedPair(nn.Module):

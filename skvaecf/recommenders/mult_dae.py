@@ -178,7 +178,7 @@ class MultDAE(LatentFactorMixin, TorchRecommender):
             """- log p(x|z) + lambda sum ||W||^2."""
             x = batch.x
             z = encode(network, x.l2_normalized().dropout(self.dropout, batch.generator))
-            p = likelihood(network.decoder(z))
+            p = likelihood(network.decoder.factored(z))
             return -p.log_prob(x).mean() + weight_penalty(self.l2, network)
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]

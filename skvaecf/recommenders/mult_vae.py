@@ -221,7 +221,7 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
             x = batch.x
             q = network.q(x.l2_normalized().dropout(self.dropout, batch.generator))
             z = q.rsample(generator=batch.generator)
-            p = likelihood(network.decoder(z))
+            p = likelihood(network.decoder.factored(z))
             beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
             kl = divergence(q, network.p(z), z)
             penalty = weight_penalty(self.l2, network.encoder, network.decoder)

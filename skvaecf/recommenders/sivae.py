@@ -269,7 +269,9 @@ class SIVAERecommender(LatentFactorMixin, TorchRecommender):
             )
             h = SemiImplicitNormal(loc, log_variance, self.n_latent_samples)
             z = h.rsample(generator=batch.generator)  # (n_latent_samples, n_users, n_components)
-            log_p = torch.stack([likelihood(network.decoder(z_j)).log_prob(x) for z_j in z])
+            log_p = torch.stack(
+                [likelihood(network.decoder.factored(z_j)).log_prob(x) for z_j in z]
+            )
             beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
             bound = log_p + beta * (standard_normal(z).log_prob(z) - h.log_prob(z))
             return weight_penalty(self.l2, network.encoder, network.decoder) - bound.mean()
@@ -381,5 +383,5 @@ class SemiImplicitEncoder(OwnStart):
 def probabilities(likelihood: type[ItemLikelihood], logits: Tensor) -> Tensor:
     """Compute the probability of each item to be a user's one click, overwriting the logits."""
     one = logits.new_ones(len(logits), 1)
-    _, known = likelihood.log_normalizer(logits, one)
+    _, known = likelihood.log_normalizer([logits], one)
     return likelihood.mean(logits, one, known)
