@@ -74,7 +74,8 @@ def check_equal_on_ranks(what: Mapping[str, str]) -> None:
         return
     everywhere: list[Any] = [None] * n_ranks()
     distributed.all_gather_object(everywhere, what)
-    differing = sorted(n for n in what if len({there.get(n) for there in everywhere}) > 1)
+    names = sorted({name for there in everywhere for name in there})
+    differing = [name for name in names if len({there.get(name) for there in everywhere}) > 1]
     if differing:
         raise ValueError(
             "The ranks of torch.distributed must fit the same model to the same data, but they"

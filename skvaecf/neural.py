@@ -161,6 +161,10 @@ None, default=None
         as the parameters, and as safe to read as that of :func:`skvaecf.load`. A ``random_state``
         that is a RandomState instance must be as it was when the fit began, and a parameter that is
         an object of another's making must show its values in its ``repr``.
+
+        Where a process group of torch.distributed is initialised, every rank must call fit, with
+        the same data and parameters, or it is a ValueError: the ranks share the rows of each
+        mini-batch, and end with the same model.
         """
         self._validate_params()
         rows = check_rows(X)
