@@ -12,10 +12,11 @@ import joblib
 import numpy as np
 import torch
 from distributed import Client, LocalCluster
+from scipy.sparse import vstack
 from sklearn.model_selection import GridSearchCV
 
 from skvaecf import EASE, MultVAE, UserSplitter, ndcg_at_k
-from skvaecf.datasets import load_movielens_small, make_interactions
+from skvaecf.datasets import load_movielens_small
 
 BLOCK_ROWS = 4096  # a multiple of 512, the rows that recommend scores at a time
 
@@ -39,7 +40,7 @@ def compare(name, here, there):
 
 def search(X):
     model = MultVAE(
-        64, encoder_layer_sizes=(), learning_rate=3e-3, batch_size=60, max_epochs=20, random_state=0
+        64, encoder_layer_sizes=(), learning_rate=3e-3, batch_size=60, max_epochs=10, random_state=0
     )
     cv = UserSplitter(n_splits=2, test_size=0.2, random_state=0)
     grid = {"dropout": [0.3, 0.6], "kl_weight": [0.2, 1.0]}
@@ -55,21 +56,23 @@ def search_on_cluster(X):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scheduler")
-    parser.add_argument("--users", type=int, default=50_000)
+    parser.add_argument("--copies", type=int, default=100, help="of the users, to score")
     options = parser.parse_args()
     torch.set_num_threads(1)  # as in a worker: sums in two threads are rounded otherwise
 
-    movielens = load_movielens_small(min_rating=4).data
-    many = make_interactions(options.users, 3000, random_state=0)
-    model = EASE(l2=100).fit(many[:5000])
+    X = load_movielens_small(min_rating=4).data
+    X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 10]
+    X = X[np.diff(X.indptr) >= 5]
+    many = vstack([X] * options.copies, format="csr")
+    model = EASE(l2=100).fit(X)
     with Client(options.scheduler or LocalCluster(2, threads_per_worker=1)) as client:
         client.wait_for_workers(1)
         compare(
-            f"{options.users} lists",
+            f"{many.shape[0]} lists",
             lambda: model.recommend(many, 10),
             lambda: recommend_on(client, model, many, 10),
         )
-        compare("search", lambda: search(movielens), lambda: search_on_cluster(movielens))
+        compare("search", lambda: search(X), lambda: search_on_cluster(X))
 
 
 if __name__ == "__main__":
