@@ -56,7 +56,7 @@ def search_on_cluster(X):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scheduler")
-    parser.add_argument("--copies", type=int, default=100, help="of the users, to score")
+    parser.add_argument("--copies", type=int, default=20, help="of the users, to score")
     options = parser.parse_args()
     torch.set_num_threads(1)  # as in a worker: sums in two threads are rounded otherwise
 

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import distributed
 
-from skvaecf import MultVAE, load, ndcg_at_k, strong_generalization_split
+from skvaecf import MultVAE, ndcg_at_k, strong_generalization_split
 from skvaecf.datasets import load_movielens_small
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default="model.skvaecf")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
     X = load_movielens_small(min_rating=4).data
@@ -31,9 +30,7 @@ def main():
     rank, n_ranks = distributed.get_rank(), distributed.get_world_size()
     if torch.cuda.is_available():
         torch.cuda.set_device(rank % torch.cuda.device_count())
-    model = MultVAE(
-        100, encoder_layer_sizes=(), learning_rate=3e-3, batch_size=60, random_state=options.seed
-    )
+    model = MultVAE(100, encoder_layer_sizes=(), learning_rate=3e-3, batch_size=60, random_state=0)
 
     def fit_and_score():
         started = time.perf_counter()
@@ -46,7 +43,6 @@ def main():
     distributed.destroy_process_group()
     if rank == 0:
         model.save(options.out)
-        assert np.array_equal(load(options.out).predict(X[:0]), model.predict(X[:0]))
         print(f"{n_ranks} processes: {together}")
         print(f"alone: {fit_and_score()}")
 
