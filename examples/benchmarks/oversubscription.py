@@ -45,7 +45,7 @@ def main():
     seconds = {name: [] for name in settings}
     threads = {}
     print(f"{n_processors} processors, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}")
-    with Client(LocalCluster(n_processors, threads_per_worker=1)):
+    with Client(LocalCluster(n_processors, threads_per_worker=1, dashboard_address=None)):
         for _ in range(options.rounds + 1):  # the first starts processes and does not count
             for name, (backend, n_jobs, allowed) in settings.items():
                 torch.set_num_threads(allowed)

@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from skvaecf import EASE, MultVAE, UserSplitter, ndcg_at_k
 from skvaecf.datasets import load_movielens_small
 
-BLOCK_ROWS = 4096  # a multiple of 512, the rows that recommend scores at a time
+BLOCK_ROWS = 512  # as many as recommend scores at a time, so that sums are the same
 
 
 def recommend_on(client, model, X, k):
@@ -56,7 +56,7 @@ def search_on_cluster(X):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scheduler")
-    parser.add_argument("--copies", type=int, default=20, help="of the users, to score")
+    parser.add_argument("--copies", type=int, default=4, help="of the users, to score")
     options = parser.parse_args()
     torch.set_num_threads(1)  # as in a worker: sums in two threads are rounded otherwise
 
