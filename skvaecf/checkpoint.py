@@ -17,6 +17,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from ._ranks import of_first_rank, own_rank
 from .persistence import naming_the_file, read_file, write_file
 
 
@@ -26,7 +27,7 @@ class Checkpoint:
     Parameters
     ----------
     path : Path or None
-        None is no file, and nothing is done.
+        None is no file, and nothing is done. Of several ranks, the first reads and writes.
     every : int
         Epochs between two states.
     identity : dict of str to str
@@ -42,13 +43,16 @@ class Checkpoint:
     """
 
     def __init__(self, path: Path | None, every: int, identity: dict[str, str], seed: int) -> None:
-        self.path = path
+        self.path = path if own_rank() == 0 else None
         self.every = every
         self.identity = identity
         self.seed = seed
         self.state: Any = None
-        if path is None:
-            return
+        if self.path is not None:
+            self._open(self.path)
+        self.seed, self.state = of_first_rank((self.seed, self.state))
+
+    def _open(self, path: Path) -> None:
         if path.is_dir():
             raise IsADirectoryError(f"checkpoint_path must be a file, and {path} is a folder.")
         if not path.exists():
@@ -82,11 +86,13 @@ class Checkpoint:
 
     def resume(self, go_on_from: Callable[[Any], None]) -> None:
         """Hand the state over, if there is one; write it again, to see that this can be done."""
-        if self.path is not None and self.state is not None:
-            with naming_the_file(self.path):
-                go_on_from(tensors(self.state))
+        if self.state is None:
+            return
+        with naming_the_file(self.path or "The checkpoint of the first rank"):
+            go_on_from(tensors(self.state))
+        if self.path is not None:
             self._write(self.path, self.state)
-            self.state = None
+        self.state = None
 
     def save(self, epoch: int, state: Callable[[], Any]) -> None:
         """Write the state after an epoch, if it is time; a full disk must not stop the fit."""

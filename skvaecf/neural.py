@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from ._callback_support import CallbackSupportMixin, with_callbacks
 from ._devices import check_device, check_precision, device_or_cpu
+from ._ranks import check_equal_on_ranks, copy_from_first_rank, n_ranks, of_first_rank
 from ._version import __version__
 from .base import BaseRecommender, Scorer, SimilarItemsMixin, check_rows, cosines
 from .checkpoint import Checkpoint, digest
@@ -161,6 +162,10 @@ None, default=None
         as the parameters, and as safe to read as that of :func:`skvaecf.load`. A ``random_state``
         that is a RandomState instance must be as it was when the fit began, and a parameter that is
         an object of another's making must show its values in its ``repr``.
+
+        Where a process group of torch.distributed is initialised, every rank must call fit, with
+        the same data and parameters, or it is a ValueError: the ranks share the rows of each
+        mini-batch, and end with the same model.
         """
         self._validate_params()
         rows = check_rows(X)
@@ -208,7 +213,9 @@ None, default=None
         """Play epoch after epoch; keep the best one."""
         device = check_device(self.device)
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        identity = self._identity(X, X_val, seed) if checkpoint_path else {}
+        seed = of_first_rank(seed)
+        identity = self._identity(X, X_val, seed) if checkpoint_path or n_ranks() > 1 else {}
+        check_equal_on_ranks(identity)
         checkpoint = Checkpoint(checkpoint_path, checkpoint_every, identity, seed)
         generator = torch.Generator(device).manual_seed(checkpoint.seed)
         train, validation = self._hold_out(X, X_val, checkpoint.seed)
@@ -219,6 +226,7 @@ None, default=None
             network = self._initial_network(x, shape, generator)
         else:
             network = self._empty_network(shape, device)
+        copy_from_first_rank(network)  # what GPUs have pretrained may differ in the last bits
         set_precision(network, check_precision(self.precision, device))
         network.train()
         averaged = deepcopy(network).eval().requires_grad_(False)
@@ -242,9 +250,11 @@ None, default=None
                 record = game.play(x, minibatches, generator)
                 move_average(averaged, network, self.ema_decay, epoch)
                 self._settle(averaged, x)
+                copy_from_first_rank(averaged)
                 if validation is not None:
                     record["validation_ndcg"] = self._validate(averaged, *validation)
                 record["seconds"] = time.perf_counter() - started
+                record = of_first_rank(record)
                 bar.set_postfix({key: f"{value:.4g}" for key, value in record.items()})
                 history.append({"epoch": epoch, **record})
                 # Without validation users the last epoch is the best.
@@ -254,7 +264,7 @@ None, default=None
                     X=X,
                     reconstruction_attributes=partial(self._fitted_so_far, averaged, shape),
                 )
-                if stop or epoch - best.epoch >= self.n_iter_no_change:
+                if of_first_rank(stop) or epoch - best.epoch >= self.n_iter_no_change:
                     break
                 checkpoint.save(epoch, progress.state)
         except KeyboardInterrupt:
@@ -289,6 +299,7 @@ None, default=None
             "device": device.type,
             "precision": str(check_precision(self.precision, device)),
             "random_state": "None" if self.random_state is None else f"seed {seed}",
+            "ranks": str(n_ranks()),
             "version": __version__,
             "X": digest(X),
         }

@@ -2,6 +2,9 @@
 
 A plain model has one player. Adversaries are further players: the gradient of a player's loss is
 taken with respect to its own parameters only, so that no update leaks into another's.
+
+In a torch.distributed group, every rank plays the same game with its share of each mini-batch's
+rows and noise of its own; gradients and figures are summed over the ranks.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ._ranks import own_generator, own_rows, sum_over_ranks
 from .interactions import InteractionBatch
 
 
@@ -112,18 +116,24 @@ class Game:
         for player in self.players:
             if player.start_epoch is not None:
                 player.start_epoch()
+        noise = own_generator(generator)
         epoch = 0.0
         for player, epoch, users in self.order(self.players, minibatches):
+            own, weight = own_rows(users)
 
-            def log(name: str, value: Tensor, player: str = player.name) -> None:
-                figures[f"{player}_{name}"].append(value.detach())
+            def log(
+                name: str, value: Tensor, player: str = player.name, weight: float = weight
+            ) -> None:
+                figures[f"{player}_{name}"].append(weight * value.detach())
 
             step = self.steps[player.name]
-            loss = player.loss(Batch(users, x.rows(users), step, epoch, generator, log))
+            loss = player.loss(Batch(own, x.rows(own), step, epoch, noise, log))
             for parameter, gradient in zip(
-                player.parameters, torch.autograd.grad(loss, player.parameters), strict=True
+                player.parameters,
+                torch.autograd.grad(weight * loss, player.parameters),
+                strict=True,
             ):
-                parameter.grad = gradient
+                parameter.grad = sum_over_ranks(gradient)
             del gradient  # of the last parameter: it would be held through the next step
             self.optimizers[player.name].step()
             self.optimizers[player.name].zero_grad(set_to_none=True)
@@ -166,8 +176,8 @@ class Game:
 
 
 def _read(values: Sequence[Tensor]) -> list[float]:
-    """Copy scalars from the device, all at once."""
-    read: list[float] = torch.stack([value.float() for value in values]).tolist()
+    """Copy scalars from the device, all at once, summed over the ranks."""
+    read: list[float] = sum_over_ranks(torch.stack([v.float() for v in values])).tolist()
     return read
 
 

@@ -1,8 +1,8 @@
 """Whether parallel searches start more threads than there are processors.
 
-``python examples/benchmarks/oversubscription.py`` fits EASE in a grid search, serially and with as
-many jobs as there are processors, and shows the seconds, and the threads that each process of the
-search computes with.
+``python examples/benchmarks/oversubscription.py`` fits EASE in a grid search: serially, with as
+many jobs as there are processors under joblib's backends, and on a Dask cluster of this machine.
+It shows the seconds, medians of ``--rounds`` in turn, and the threads that each job computes with.
 """
 
 import argparse
@@ -10,7 +10,9 @@ import os
 import time
 
 import joblib
+import numpy as np
 import torch
+from distributed import Client, LocalCluster
 from sklearn.model_selection import GridSearchCV
 
 from skvaecf import EASE
@@ -28,19 +30,34 @@ class CountingEASE(EASE):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    n_processors = joblib.cpu_count()
+    n_processors, n_threads = joblib.cpu_count(), torch.get_num_threads()
     X = make_interactions(4000, options.items, random_state=0)
+    grid = {"l2": [1.0, 10.0, 100.0, 1000.0]}
+    settings = {  # backend, jobs, threads that torch may use in this process
+        "serial": ("threading", 1, n_threads),
+        "loky": ("loky", n_processors, n_threads),
+        "threading": ("threading", n_processors, n_threads),
+        "threading, torch.set_num_threads(1)": ("threading", n_processors, 1),
+        "dask": ("dask", n_processors, n_threads),
+    }
+    seconds = {name: [] for name in settings}
+    threads = {}
     print(f"{n_processors} processors, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}")
-    for backend, n_jobs in (("serial", 1), ("loky", n_processors), ("threading", n_processors)):
-        search = GridSearchCV(CountingEASE(), {"l2": [1.0, 10.0, 100.0, 1000.0]}, cv=3, refit=False)
-        with joblib.parallel_config("loky" if backend == "serial" else backend, n_jobs=n_jobs):
-            search.fit(X)  # starts the processes
-            started = time.perf_counter()
-            search.fit(X)
-            seconds = time.perf_counter() - started
-        threads = search.cv_results_["mean_test_score"].max()
-        print(f"{backend}: {n_jobs} jobs of {threads:.0f} threads, {seconds:.1f} s")
+    with Client(LocalCluster(n_processors, threads_per_worker=1, dashboard_address=None)):
+        for _ in range(options.rounds + 1):  # the first starts processes and does not count
+            for name, (backend, n_jobs, allowed) in settings.items():
+                torch.set_num_threads(allowed)
+                search = GridSearchCV(CountingEASE(), grid, cv=3, refit=False)
+                started = time.perf_counter()
+                with joblib.parallel_config(backend, n_jobs=n_jobs):
+                    search.fit(X)
+                seconds[name].append(time.perf_counter() - started)
+                threads[name] = search.cv_results_["mean_test_score"].max()
+    for name, (_, n_jobs, _) in settings.items():
+        median = np.median(seconds[name][1:])
+        print(f"{name}: {n_jobs} x {threads[name]:.0f} threads, {median:.1f} s")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""Two processes train one model, and one process trains it alone.
+
+``torchrun --nproc-per-node 2 examples/scaling/data_parallel.py --out model.skvaecf`` shares the
+rows of every mini-batch among the processes and averages their gradients. The first of them saves
+the model, trains it again by itself, and prints the NDCG@100 of the test users for both.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from torch import distributed
+
+from skvaecf import MultVAE, ndcg_at_k, strong_generalization_split
+from skvaecf.datasets import load_movielens_small
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", default="model.skvaecf")
+    options = parser.parse_args()
+
+    X = load_movielens_small(min_rating=4).data
+    X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 10]
+    split = strong_generalization_split(X[np.diff(X.indptr) >= 5], 120)
+    validation = split.validation_fold_in, split.validation_heldout
+
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    rank, n_ranks = distributed.get_rank(), distributed.get_world_size()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+    model = MultVAE(100, encoder_layer_sizes=(), learning_rate=3e-3, batch_size=60, random_state=0)
+
+    def fit_and_score():
+        started = time.perf_counter()
+        model.fit(split.train, X_val=validation)
+        seconds = time.perf_counter() - started
+        ndcg = ndcg_at_k(model, split.test_fold_in, split.test_heldout)
+        return f"NDCG@100 {ndcg:.4f} (epoch {model.best_iter_}), {seconds:.1f} s"
+
+    together = fit_and_score()
+    distributed.destroy_process_group()
+    if rank == 0:
+        model.save(options.out)
+        print(f"{n_ranks} processes: {together}")
+        print(f"alone: {fit_and_score()}")
+
+
+if __name__ == "__main__":
+    main()
