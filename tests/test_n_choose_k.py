@@ -211,7 +211,7 @@ def batch(n_items=14, counts=(0, 1, 6, 7, 13, 14), seed=0):
 def test_gradient_is_that_of_the_value(likelihood):
     logits, dense, x = batch()
     _, known = NChooseK.log_normalizer(
-        logits, torch.tensor(dense.sum(axis=1, keepdims=True)).double()
+        [logits], torch.tensor(dense.sum(axis=1, keepdims=True)).double()
     )
     assert sorted(known[:, 1].tolist()) == [0, 0, 0, 0, 1, 1]  # both ways are in it
     assert torch.autograd.gradcheck(
