@@ -68,6 +68,9 @@ SETTINGS = {
     ("MultVAE", "linear, float32"): clone(LINEAR_VAE).set_params(precision="float32"),
     ("MultVAE", "linear, multinomial"): clone(LINEAR_VAE).set_params(likelihood="multinomial"),
     ("MultVAE", "linear, n-choose-k"): clone(LINEAR_VAE).set_params(likelihood="n-choose-k"),
+    ("MultVAE", "linear 200, n-choose-k"): clone(LINEAR_VAE).set_params(
+        n_components=200, likelihood="n-choose-k"
+    ),
     ("SIVAERecommender", "linear"): SIVAERecommender(
         100,
         encoder_layer_sizes=(300,),
