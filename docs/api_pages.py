@@ -78,7 +78,7 @@ def _sections():
         if inspect.isclass(thing) and issubclass(thing, BaseRecommender):
             title = "Recommenders"
         else:
-            titles = [t for t, of in SECTIONS.items() if module.removeprefix("skvaecf.") in of]
+            titles = [t for t, of in SECTIONS.items() if module.split(".")[1] in of]
             title = titles[0] if titles else "Further objects"
         found[title].append(name)
     return {title: names for title, names in found.items() if names}

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from scipy.special import expit, gammaln, log_expit, logsumexp
 from torch.distributions import Bernoulli
 
-from skvaecf import likelihoods
+from skvaecf import poisson_binomial
 from skvaecf.interactions import InteractionBatch
 from skvaecf.likelihoods import NChooseK
 
@@ -252,8 +252,8 @@ def test_solved_rows_rest_while_others_are_searched(dtype):
     scores[7, :100] += 30
     n = torch.tensor(counts[:, None], dtype=dtype)
     logits = torch.tensor(scores, dtype=dtype)
-    t, cumulants = likelihoods._tilt(logits, n)
-    alone = [likelihoods._tilt(logits[[u]], n[[u]])[0].item() for u in range(8)]
+    t, cumulants = poisson_binomial.tilt(logits, n)
+    alone = [poisson_binomial.tilt(logits[[u]], n[[u]])[0].item() for u in range(8)]
     assert_allclose(t[:, 0], alone, rtol=1e-6)
     accuracy = 1e-4 if dtype == torch.float32 else 1e-9
     for row, tilt, count in zip(scores, t[:, 0].tolist(), counts, strict=True):
@@ -263,30 +263,30 @@ def test_solved_rows_rest_while_others_are_searched(dtype):
 
 def test_few_passes_over_the_items(monkeypatch):
     passes = []
-    cumulants = likelihoods._cumulants
+    cumulants = poisson_binomial._cumulants
 
     def counted(logits, t):
         passes.append(len(logits))
         return cumulants(logits, t)
 
-    monkeypatch.setattr(likelihoods, "_cumulants", counted)
+    monkeypatch.setattr(poisson_binomial, "_cumulants", counted)
     generator = torch.Generator().manual_seed(0)
     for std, most in [(0.1, 1), (1, 2), (3, 3), (8, 8)]:
         passes.clear()
         logits = std * torch.randn(20, 5000, generator=generator)
-        likelihoods._tilt(logits, torch.full((20, 1), 70.0))
+        poisson_binomial.tilt(logits, torch.full((20, 1), 70.0))
         assert sum(passes) <= 20 * most
 
 
 def test_cumulants_are_derivatives_of_one_another():
     rng = np.random.RandomState(7)
     logits, t = torch.tensor(rng.normal(size=(3, 40))), torch.zeros(3, 1, dtype=torch.float64)
-    here = likelihoods._cumulants(logits.clone(), t)
-    ahead, behind = (likelihoods._cumulants(logits.clone(), t + d) for d in (1e-5, -1e-5))
+    here = poisson_binomial._cumulants(logits.clone(), t)
+    ahead, behind = (poisson_binomial._cumulants(logits.clone(), t + d) for d in (1e-5, -1e-5))
     assert_allclose((ahead - behind)[:, :-1] / 2e-5, here[:, 1:], rtol=1e-8, atol=1e-8)
     assert_allclose(
-        likelihoods._taylor(here, t + 0.01)[:, :4],
-        likelihoods._cumulants(logits.clone(), t + 0.01)[:, :4],
+        poisson_binomial._taylor(here, t + 0.01)[:, :4],
+        poisson_binomial._cumulants(logits.clone(), t + 0.01)[:, :4],
         rtol=1e-8,
     )
 

@@ -6,14 +6,14 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -23,6 +23,8 @@ from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin
 from ..interactions import InteractionBatch, binary_csr, count_csr
 from ..least_squares import Fixed, LeastSquares, principal_axes
 from ..ranking import Scores
+
+FOLD_IN_ROWS = 2048  # a multiple of the rows that are scored at a time
 
 
 class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
@@ -270,19 +272,28 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
 
     def _ranking_scorer(self, X: Any) -> Callable[[slice], Scores]:
         items = self._items()
+
         # More rows at a time than are scored at a time: each takes little memory here.
-        blocks = (self._interactions(X[rows]) for rows in gen_batches(X.shape[0], 2048))
-        P = torch.cat([self._fold_in(rows, items) for rows in blocks])
-        if check_precision(self.precision, P.device) == torch.float32:
-            return lambda block: P[block] @ items.Q.T
+        @lru_cache(maxsize=1)
+        def folded_in(start: int) -> Tensor:
+            rows = X[start : start + FOLD_IN_ROWS]
+            return self._fold_in(self._interactions(rows), items)
+
+        def factors(block: slice) -> Tensor:
+            start = block.start - block.start % FOLD_IN_ROWS
+            return folded_in(start)[block.start - start : block.stop - start]
+
+        if check_precision(self.precision, items.Q.device) == torch.float32:
+            return lambda block: factors(block) @ items.Q.T
         rough = items.Q.T.to(torch.bfloat16, memory_format=torch.contiguous_format)
 
         def score_rows(block: slice) -> Scores:
-            def exact(columns: Tensor) -> Tensor:
-                rows = candidates(columns, len(items.Q))
-                return rows.products(P[block], items.Q).view_as(columns)
+            P = factors(block)
 
-            return P[block].bfloat16() @ rough, exact
+            def exact(columns: Tensor) -> Tensor:
+                return candidates(columns, len(items.Q)).products(P, items.Q).view_as(columns)
+
+            return P.bfloat16() @ rough, exact
 
         return score_rows
 

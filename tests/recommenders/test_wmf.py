@@ -199,6 +199,25 @@ def test_a_user_without_items_has_no_preference(X):
     assert_array_equal(model.user_factors_[3], np.zeros(5))
 
 
+def test_users_are_folded_in_some_at_a_time_and_not_for_a_bad_call(X, monkeypatch):
+    model = wmf().fit(X)
+    expected = model.recommend(X, 5)
+    sizes, fold_in = [], WMF._fold_in
+
+    def counting(self, rows, items):
+        sizes.append(rows.shape[0])
+        return fold_in(self, rows, items)
+
+    monkeypatch.setattr(WMF, "_fold_in", counting)
+    monkeypatch.setattr("skvaecf.ranking.BLOCK_ROWS", 8)
+    monkeypatch.setattr("skvaecf.recommenders.wmf.FOLD_IN_ROWS", 16)
+    with pytest.raises(ValueError, match="k must"):
+        model.recommend(X, 0)
+    assert sizes == []
+    assert_array_equal(model.recommend(X, 5), expected)
+    assert sizes == [16, 14]
+
+
 def test_bfloat16_finds_the_same_items():
     X = make_interactions(200, 2000, n_blocks=4, random_state=0)
     model = wmf(n_components=16, precision="float32").fit(X)
