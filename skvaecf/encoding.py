@@ -252,7 +252,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
             If a shape does not fit.
         """
         check_is_fitted(self)
-        check_structure(X)
+        X = check_structure(X)
         entries = csr_array(check_array(X, accept_sparse="csr", input_name="X"))
         ids = self._row_ids(users, entries.shape[0])
         if entries.shape[1] != len(self.item_ids_):

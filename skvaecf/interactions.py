@@ -30,23 +30,28 @@ def check_structure(X: Any, name: str = "X") -> Any:
     if not issparse(X) or len(X.shape) != 2:
         return X
     try:
-        # A new container around the same arrays: the check itself rebinds attributes.
-        if X.format in ("csr", "csc", "bsr"):
-            shell = type(X)((X.data, X.indices, X.indptr), shape=X.shape)
+        if X.format == "lil" and any(map(_differ_in_length, X.rows, X.data)):
+            raise ValueError("rows and data must have the same lengths")
+        # A new container around the same arrays: the check itself rebinds attributes. Lists, keys
+        # and diagonals have no such arrays.
+        of_arrays = X.format in ("csr", "csc", "bsr", "coo")
+        shell = _with_data(X, X.data) if of_arrays else X.tocsr()
+        if X.format != "coo":  # which was checked as it was made
             shell.check_format(full_check=True)
-            if (np.diff(X.indptr) < 0).any():  # SciPy looks only if the last pointer is above 0
+            # SciPy looks at differences, which may overflow, and only if the last is above 0.
+            if (shell.indptr[1:] < shell.indptr[:-1]).any():
                 raise ValueError("indptr must not decrease")
-        elif X.format == "coo":
-            shell = type(X)((X.data, (X.row, X.col)), shape=X.shape)
-        else:  # made of Python's objects, or without indices
-            if X.format == "lil" and any(map(_differ_in_length, X.rows, X.data)):
-                raise ValueError("rows and data must have the same lengths")
-            shell = X.tocsr()
-            shell.check_format(full_check=True)
     except (ValueError, IndexError) as error:
         raise ValueError(f"{name} has corrupt sparse indices: {error}") from error
-    narrow = X.dtype.kind in "biu" and X.dtype.itemsize < 8
-    return shell.astype(np.int64) if narrow and not shell.has_canonical_format else X
+    if X.dtype.kind not in "biu" or shell.has_canonical_format:
+        return X
+    return _with_data(shell, shell.data.astype(np.float64))
+
+
+def _with_data(X: Any, data: np.ndarray) -> Any:
+    """Make a matrix of other values at the same places, in the same order."""
+    places = ((X.row, X.col),) if X.format == "coo" else (X.indices, X.indptr)
+    return type(X)((data, *places), shape=X.shape)
 
 
 def _differ_in_length(a: list[int], b: list[Any]) -> bool:

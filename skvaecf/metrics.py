@@ -278,8 +278,7 @@ def _check_lists(ranked: Any, n_items: int, k: int) -> NDArray[np.int64]:
 
 def _hits(ranked: Any, heldout: Any, k: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """Which places up to k are hits, and how many items each user has held out."""
-    check_structure(heldout, "heldout")
-    heldout = binary_csr(heldout)
+    heldout = binary_csr(check_structure(heldout, "heldout"))
     n_users, n_items = heldout.shape
     ranked = _check_lists(ranked, n_items, k)
     if len(ranked) != n_users:

@@ -219,7 +219,7 @@ class UserSplitter(BaseCrossValidator):
         ValueError
             If there are too few eligible users.
         """
-        check_structure(X)
+        X = check_structure(X)
         X = check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name="X")
         # The base class turns the test rows found below into pairs; counts will do for that.
         yield from super().split(np.diff(binary_csr(X).indptr))

@@ -172,8 +172,7 @@ def _check_candidates(candidates: Any, shape: tuple[int, int]) -> np.ndarray | c
             raise ValueError(
                 f"candidates must be a mask of the shape of X, {shape}, got {candidates.shape}."
             )
-        check_structure(candidates, "candidates")
-        return binary_csr(candidates)
+        return binary_csr(check_structure(candidates, "candidates"))
     items = np.asarray(candidates)
     if items.size == 0:
         return np.empty(0, dtype=np.int64)

@@ -385,7 +385,7 @@ BREAKS = {
     "lil": {"list": broken_list, "uneven lists": uneven_lists},
     "dok": {"key": broken_key},
 }
-OUTSIDE = st.sampled_from([-1, -(2**31), N_ITEMS, N_ITEMS + 1, 1000, 2**30])
+OUTSIDE = st.sampled_from([-1, -(2**31), N_ITEMS, N_ITEMS + 1, 1000, 2**30, 2**31 - 1])
 ways = st.sampled_from([(f, how) for f in BREAKS for how in BREAKS[f]])
 
 

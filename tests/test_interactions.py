@@ -16,8 +16,9 @@ from scipy.sparse import (
     random_array,
 )
 
-from skvaecf import WMF, Popularity, split_interactions
+from skvaecf import WMF, Popularity, recall_at_k, split_interactions
 from skvaecf.interactions import InteractionBatch, binary_csr, check_structure
+from skvaecf.metrics import ndcg
 
 
 def dense(x):
@@ -221,20 +222,29 @@ def test_uneven_lists_are_refused():
         Popularity().fit(X)
 
 
-def test_pointers_that_decrease_to_zero_are_refused():
+# The lowest number of int32 is below any pointer by more than an int32 holds.
+@pytest.mark.parametrize("last", [0, -1, -(2**31)])
+def test_pointers_that_decrease_are_refused(last):
     X = csr_array(np.eye(3))
-    X.indptr[3] = 0
+    X.indptr[3] = last
     with pytest.raises(ValueError, match="X has corrupt sparse indices: indptr must not"):
         Popularity().fit(X)
 
 
+@pytest.mark.parametrize(
+    "half", [np.uint8(128), np.int8(64), np.int64(2**62), np.uint64(2**63)], ids=repr
+)
 @pytest.mark.parametrize("container", [coo_array, coo_matrix])
-def test_sums_of_what_stands_twice_leave_no_small_type(container):
-    X = container((np.array([128, 128], np.uint8), ([0, 0], [1, 1])), shape=(1, 3))
-    assert Popularity().fit(X).predict(X).tolist() == [[0, 1, 0]]
-    assert 1 not in Popularity().fit(X).recommend(X)[0]
+def test_sums_of_what_stands_twice_leave_no_type(container, half):
+    X = container((np.array([half, half]), ([0, 0], [1, 1])), shape=(1, 3))
+    model = Popularity().fit(X)
+    assert model.predict(X).tolist() == [[0, 1, 0]]
+    assert 1 not in model.recommend(X)[0]
+    assert model.recommend(np.zeros((1, 3)), 2, candidates=X).tolist() == [[1, -1]]
+    assert recall_at_k(model, np.zeros((1, 3)), X) == 1
+    assert ndcg([[1]], X).tolist() == [1]
     whole, _ = split_interactions(X)
-    assert whole.toarray().tolist() == [[0, 256, 0]]
+    assert whole.toarray().tolist() == [[0, 2 * float(half), 0]]
 
 
 def test_counts_are_up_to_what_float32_counts():

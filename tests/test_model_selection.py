@@ -274,8 +274,9 @@ class TestStrongGeneralizationSplit:
         assert_array_equal(data.train_users[:5], users)
         assert data.train.shape == (116677, 1)
 
+    @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.float32])
     @pytest.mark.parametrize("n_heldout", [1, 30])
-    def test_is_the_notebook(self, n_heldout):
+    def test_is_the_notebook(self, n_heldout, dtype):
         pd = pytest.importorskip("pandas")
         rng = np.random.default_rng(0)
         n_users, n_items = 150, 2000
@@ -285,7 +286,8 @@ class TestStrongGeneralizationSplit:
         columns = [pd.unique(row) for row in columns]
         indptr = np.append(0, np.cumsum([len(row) for row in columns]))
         indices = np.concatenate(columns)
-        X = csr_array((rng.integers(1, 6, len(indices)), indices, indptr), (n_users, n_items))
+        ratings = rng.integers(1, 6, len(indices)).astype(dtype)
+        X = csr_array((ratings, indices, indptr), (n_users, n_items))
         assert not X.has_sorted_indices
         stored = indices.copy()
         frame = pd.DataFrame({"user": np.repeat(user_ids, np.diff(indptr)), "item": indices})
