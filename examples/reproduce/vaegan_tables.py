@@ -59,7 +59,7 @@ SMALL = {"n_components": 50}  # what the validation items of MovieLens 100K chos
 SETTINGS = {
     ("EASE", "default"): EASE(),
     ("WMF", "default"): WMF(),
-    ("WMF", "small"): WMF(64, l2=0.03, unobserved_weight=0.1),
+    ("WMF", "small"): WMF(unobserved_weight=0.3, l2=10, frequency_exponent=0),
     ("CDAE", "default"): CDAE(),
     ("CFGAN", "default"): CFGAN(),
     ("IRGAN", "default"): IRGAN(),
