@@ -58,14 +58,14 @@ models = {
     "WMF": WMF(32, random_state=0),
     "MultDAE": MultDAE(200, l2=1e-4, **training),
     "MultVAE": MultVAE(64, encoder_layer_sizes=(), kl_weight=0.2, **training),
-    "RecVAE": RecVAE(64, layer_size=200, **training),
-    "HVampVAE": HVampVAE(64, layer_size=200, **training),
+    "RecVAE": RecVAE(64, layer_size=100, **training),
+    "HVampVAE": HVampVAE(64, layer_size=100, **training),
     "SIVAE": SIVAERecommender(64, encoder_layer_sizes=(200,), **training),
     "AWAE": AWAERecommender(64, encoder_layer_sizes=(), **training),
     "CDAE": CDAE(**short),
     "VAEGAN": VAEGANRecommender(64, **short),
-    "CFGAN": CFGAN(200, **short),
-    "IRGAN": IRGAN(32, **short | {"max_epochs": 5}),
+    "CFGAN": CFGAN(100, **short),
+    "IRGAN": IRGAN(32, **short | {"max_epochs": 3}),
 }
 fit_seconds = {}
 for name, model in models.items():

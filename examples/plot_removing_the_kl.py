@@ -38,7 +38,7 @@ def ndcg(likelihood, kl_weight, split, seed):
         likelihood=likelihood,
         kl_weight=kl_weight,
         learning_rate=2e-3,
-        max_epochs=40,
+        max_epochs=30,
         random_state=seed,
     )
     model.fit(split.train, X_val=split.validation_fold_in + split.validation_heldout)
