@@ -86,7 +86,8 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"quick_start": [], "choosing": [], "contributing": [], "citing": []}
+# Pages that stand alone have no neighbours to list.
+html_sidebars = dict.fromkeys(["quick_start", "choosing", "evaluation", "recipes", "serving"], [])
 
 
 def unlink(app, doctree):

@@ -15,6 +15,7 @@ takes yours.
 # tell the neural models when to stop.
 import time
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from skvaecf import (
@@ -84,3 +85,4 @@ display = BenchmarkDisplay.from_estimator(
     models, split.test_fold_in, split.test_heldout, fit_seconds=fit_seconds
 )
 display.figure_.suptitle("Of 431 users, two linear models learn most, and in a second")
+plt.show()
