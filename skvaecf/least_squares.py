@@ -177,5 +177,16 @@ class LeastSquares:
 
 def principal_axes(P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
     """Rotate both, which changes no product of theirs, so that Q'Q is diagonal and ascending."""
-    axes = torch.linalg.eigh(Q.T @ Q).eigenvectors
+    axes = eigh(Q.T @ Q)[1]
     return P @ axes, Q @ axes
+
+
+def eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Decompose Q'Q into eigenvalues, ascending, and eigenvectors.
+
+    Entries far below the rounding error are taken for 0: LAPACK gives NaN for some matrices that
+    hold denormal numbers.
+    """
+    least = (1e-14 * gram.diagonal().max()).clamp(min=1e-30)
+    values, vectors = torch.linalg.eigh(gram.where(gram.abs() > least, 0))
+    return values, vectors

@@ -260,6 +260,17 @@ def test_no_interactions_at_all():
         assert_array_equal(model.fit(np.zeros((3, 4))).predict(np.ones((2, 4))), np.zeros((2, 4)))
 
 
+def test_one_interaction_in_many_rows():
+    # Its Gram matrices hold denormal numbers, for which LAPACK gives NaN.
+    X = np.zeros((8, 8))
+    X[0, 3] = 1
+    for seed in range(10):
+        model = WMF(6, l2=0.02, random_state=seed).fit(X)
+        assert np.isfinite(model.item_factors_).all()
+        assert model.recommend(np.zeros((1, 8)), 1).shape == (1, 1)
+        assert model.predict(X)[0].argmax() == 3
+
+
 def test_a_mask_of_candidates_may_be_lists():
     model = Popularity().fit(np.eye(3))
     assert model.recommend(np.zeros((1, 3)), 2, candidates=[[0, 0, 1]]).tolist() == [[2, -1]]

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .._devices import check_device, check_precision, device_or_cpu
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
 from ..interactions import InteractionBatch, binary_csr, count_csr
-from ..least_squares import Fixed, LeastSquares, principal_axes
+from ..least_squares import Fixed, LeastSquares, eigh, principal_axes
 from ..ranking import Scores
 
 FOLD_IN_ROWS = 2048  # a multiple of the rows that are scored at a time
@@ -338,7 +338,7 @@ def leading_subspace(
     )
     for _ in range(2):
         Q = by_item * (items @ (by_user.square() * (users @ (by_item * Q))))
-        squared_lengths, axes = torch.linalg.eigh(Q.T @ Q)
+        squared_lengths, axes = eigh(Q.T @ Q)
         least = 1e-6 * squared_lengths[-1].clamp(min=1e-30)  # without interactions all are 0
         Q = Q @ (axes / squared_lengths.clamp(min=least).sqrt()) @ axes.T
     return Q
