@@ -87,7 +87,8 @@ html_theme_options = {
     "footer_end": [],
 }
 # Pages that stand alone have no neighbours to list.
-html_sidebars = dict.fromkeys(["quick_start", "choosing", "evaluation", "recipes", "serving"], [])
+ALONE = ("quick_start", "choosing", "evaluation", "recipes", "serving")
+html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
 
 
 def unlink(app, doctree):
