@@ -46,6 +46,26 @@ SCORERS = MultiRankingScorer((ndcg_at_k, recall_at_k.at(20), recall_at_k.at(50),
 # A linear decoder, decayed: what the validation users of MovieLens 1M like best.
 LINEAR = {"likelihood": "bernoulli", "l2": 3e-4, "kl_weight": 0.2}
 LINEAR_VAE = MultVAE(100, encoder_layer_sizes=(), learning_rate=5e-3, **LINEAR)
+LINEAR_SIVAE = SIVAERecommender(
+    100,
+    encoder_layer_sizes=(300,),
+    learning_rate=3e-3,
+    n_mixing_samples=5,
+    noise_size=30,
+    **LINEAR,
+)
+NOISIER = {"n_mixing_samples": 10, "noise_size": 100}
+FASTER = {"n_components": 200, "learning_rate": 5e-3}
+SIVAE_SEARCH = {
+    "300": {},
+    "300, noise 100": NOISIER,
+    "300, kl_weight 0.5": {"kl_weight": 0.5},
+    "300-300": {"encoder_layer_sizes": (300, 300)},
+    "200 of 300": {"n_components": 200},
+    "200 of 300, faster": FASTER | NOISIER,
+    "200 of 100": FASTER | NOISIER | {"encoder_layer_sizes": (100,), "shared_sigma": True},
+    "200, no noise": FASTER | {"encoder_layer_sizes": ()},
+}
 SETTINGS = {
     ("Popularity", "default"): Popularity(),
     ("EASE", "default"): EASE(),
@@ -71,14 +91,16 @@ SETTINGS = {
     ("MultVAE", "linear 200, n-choose-k"): clone(LINEAR_VAE).set_params(
         n_components=200, likelihood="n-choose-k"
     ),
-    ("SIVAERecommender", "linear"): SIVAERecommender(
-        100,
-        encoder_layer_sizes=(300,),
-        learning_rate=3e-3,
-        n_mixing_samples=5,
-        noise_size=30,
-        **LINEAR,
+    ("MultVAE", "300, n-choose-k"): clone(LINEAR_VAE).set_params(
+        encoder_layer_sizes=(300,), learning_rate=3e-3, likelihood="n-choose-k"
     ),
+    ("SIVAERecommender", "linear"): LINEAR_SIVAE,
+    **{
+        ("SIVAERecommender", name): clone(LINEAR_SIVAE).set_params(
+            likelihood="n-choose-k", **changes
+        )
+        for name, changes in SIVAE_SEARCH.items()
+    },
     ("VAEGANRecommender", "default"): VAEGANRecommender(),
     ("VAEGANRecommender", "100"): VAEGANRecommender(100),
     ("RecVAE", "default"): RecVAE(),
