@@ -58,6 +58,7 @@ sphinx_gallery_conf = {
     "copyfile_regex": "",
     "image_srcset": ["2x"],
     "write_computation_times": False,
+    "capture_repr": (),  # what is meant to be read is printed
     # ``-t no_figures`` leaves the examples unrun.
     "plot_gallery": not tags.has("no_figures"),  # noqa: F821
     "abort_on_example_error": True,

@@ -12,6 +12,7 @@ Then their lists are compared with those of EASE and of the most popular films, 
 # --------------------
 # Films that ten people liked, four stars and more. Of the test users a fifth of the films is
 # hidden.
+import matplotlib.pyplot as plt
 import numpy as np
 
 from skvaecf import (
@@ -71,6 +72,7 @@ display = RankingCurveDisplay.from_estimator(
     models, split.test_fold_in, split.test_heldout, scorer=ndcg_at_k
 )
 display.ax_.set_title("120 test users")
+plt.show()
 
 # %%
 # User by user
