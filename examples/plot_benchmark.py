@@ -3,7 +3,7 @@ All models side by side
 =======================
 
 Which model is worth its fit? Every recommender learns from the same users and makes lists for the
-same others. Networks are small and train for 20 epochs, and no settings are searched for:
+same others. Networks are small and train for 20 epochs at most, and no settings are searched for:
 :doc:`/benchmarks` has the figures of larger data and of searches, and ``examples/benchmark.py``
 takes yours.
 """
@@ -59,14 +59,14 @@ models = {
     "WMF": WMF(32, random_state=0),
     "MultDAE": MultDAE(200, l2=1e-4, **training),
     "MultVAE": MultVAE(64, encoder_layer_sizes=(), kl_weight=0.2, **training),
-    "RecVAE": RecVAE(64, layer_size=100, **training),
+    "RecVAE": RecVAE(64, layer_size=100, **training | {"max_epochs": 12}),
     "HVampVAE": HVampVAE(64, layer_size=100, **training),
     "SIVAE": SIVAERecommender(64, encoder_layer_sizes=(200,), **training),
     "AWAE": AWAERecommender(64, encoder_layer_sizes=(), **training),
     "CDAE": CDAE(**short),
     "VAEGAN": VAEGANRecommender(64, **short),
     "CFGAN": CFGAN(100, **short),
-    "IRGAN": IRGAN(32, **short | {"max_epochs": 3}),
+    "IRGAN": IRGAN(32, n_pretraining_epochs=15, **short | {"max_epochs": 3}),
 }
 fit_seconds = {}
 for name, model in models.items():

@@ -18,7 +18,7 @@ import numpy as np
 from skvaecf.datasets import load_movielens_small
 
 movielens = load_movielens_small()
-known = np.bincount(movielens.data.indices) >= 10  # films that ten people have rated
+known = np.bincount(movielens.data.indices) >= 20  # films that twenty people have rated
 ratings, titles = movielens.data[:, known], movielens.item_names[known]
 print(f"{ratings.shape[0]} users, {ratings.shape[1]} films, {ratings.nnz} ratings")
 

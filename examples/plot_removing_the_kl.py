@@ -18,7 +18,7 @@ from skvaecf import MultVAE, ndcg_at_k, strong_generalization_split
 from skvaecf.datasets import load_movielens_small
 
 X = load_movielens_small().data
-X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 10]  # films that ten users have seen
+X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 20]  # films that twenty users have seen
 X = X[np.diff(X.indptr) >= 5]
 SEEDS = range(3)
 splits = [strong_generalization_split(X, 120, random_state=seed) for seed in SEEDS]
@@ -37,8 +37,8 @@ def ndcg(likelihood, kl_weight, split, seed):
         encoder_layer_sizes=(200,),
         likelihood=likelihood,
         kl_weight=kl_weight,
-        learning_rate=2e-3,
-        max_epochs=30,
+        learning_rate=5e-3,
+        max_epochs=25,
         random_state=seed,
     )
     model.fit(split.train, X_val=split.validation_fold_in + split.validation_heldout)
