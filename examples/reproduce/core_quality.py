@@ -62,6 +62,7 @@ SIVAE_SEARCH = {
     "300, kl_weight 0.5": {"kl_weight": 0.5},
     "300-300": {"encoder_layer_sizes": (300, 300)},
     "200 of 300": {"n_components": 200},
+    "200 of 300, kl_weight 1": NOISIER | {"n_components": 200, "kl_weight": 1.0},
     "200 of 300, faster": FASTER | NOISIER,
     "200 of 100": FASTER | NOISIER | {"encoder_layer_sizes": (100,), "shared_sigma": True},
     "200, no noise": FASTER | {"encoder_layer_sizes": ()},
