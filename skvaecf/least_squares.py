@@ -127,21 +127,24 @@ class LeastSquares:
         r"""Solve A p = right side to the precision of float32, Q being in principal axes.
 
         There :math:`D = \alpha_0 Q^\top Q + \rho I` is diagonal, and a row with few interactions
-        takes a system of the size of their number: :math:`p = D^{-1} Q_S^\top y`, where
-        :math:`(I + W Q_S D^{-1} Q_S^\top) \, y = c`. Longer rows take conjugate gradients.
+        takes a system of the size of their number: with :math:`B = W^{1/2} Q_S D^{-1/2}`,
+        :math:`p = D^{-1/2} B^\top y`, where :math:`(I + B B^\top) \, y = W^{-1/2} c`. Longer rows
+        take conjugate gradients.
         """
         n_components = self.fixed.Q.shape[1]
         few = n_components // 2  # from here on, conjugate gradients are faster
         P = self.fixed.Q.new_zeros(self.x.n_users, n_components)
         diagonal = self.unobserved_weight * self.fixed.gram.diagonal() + self.ridge
         for rows, entries, filled in self._rows_of_similar_length(few):
-            q = self.fixed.Q[self.x.items[entries]]  # (n_rows, longest, n_components)
-            scaled = q / diagonal[rows, None]
-            weight = self.weight[entries] * filled
-            system = weight[..., None] * (q @ scaled.mT)
+            root = self.weight[entries].sqrt()
+            scale = diagonal[rows].rsqrt()
+            # (n_rows, longest, n_components)
+            B = (root * filled)[..., None] * self.fixed.Q[self.x.items[entries]] * scale[:, None]
+            system = B @ B.mT
             system.diagonal(dim1=1, dim2=2).add_(1)
-            y = torch.linalg.solve(system, (self.unobserved_weight + weight) * filled)
-            P[rows] = (y[:, None] @ scaled).squeeze(1)
+            right = (self.unobserved_weight + root.square()) / root * filled
+            y = torch.cholesky_solve(right[..., None], torch.linalg.cholesky(system))
+            P[rows] = (y.mT @ B).squeeze(1) * scale
         long = (self.x.counts > few).nonzero().squeeze(1)
         if len(long):
             x = replace(self.x, values=self.weight).rows(long)

@@ -379,8 +379,7 @@ def _restore_estimator(class_name: str, params: dict[str, Any], learned: dict[st
     return estimator
 
 
-def _check_arguments(class_name: str, given: set[str], expected: set[str]) -> None:
-    if given != expected:
-        raise ValueError(
-            f"{class_name} has the parameters {sorted(expected)}, and the file has {sorted(given)}"
-        )
+def _check_arguments(class_name: str, given: set[str], known: set[str]) -> None:
+    """Refuse unknown parameters. Those that a later version brought take their defaults."""
+    if not given <= known:
+        raise ValueError(f"{class_name} has no parameters {sorted(given - known)}")

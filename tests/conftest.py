@@ -164,6 +164,7 @@ VALUES = {
     "temperature": Values(3.0, (0.0, -1.0, None)),
     "anneal_steps": Values(1000, (-1, 2.5, "always")),
     "block_size": Values(4, (0, -1, 2.5, "auto")),
+    "n_jobs": Values(2, (1.5, "all")),
     "cg_steps": Values(1, (0, 2.5, None)),
     "confidence": Values(3.0, (0.0, -1.0, None)),
     "contractive_estimator": Values("hutchinson", ("ones", None)),

@@ -484,7 +484,7 @@ def test_similar_items_refuses_what_is_no_item(items, fitted):
 
 # --- hyperparameters
 
-WITHOUT_EFFECT_ON_THE_FIT = {"device", "verbose", "warm_start"}
+WITHOUT_EFFECT_ON_THE_FIT = {"device", "n_jobs", "verbose", "warm_start"}
 # What one of them needs to matter within few epochs.
 SETTINGS = {
     "fold_in_l2": {"mode": "item"},

@@ -403,7 +403,8 @@ def fold_in(items: ItemLogits, x: InteractionBatch, l2: float, n_steps: int = 15
     Q = items.weight.T.contiguous()  # (n_items, n_components)
     n_components = Q.shape[1]
     outer = (Q[:, :, None] * Q[:, None, :]).flatten(1)
-    ridge = 2 * l2 * torch.eye(n_components, dtype=Q.dtype, device=Q.device)
+    # Not less than the covariance's rounding error, so that its sum with the ridge has a factor.
+    ridge = max(2 * l2, 1e-5) * torch.eye(n_components, dtype=Q.dtype, device=Q.device)
     some = (x.counts > 0)[:, None]
     # The gradient is a difference of nearly equal numbers: in double precision, unlike the step.
     exact_Q, bias = Q.double(), items.bias.double()
@@ -416,7 +417,9 @@ def fold_in(items: ItemLogits, x: InteractionBatch, l2: float, n_steps: int = 15
         covariance = (probability.float() @ outer).view(-1, n_components, n_components)
         mean = expected.float()
         covariance -= mean[:, :, None] * mean[:, None, :]
-        step = torch.linalg.solve(covariance + ridge, gradient)
+        # Not torch.linalg.solve, which may hang after torch.set_num_threads if these are large.
+        factor = torch.linalg.cholesky(covariance + ridge)
+        step = torch.cholesky_solve(gradient[..., None], factor).squeeze(2)
         change = step @ Q.T
         r = (change.amax(dim=1) - change.amin(dim=1)).clamp(min=1e-6)[:, None]
         p = p + torch.log1p(r) / r * step

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import Interval
@@ -53,6 +54,9 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
         ``nonnegative``) elsewhere.
     device : str or torch.device, default="auto"
         Where to compute: "auto" (CUDA if present, else MPS, else CPU) or any torch device.
+    n_jobs : int or None, default=None
+        Threads that solve blocks of items side by side, -1 for one per processor. None is 1 unless
+        in a ``joblib.parallel_config`` context. Each thread computes with torch's own threads, too.
     verbose : int, default=0
         1 shows a progress bar.
 
@@ -103,6 +107,7 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
         "nonnegative": ["boolean"],
         "tol": [Interval(Real, 0, None, closed="neither")],
         "device": [str, torch.device],
+        "n_jobs": [Integral, None],
         "verbose": ["verbose"],
     }
 
@@ -114,6 +119,7 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
         nonnegative: bool = True,
         tol: float = 1e-5,
         device: str | torch.device = "auto",
+        n_jobs: int | None = None,
         verbose: int = 0,
     ) -> None:
         self.l1 = l1
@@ -121,6 +127,7 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
         self.nonnegative = nonnegative
         self.tol = tol
         self.device = device
+        self.n_jobs = n_jobs
         self.verbose = verbose
 
     def _fit(self, X: csr_array) -> None:
@@ -135,11 +142,19 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
         gram = DenseGram(X, device) if fits else SparseGram(X, device)
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         n_violated = self.n_iter_ = 0
-        for block in tqdm(list(item_blocks(n_items)), "SLIM", disable=not self.verbose):
+
+        def solve(block: slice) -> _Regressions:
             targets = torch.arange(block.start, block.stop, device=device)
             regressions = _Regressions(gram, targets, self)
             while len(regressions.targets) and regressions.n_rounds < MAX_ROUNDS:
                 regressions.step()
+            return regressions
+
+        blocks = list(item_blocks(n_items))
+        solved = Parallel(n_jobs=self.n_jobs, prefer="threads", return_as="generator")(
+            delayed(solve)(block) for block in blocks
+        )
+        for regressions in tqdm(solved, "SLIM", len(blocks), disable=not self.verbose):
             found += regressions.found
             n_violated += regressions.n_inexact + len(regressions.targets)
             self.n_iter_ = max(self.n_iter_, regressions.n_rounds)
@@ -286,5 +301,9 @@ class _Regressions:
             right = products[:, :-1, -1] - model.l1 * self.signs[rows, :m]
             system = products[:, :-1, :-1]
             system.diagonal(dim1=1, dim2=2).add_(model.l2)
-            weights[rows, :m] = torch.linalg.solve_ex(system, right)[0]
+            # Not torch.linalg.solve: for many systems of 150 items or more it may hang after
+            # torch.set_num_threads.
+            factor, failed = torch.linalg.cholesky_ex(system)
+            solution = torch.cholesky_solve(right[..., None], factor).squeeze(2)
+            weights[rows, :m] = solution.masked_fill_((failed > 0)[:, None], 0)
         return weights

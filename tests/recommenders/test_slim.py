@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -103,6 +105,33 @@ def test_three_items_by_hand():
     # By symmetry a and a: (2 + l2 + 1) a = 1 - l1.
     W = SLIM(0.2, 1.0).fit(X).item_similarity_.toarray()
     assert_allclose(W[:2, 2], [0.8 / 4, 0.8 / 4], rtol=1e-6)
+
+
+def test_jobs_do_not_change_the_weights(X):
+    one, two = (SLIM(0.5, 5.0, n_jobs=n).fit(X).item_similarity_ for n in (None, 2))
+    assert abs(one - two).max() == 0
+
+
+MANY_LARGE_SYSTEMS = """
+import numpy as np, torch
+from skvaecf import EASE, SLIM, WMF
+torch.set_num_threads(2)
+X = np.random.default_rng(0).random((400, 300)) < 0.5
+# Without l1 every regression has all items, and the answer is that of EASE.
+W = SLIM(0, 5.0, nonnegative=False).fit(X).item_similarity_.toarray()
+assert np.abs(W - EASE(5.0).fit(X).item_similarity_).max() < 1e-4
+model = WMF(400, max_iter=2, random_state=0).fit(X)
+ones = model.unobserved_weight + model.confidence * X
+A = np.einsum("ui,if,ig->ufg", ones[:2], *[model.item_factors_.astype(float)] * 2)
+A += model.l2 * ones[:2].sum(axis=1)[:, None, None] * np.eye(400)
+P = np.linalg.solve(A, ((ones * X)[:2] @ model.item_factors_)[..., None])[..., 0]
+assert np.abs(model.transform(X)[:2] - P).max() < 1e-3 * np.abs(P).max()
+"""
+
+
+def test_many_large_systems_and_two_threads():
+    # After torch.set_num_threads, torch.linalg.solve hangs there, or gives wrong answers.
+    subprocess.run([sys.executable, "-c", MANY_LARGE_SYSTEMS], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("nonnegative", [True, False])
