@@ -404,7 +404,8 @@ def fold_in(items: ItemLogits, x: InteractionBatch, l2: float, n_steps: int = 15
     n_components = Q.shape[1]
     outer = (Q[:, :, None] * Q[:, None, :]).flatten(1)
     # Not less than the covariance's rounding error, so that its sum with the ridge has a factor.
-    ridge = max(2 * l2, 1e-5) * torch.eye(n_components, dtype=Q.dtype, device=Q.device)
+    least = 1e-5 * Q.square().sum(dim=1).max()
+    ridge = least.clamp(min=2 * l2) * torch.eye(n_components, dtype=Q.dtype, device=Q.device)
     some = (x.counts > 0)[:, None]
     # The gradient is a difference of nearly equal numbers: in double precision, unlike the step.
     exact_Q, bias = Q.double(), items.bias.double()

@@ -302,8 +302,10 @@ class _Regressions:
             system = products[:, :-1, :-1]
             system.diagonal(dim1=1, dim2=2).add_(model.l2)
             # Not torch.linalg.solve: for many systems of 150 items or more it may hang after
-            # torch.set_num_threads.
+            # torch.set_num_threads. It is left what is singular but for rounding, one by one.
             factor, failed = torch.linalg.cholesky_ex(system)
             solution = torch.cholesky_solve(right[..., None], factor).squeeze(2)
-            weights[rows, :m] = solution.masked_fill_((failed > 0)[:, None], 0)
+            for row in failed.nonzero().squeeze(1):
+                solution[row] = torch.linalg.solve_ex(system[row], right[row])[0].nan_to_num(0)
+            weights[rows, :m] = solution
         return weights

@@ -107,6 +107,17 @@ def test_three_items_by_hand():
     assert_allclose(W[:2, 2], [0.8 / 4, 0.8 / 4], rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(("l1", "l2"), [(0.5, 1e-6), (0.0, 1e-7)])
+def test_systems_that_are_singular_but_for_rounding(X, l1, l2):
+    X = np.hstack([X.toarray()[:, :10]] * 3)
+    W = SLIM(l1, l2).fit(X).item_similarity_.toarray()
+    assert np.isfinite(W).all()
+    if l1:
+        # Every item has two copies, which share its weight, less what l1 takes of it.
+        assert_allclose(W.sum(axis=0), 1 - l1 / X.sum(axis=0), atol=1e-3)
+
+
 def test_jobs_do_not_change_the_weights(X):
     one, two = (SLIM(0.5, 5.0, n_jobs=n).fit(X).item_similarity_ for n in (None, 2))
     assert abs(one - two).max() == 0
