@@ -32,22 +32,23 @@ def row_blocks(n_rows: int, n_items: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n_rows))
 
 
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """Column numbers of the k largest entries of each row, best first, ties to the lower column.
+def top_k(scores: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k largest entries of each row, best first, ties to the lower column.
 
     ``torch.topk`` alone leaves the order of equal scores open.
 
     Parameters
     ----------
-    scores : Tensor of shape (n_rows, n_columns)
+    scores : Tensor of shape (n_rows, n_columns), float32
     k : int, at most n_columns
 
     Returns
     -------
-    columns : Tensor of shape (n_rows, k), int64
+    columns : ndarray of shape (n_rows, k), int64
+    values : ndarray of shape (n_rows, k), float32
     """
     values, columns = _largest(scores, min(k + 1, scores.shape[1]), ordered=True)
-    kept = columns[:, :k].sort(dim=1).values
+    kept = columns[:, :k]
     if values.shape[1] > k:
         # Rows where the k-th and the next score are equal: take all that is larger, then fill
         # up with the lowest columns among the equal.
@@ -58,9 +59,28 @@ def top_k(scores: Tensor, k: int) -> Tensor:
             room = k - larger.sum(dim=1, keepdim=True)
             chosen = larger | (equal & (equal.cumsum(dim=1) <= room))
             kept[cut] = chosen.nonzero()[:, 1].reshape(-1, k)
-    # Columns ascend here, so a stable sort gives ties to the lower one.
-    order = scores.gather(1, kept).sort(dim=1, descending=True, stable=True).indices
-    return kept.gather(1, order)
+    return _best_first(kept, scores.gather(1, kept))
+
+
+def _best_first(columns: Tensor, scores: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Order columns and their scores by falling score, ties to the lower column.
+
+    A score and its column make one integer: these are sorted in a tenth of the time that two
+    stable sorts take.
+    """
+    bits = (scores + 0.0).cpu().numpy().view(np.int32)  # + 0.0 makes 0.0 of -0.0
+    keys = (~_ordinal(bits)).astype(np.int64) << 32 | columns.cpu().numpy()
+    keys.sort(axis=1)
+    bits = _ordinal(~(keys >> 32).astype(np.int32))
+    return keys & 0xFFFFFFFF, bits.view(np.float32)
+
+
+def _ordinal(bits: np.ndarray) -> np.ndarray:
+    """Make integers that grow as the floats of these bits do, or the bits of these integers.
+
+    The bits of a negative number, read as an integer, grow as it falls.
+    """
+    return np.bitwise_xor(bits, bits >> 31 & 0x7FFFFFFF)
 
 
 def _largest(scores: Tensor, k: int, *, ordered: bool = False) -> tuple[Tensor, Tensor]:
@@ -137,24 +157,23 @@ def rank(
             elsewhere[_index(allowed, scores)] = False
             scores.masked_fill_(elsewhere, -torch.inf)
         if exact is None:
-            columns = top_k(scores, min(k, n_items))
-            best_scores = scores.gather(1, columns)
+            items, values = top_k(scores, min(k, n_items))
         else:
-            columns, best_scores = _rescore(scores, exact, min(k, n_items))
-        values, items = best_scores.cpu().numpy(), columns.cpu().numpy()
+            items, values = _rescore(scores, exact, min(k, n_items))
         items[np.isneginf(values)] = -1
         ranked[block, : items.shape[1]] = items
         best[block, : items.shape[1]] = values
     return ranked, best
 
 
-def _rescore(rough: Tensor, exact: Callable[[Tensor], Tensor], k: int) -> tuple[Tensor, Tensor]:
+def _rescore(
+    rough: Tensor, exact: Callable[[Tensor], Tensor], k: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the best k columns by their exact scores, among somewhat more by rough scores."""
-    columns = _largest(rough, min(k + max(k // 2, 32), rough.shape[1]))[1].sort(dim=1).values
-    scores = exact(columns).masked_fill_(rough.gather(1, columns) == -torch.inf, -torch.inf)
-    # Columns ascend here, so a stable sort gives ties to the lower one.
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
-    return columns.gather(1, order[:, :k]), scores[:, :k]
+    values, columns = _largest(rough, min(k + max(k // 2, 32), rough.shape[1]))
+    scores = exact(columns).masked_fill_(values == -torch.inf, -torch.inf)
+    best, best_scores = _best_first(columns, scores)
+    return best[:, :k], best_scores[:, :k]
 
 
 def _index(numbers: np.ndarray, like: Tensor) -> Tensor:

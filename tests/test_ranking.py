@@ -29,9 +29,11 @@ def scores_and_k(draw):
 @given(scores_and_k())
 def test_top_k_is_a_stable_sort(drawn):
     scores, k = drawn
-    columns = top_k(torch.from_numpy(scores), k)
-    assert columns.dtype == torch.int64
+    columns, values = top_k(torch.from_numpy(scores), k)
+    assert columns.dtype == np.int64
+    assert values.dtype == np.float32
     assert_array_equal(columns, brute_force_top_k(scores, k))
+    assert_array_equal(values, np.take_along_axis(scores, columns, axis=1))
 
 
 @pytest.mark.parametrize("n_columns", [3000, 3001, 3007])
@@ -39,7 +41,7 @@ def test_top_k_of_wide_rows(n_columns):
     scores = np.random.RandomState(0).standard_normal((40, n_columns)).astype(np.float32)
     scores[:, ::7] = -np.inf
     for k in (1, 2, 10, 23, 186, 500):  # one, two and three levels of groups
-        assert_array_equal(top_k(torch.from_numpy(scores), k), brute_force_top_k(scores, k))
+        assert_array_equal(top_k(torch.from_numpy(scores), k)[0], brute_force_top_k(scores, k))
 
 
 def test_best_of_cheap_scores_are_ranked_by_exact_ones():
@@ -62,12 +64,12 @@ def test_best_of_cheap_scores_are_ranked_by_exact_ones():
 def test_top_k_of_wide_rows_with_many_ties():
     scores = np.random.RandomState(0).randint(0, 7, (50, 3000)).astype(np.float32)
     for k in (1, 10, 500, 3000):
-        assert_array_equal(top_k(torch.from_numpy(scores), k), brute_force_top_k(scores, k))
+        assert_array_equal(top_k(torch.from_numpy(scores), k)[0], brute_force_top_k(scores, k))
 
 
 @pytest.mark.parametrize("value", [0.0, -np.inf, np.inf])
 def test_top_k_of_equal_scores_takes_the_lowest_columns(value):
-    assert_array_equal(top_k(torch.full((2, 9), value), 4), [[0, 1, 2, 3]] * 2)
+    assert_array_equal(top_k(torch.full((2, 9), value), 4)[0], [[0, 1, 2, 3]] * 2)
 
 
 def test_top_k_does_not_change_the_scores():

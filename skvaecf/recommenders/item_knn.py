@@ -111,10 +111,7 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
             similarity = np.divide(shared.data, scale, out=np.zeros(len(i)), where=scale > 0)
             similarity[i == j] = 0
             shared.data = similarity.astype(np.float32)
-            dense = torch.from_numpy(shared.toarray())
-            best = top_k(dense, k)
-            neighbors[block] = best.numpy()
-            similarities[block] = dense.gather(1, best).numpy()
+            neighbors[block], similarities[block] = top_k(torch.from_numpy(shared.toarray()), k)
         columns = np.arange(n_items).repeat(k)
         S = csr_array((similarities.ravel(), (neighbors.ravel(), columns)), shape=(n_items,) * 2)
         S.eliminate_zeros()
