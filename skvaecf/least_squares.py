@@ -138,8 +138,9 @@ class LeastSquares:
         for rows, entries, filled in self._rows_of_similar_length(few):
             root = self.weight[entries].sqrt()
             scale = diagonal[rows].rsqrt()
-            # (n_rows, longest, n_components)
-            B = (root * filled)[..., None] * self.fixed.Q[self.x.items[entries]] * scale[:, None]
+            B = self.fixed.Q[self.x.items[entries]]  # (n_rows, longest, n_components)
+            B *= (root * filled)[..., None]
+            B *= scale[:, None]
             system = B @ B.mT
             system.diagonal(dim1=1, dim2=2).add_(1)
             right = (self.unobserved_weight + root.square()) / root * filled

@@ -80,7 +80,8 @@ def _ordinal(bits: np.ndarray) -> np.ndarray:
 
     The bits of a negative number, read as an integer, grow as it falls.
     """
-    return np.bitwise_xor(bits, bits >> 31 & 0x7FFFFFFF)
+    flipped: np.ndarray = bits ^ (bits >> 31 & 0x7FFFFFFF)
+    return flipped
 
 
 def _largest(scores: Tensor, k: int, *, ordered: bool = False) -> tuple[Tensor, Tensor]:

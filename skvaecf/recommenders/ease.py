@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from scipy.linalg.lapack import spotrf, spotri
 from scipy.sparse import csr_array
 from sklearn.utils._param_validation import Interval
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from .._devices import check_device, check_memory, device_or_cpu
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
 from ..interactions import InteractionBatch
-from ..item_item import dense_gram
+from ..item_item import dense_gram, item_blocks
 
 
 class EASE(SimilarItemsMixin, BaseRecommender):
@@ -48,9 +49,9 @@ class EASE(SimilarItemsMixin, BaseRecommender):
 
     Notes
     -----
-    Memory is three dense float32 matrices of n_items x n_items, time is cubic in n_items. Where
-    that is more than the device has, ``fit`` raises a MemoryError; :class:`~skvaecf.SLIM` and
-    :class:`~skvaecf.ItemKNN` hold sparse matrices.
+    Memory is a dense float32 matrix of n_items x n_items and a fifth of one, on a GPU three, and
+    time is cubic in n_items. Where that is more than the device has, ``fit`` raises a MemoryError;
+    :class:`~skvaecf.SLIM` and :class:`~skvaecf.ItemKNN` hold sparse matrices.
 
     References
     ----------
@@ -86,8 +87,9 @@ class EASE(SimilarItemsMixin, BaseRecommender):
     def _fit(self, X: csr_array) -> None:
         device = check_device(self.device)
         n_items = X.shape[1]
+        copies = 1.2 if device.type == "cpu" else 3
         check_memory(
-            3 * 4 * n_items**2,
+            copies * 4 * n_items**2,
             device,
             f"EASE of {n_items} items",
             "SLIM, ItemKNN and WMF need less",
@@ -95,9 +97,7 @@ class EASE(SimilarItemsMixin, BaseRecommender):
         gram = dense_gram(X, device)
         diagonal = gram.diagonal()
         diagonal.mul_(1 + self.dropout / (1 - self.dropout)).add_(self.l2)
-        L = torch.linalg.cholesky(gram, out=gram)
-        # On CPUs, cholesky_inverse takes six times as long.
-        P = torch.cholesky_solve(torch.eye(n_items, dtype=torch.float32, device=device), L)
+        P = inverse(gram)
         B = P.div_(-P.diagonal().clone())  # column j divided by -P_jj
         self.item_similarity_ = B.fill_diagonal_(0).cpu().numpy()
 
@@ -114,3 +114,32 @@ class EASE(SimilarItemsMixin, BaseRecommender):
     def _validate_params(self) -> None:
         super()._validate_params()
         check_device(self.device)
+
+
+def inverse(A: Tensor) -> Tensor:
+    """Invert a positive definite matrix; one in the host's memory is overwritten.
+
+    Raises
+    ------
+    LinAlgError
+        If the matrix is singular to the precision of float32.
+    """
+    on_host = A.device.type == "cpu"
+    # On hosts SciPy's LAPACK takes half of the time of torch's, and no second matrix.
+    if on_host:
+        L, failed = spotrf(A.numpy().T, lower=True, overwrite_a=True, clean=False)
+    else:
+        L, failed = torch.linalg.cholesky_ex(A)
+    if failed:
+        raise np.linalg.LinAlgError(
+            "The items' products are singular to the precision of float32: increase l2."
+        )
+    if not on_host:
+        return torch.cholesky_inverse(L)
+    P = torch.from_numpy(spotri(L, lower=True, overwrite_c=True)[0].T)
+    # Above the diagonal is the inverse; the rest is its mirror image.
+    for block in item_blocks(len(P)):
+        P[block.stop :, block] = P[block, block.stop :].T
+        corner = P[block, block]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+    return P

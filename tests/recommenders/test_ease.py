@@ -14,6 +14,7 @@ from sklearn.linear_model import Ridge
 from skvaecf import EASE, item_item
 from skvaecf._devices import available_memory
 from skvaecf.datasets import make_interactions
+from skvaecf.recommenders.ease import inverse
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,22 @@ def test_each_item_is_a_ridge_regression_on_all_others(X):
         others = np.arange(30) != item
         ridge = Ridge(alpha=10.0, fit_intercept=False).fit(X[:, others], X[:, item])
         assert_allclose(B[others, item], ridge.coef_, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_items", [1, 30, 2100])  # one block and several
+def test_inverse_is_made_in_place(n_items):
+    factor = np.random.RandomState(0).standard_normal((n_items, 20))
+    A = factor @ factor.T + 50 * np.eye(n_items)
+    given = torch.tensor(A, dtype=torch.float32)
+    P = inverse(given)
+    assert P.data_ptr() == given.data_ptr()
+    assert_allclose(P, np.linalg.inv(A), atol=1e-6)
+    assert_array_equal(P, P.T)
+
+
+def test_a_singular_system_is_an_error_that_names_l2():
+    with pytest.raises(np.linalg.LinAlgError, match="increase l2"):
+        EASE(l2=1e-9).fit([[1, 1]] * 4)
 
 
 def test_no_item_predicts_itself(X):
