@@ -56,6 +56,13 @@ LINEAR_SIVAE = SIVAERecommender(
 )
 NOISIER = {"n_mixing_samples": 10, "noise_size": 100}
 FASTER = {"n_components": 200, "learning_rate": 5e-3}
+GOWALLA = {
+    "n_components": 400,
+    "likelihood": "n-choose-k",
+    "l2": 1e-4,
+    "learning_rate": 4e-3,
+    "n_iter_no_change": 5,
+}
 SIVAE_SEARCH = {
     "300": {},
     "300, noise 100": NOISIER,
@@ -93,8 +100,12 @@ SETTINGS = {
         n_components=200, likelihood="n-choose-k"
     ),
     # What the validation users of Gowalla like best.
-    ("MultVAE", "linear 400, n-choose-k"): clone(LINEAR_VAE).set_params(
-        n_components=400, likelihood="n-choose-k", l2=1e-4, learning_rate=4e-3, n_iter_no_change=5
+    ("MultVAE", "linear 400, n-choose-k"): clone(LINEAR_VAE).set_params(**GOWALLA),
+    ("MultVAE", "400 of 400, n-choose-k"): clone(LINEAR_VAE).set_params(
+        encoder_layer_sizes=(400,), **GOWALLA
+    ),
+    ("SIVAERecommender", "400 of 400"): clone(LINEAR_SIVAE).set_params(
+        encoder_layer_sizes=(400,), shared_sigma=True, **NOISIER | GOWALLA
     ),
     ("MultVAE", "300, n-choose-k"): clone(LINEAR_VAE).set_params(
         encoder_layer_sizes=(300,), learning_rate=3e-3, likelihood="n-choose-k"
