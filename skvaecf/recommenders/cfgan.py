@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..base import LatentFactorMixin, cosines
 from ..interactions import InteractionBatch
 from ..least_squares import Fixed, LeastSquares
-from ..modules import Decoder, Encoder
+from ..modules import Decoder, Encoder, OwnStart
 from ..neural import TorchRecommender
 from ..objectives import density_ratio_loss, ratio_accuracy, weight_penalty
 from ..training import Batch, Order, Player, by_epoch
@@ -70,7 +70,7 @@ class CFGAN(LatentFactorMixin, TorchRecommender):
         Times in a row that the discriminator goes through all rows before that.
     fold_in_weight : float, default=0.3
         In item mode, weight of an item that the user does not have, where one that the user has
-        weighs 1, when a user is folded in.
+        weighs 1, when a user who was not in ``fit`` is folded in.
     fold_in_l2 : float, default=0.1
         In item mode, weight of the penalty on the output weights of a user who is folded in.
     learning_rate : float, default=3e-3
@@ -139,8 +139,8 @@ class CFGAN(LatentFactorMixin, TorchRecommender):
 
     In user mode a user's row is the input. In item mode the vector of item i is
     :math:`\hat{y}_{ui} = w_u^\top h_i + b_u` for a user u in ``fit``, with :math:`h_i` the last
-    hidden layer. All users, of ``fit`` or not, get weights of their own to their rows by least
-    squares with the :math:`h_i` fixed,
+    hidden layer: a row that was in ``fit`` is ranked by it (by the first, if several users had the
+    same). Any other row gets weights of its own by least squares with the :math:`h_i` fixed,
 
     .. math:: \min_{w, b} \sum_{i \in S} (w^\top h_i + b - 1)^2
               + a \sum_{i \notin S} (w^\top h_i + b)^2 + \mu \|w\|^2,
@@ -357,8 +357,8 @@ class UserGAN(nn.Module):
         return self.decoder.logits.weight.detach().T
 
 
-class ItemGAN(UserGAN):
-    """The same of vectors that items are represented by; users get output weights afterwards.
+class ItemGAN(UserGAN, OwnStart):
+    """The same of vectors that items are represented by; new users get output weights afterwards.
 
     Parameters
     ----------
@@ -369,6 +369,9 @@ class ItemGAN(UserGAN):
     """
 
     codes: Tensor
+    keys: Tensor
+    sums: Tensor
+    users: Tensor
 
     def __init__(
         self,
@@ -384,13 +387,33 @@ class ItemGAN(UserGAN):
         self.fold_in_weight = fold_in_weight
         self.fold_in_l2 = fold_in_l2
         self.register_buffer("codes", torch.zeros(n_items, n_components + 1))
+        # A user is known by the sum of the items' keys: users in the order of their sums.
+        self.register_buffer("keys", torch.zeros(n_items, dtype=torch.int64))
+        self.register_buffer("sums", torch.zeros(n_users, dtype=torch.int64))
+        self.register_buffer("users", torch.zeros(n_users, dtype=torch.int64))
+
+    def start(self, generator: torch.Generator, x: InteractionBatch) -> None:
+        """Draw the keys: two different sets of items have the same sum with odds of 2**-62."""
+        keys = np.random.RandomState(0).randint(2**62, size=len(self.keys), dtype=np.int64)
+        self.keys.copy_(torch.from_numpy(keys))
 
     def settle(self, x: InteractionBatch) -> None:
-        """Keep (h_i, 1) of every item."""
+        """Keep (h_i, 1) of every item, and what the users are known by."""
         self.codes.copy_(F.pad(self.code(x), (0, 1), value=1.0))
+        sums = torch.zeros_like(self.sums).index_add_(0, x.items, self.keys[x.users])
+        torch.sort(sums, stable=True, out=(self.sums, self.users))
 
     def represent(self, x: InteractionBatch) -> Tensor:
-        """Compute the (w_u, b_u) of users, shape (n_users, n_components + 1)."""
+        """Give users of the game their (w_u, b_u), fold others in, (n_users, n_components + 1)."""
+        own = x.sum(self.keys[x.items])
+        place = torch.searchsorted(self.sums, own).clamp(max=len(self.sums) - 1)
+        known, user = self.sums[place] == own, self.users[place]
+        output = self.decoder.logits
+        learned = torch.cat((output.weight[:, user], output.bias[None, user])).T
+        return torch.where(known[:, None], learned, self.fold_in(x))
+
+    def fold_in(self, x: InteractionBatch) -> Tensor:
+        """Compute (w, b) by least squares, shape (n_users, n_components + 1)."""
         ridge = torch.full_like(self.codes[:1], self.fold_in_l2)
         ridge[:, -1] = 0  # b is free
         weight = x.values - self.fold_in_weight

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import make
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 from scipy.special import expit
 
 from skvaecf import CFGAN
@@ -194,6 +195,19 @@ def test_users_are_folded_in_by_least_squares(X):
         solution = np.linalg.solve(H.T @ (weight[:, None] * H) + ridge, H.T @ row)
         assert_allclose(scores, H @ solution, rtol=1e-3, atol=1e-4)
         assert_allclose(w, solution[:-1], rtol=1e-3, atol=1e-3)
+
+
+def test_users_in_fit_are_ranked_by_what_the_generator_makes(X):
+    X = X[np.unique(X.toarray(), axis=0, return_index=True)[1]]
+    model = make("CFGAN", mode="item", early_stopping=False).fit(X)
+    made = model.network_(model._batch(X.T.tocsr())).detach().numpy().T
+    assert_allclose(model.predict(X), made, rtol=1e-5, atol=1e-6)
+    assert_allclose(model.transform(X), model.network_.decoder.logits.weight.detach().T)
+    # One item more or less, and it is another user.
+    other = X.toarray()
+    other[:, 0] = 1 - other[:, 0]
+    folded_in = model.network_.fold_in(model._batch(csr_array(other)))[:, :-1]
+    assert_allclose(model.transform(other), folded_in, rtol=1e-5)
 
 
 def test_validation_sees_the_current_network(X):
