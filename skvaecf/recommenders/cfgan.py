@@ -409,8 +409,11 @@ class ItemGAN(UserGAN, OwnStart):
         place = torch.searchsorted(self.sums, own).clamp(max=len(self.sums) - 1)
         known, user = self.sums[place] == own, self.users[place]
         output = self.decoder.logits
-        learned = torch.cat((output.weight[:, user], output.bias[None, user])).T
-        return torch.where(known[:, None], learned, self.fold_in(x))
+        weights = torch.cat((output.weight[:, user], output.bias[None, user])).T
+        new = (~known).nonzero().squeeze(1)
+        if len(new):
+            weights[new] = self.fold_in(x.rows(new))
+        return weights
 
     def fold_in(self, x: InteractionBatch) -> Tensor:
         """Compute (w, b) by least squares, shape (n_users, n_components + 1)."""
