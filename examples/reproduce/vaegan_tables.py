@@ -62,6 +62,15 @@ SETTINGS = {
     ("WMF", "small"): WMF(unobserved_weight=0.3, l2=10, frequency_exponent=0),
     ("CDAE", "default"): CDAE(),
     ("CFGAN", "default"): CFGAN(),
+    # The authors' setting for MovieLens 100K, but for larger steps of larger batches.
+    ("CFGAN", "item"): CFGAN(
+        mode="item",
+        l2=5e-4,
+        n_generator_steps=4,
+        n_discriminator_steps=2,
+        learning_rate=1e-3,
+        batch_size=128,
+    ),
     ("IRGAN", "default"): IRGAN(),
     ("MultDAE", "default"): MultDAE(),
     ("MultVAE", "default"): MultVAE(),
