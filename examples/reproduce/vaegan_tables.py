@@ -52,6 +52,7 @@ PAPER = {
     "normalize": False,
     "l2": 0,
     "learning_rate": 1e-3,
+    "adversary_learning_rate": 1e-3,
     "ema_decay": 0,
     "batch_size": 256,
 }

@@ -99,7 +99,7 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         to their loss summed over the users.
     adversary_size : int, default=256
         Width of the hidden layers of T and D.
-    adversary_learning_rate : float, default=1e-3
+    adversary_learning_rate : float, default=3e-4
         Step size of Adam for T and D.
     dropout : float, default=0.5
         Probability in training to drop each of a user's items from the encoder's input.
@@ -223,7 +223,7 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         contractive_estimator: str = "exact",
         l2: float = 4.0,
         adversary_size: int = 256,
-        adversary_learning_rate: float = 1e-3,
+        adversary_learning_rate: float = 3e-4,
         dropout: float = 0.5,
         learning_rate: float = 5e-3,
         batch_size: int | Literal["auto"] = "auto",
