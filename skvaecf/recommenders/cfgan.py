@@ -394,6 +394,7 @@ class ItemGAN(UserGAN, OwnStart):
 
     def start(self, generator: torch.Generator, x: InteractionBatch) -> None:
         """Draw the keys: two different sets of items have the same sum with odds of 2**-62."""
+        # Not from the generator: the game then is that of user mode on X transposed.
         keys = np.random.RandomState(0).randint(2**62, size=len(self.keys), dtype=np.int64)
         self.keys.copy_(torch.from_numpy(keys))
 
