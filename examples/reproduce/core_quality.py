@@ -43,7 +43,7 @@ from skvaecf import (
 from skvaecf.datasets import fetch_movielens, fetch_msd, fetch_netflix
 
 SCORERS = MultiRankingScorer((ndcg_at_k, recall_at_k.at(20), recall_at_k.at(50), mrr_at_k.at(10)))
-# A linear decoder, decayed: what the validation users of MovieLens 1M like best.
+# No hidden layer, decayed: what the validation users of MovieLens 1M like best.
 LINEAR = {"likelihood": "bernoulli", "l2": 3e-4, "kl_weight": 0.2}
 LINEAR_VAE = MultVAE(100, encoder_layer_sizes=(), learning_rate=5e-3, **LINEAR)
 LINEAR_SIVAE = SIVAERecommender(
