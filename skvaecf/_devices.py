@@ -49,6 +49,11 @@ def _native_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def exact(device: torch.device) -> torch.dtype:
+    """Give the widest type of a device: MPS has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def available_memory(device: torch.device) -> float:
     """Bytes that a process may still take on a device; infinity where the system does not tell."""
     if device.type == "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
@@ -15,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ._version import __version__
 from .interactions import binary_csr, check_structure
 from .persistence import SaveMixin
 from .ranking import Scores, rank, row_blocks
@@ -49,10 +51,14 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         of a public method: what is costly, such as a copy to the device, is done before it.
         """
 
-    def _ranking_scorer(self, X: Any) -> Callable[[slice], Scores]:
-        """Make the function that scores blocks of these validated rows for ``recommend``."""
+    def _row_scorer(self, X: Any) -> Callable[[slice], Tensor]:
+        """Make the function that scores blocks of these validated rows."""
         scorer = self._scorer()
         return lambda block: scorer(self._interactions(X[block]))
+
+    def _ranking_scorer(self, X: Any) -> Callable[[slice], Scores]:
+        """Do the same for ``recommend``, which may be given rough scores and exact ones."""
+        return self._row_scorer(X)
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from an interaction matrix.
@@ -102,10 +108,10 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         """
         check_is_fitted(self)
         X = self._check_rows(X)
-        scorer = self._scorer()
+        score_rows = self._row_scorer(X)
         scores = np.empty(X.shape, dtype=np.float32)
         for block in row_blocks(*X.shape):
-            scores[block] = scorer(self._interactions(X[block])).cpu().numpy()
+            scores[block] = score_rows(block).cpu().numpy()
         return scores
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -205,6 +211,21 @@ or None, default=None
         """Give validated rows the form that the hooks take."""
         return binary_csr(X)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Note the version."""
+        return {**super().__getstate__(), "_skvaecf_version": __version__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        version = state.pop("_skvaecf_version", __version__)
+        if version != __version__:
+            warnings.warn(
+                f"A {type(self).__name__} of skvaecf {version} is unpickled by {__version__}, which"
+                " may fail or give other results; files of its method save are safe.",
+                stacklevel=2,
+            )
+        super().__setstate__(state)
+
     def _check_loaded(self) -> None:
         n_items = self.n_features_in_
         names = getattr(self, "feature_names_in_", None)
@@ -272,13 +293,17 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     @property
     def _n_features_out(self) -> int:
-        return self.n_components
+        # As it was when the model was fitted.
+        return self._latent_of_a_user().shape[1]
+
+    def _latent_of_a_user(self) -> Tensor:
+        with torch.no_grad():
+            return self._encoder()(_user_of_last_item(self.n_features_in_))
 
     def _check_loaded(self) -> None:
         super()._check_loaded()
-        with torch.no_grad():
-            latent = self._encoder()(_user_of_last_item(self.n_features_in_))
-        if latent.shape != (1, self._n_features_out):
+        latent = self._latent_of_a_user()
+        if latent.ndim != 2 or len(latent) != 1:
             raise ValueError(f"it represents a user by numbers of shape {tuple(latent.shape)}")
 
 
@@ -299,14 +324,15 @@ class SimilarItemsMixin:
         k : int, default=10
             Length of the lists.
         return_scores : bool, default=False
-            Also return the similarities: the rows of ``item_similarity_`` for models that have
+            Also return the similarities: what ``item_similarity_`` holds for models that have
             it, else cosines of the vectors that score the items.
 
         Returns
         -------
         similar : ndarray of shape (n, k), int64
             Item numbers, most similar first, ties to the lower number, without the item itself.
-            -1 where there are no more items.
+            -1 where there are no more items, or none of which ``item_similarity_`` holds a
+            similarity.
         scores : ndarray of shape (n, k), float32
             Only if ``return_scores``; ``-inf`` where similar is -1.
 

@@ -135,11 +135,16 @@ def _map(state: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
     return convert(state) if isinstance(state, kind) else state
 
 
-def digest(*matrices: csr_array) -> str:
+def digest_rows(*matrices: csr_array) -> str:
     """Hash canonical binary matrices."""
+    parts = (part for m in matrices for part in (m.shape, m.indptr, m.indices))
+    return digest(*(np.asarray(part, dtype=np.int64) for part in parts))
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Hash arrays."""
     sha = hashlib.sha256()
-    for matrix in matrices:
-        sha.update(str(matrix.shape).encode())
-        for numbers in (matrix.indptr, matrix.indices):
-            sha.update(np.ascontiguousarray(numbers, dtype=np.int64).data)
+    for array in arrays:
+        sha.update(str(array.shape).encode())
+        sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()[:16]

@@ -195,7 +195,10 @@ class InteractionEncoder(  # type: ignore[call-arg]
         log = self._read(frame)
         # By hash, so that ids of another integer type are found, too.
         number = dict(zip(self.item_ids_.tolist(), range(len(self.item_ids_)), strict=True))
-        numbers = np.array([number.get(i, -1) for i in log.item_ids.tolist()], dtype=np.int64)
+        ids = log.item_ids
+        if ids.dtype.kind == self.item_ids_.dtype.kind == "M":
+            ids = ids.astype(self.item_ids_.dtype)  # dates in another unit
+        numbers = np.array([number.get(i, -1) for i in ids.tolist()], dtype=np.int64)
         ignored = np.count_nonzero(numbers[log.items] < 0)
         if ignored:
             unknown = log.item_ids[numbers < 0].tolist()
@@ -226,7 +229,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
         TypeError
             If it is no frame.
         """
-        return _distinct(self._columns(frame)[0], self.user)[0]
+        return _distinct(self._take(frame, 1)[0], self.user)[0]
 
     def inverse_transform(self, X: Any, users: Any = None) -> Any:
         """Make the long frame of a matrix.
@@ -362,8 +365,8 @@ class InteractionEncoder(  # type: ignore[call-arg]
         self.user_ids_, self.item_ids_ = log.user_ids, log.item_ids
         self._library = _library(frame)
 
-    def _columns(self, frame: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Take users, items and values out of a frame, all of shape (n_rows,)."""
+    def _take(self, frame: Any, n_columns: int) -> list[np.ndarray]:
+        """Take the first of the columns user, item and, if there is one, value."""
         names = [self.user, self.item, *([] if self.value is None else [self.value])]
         if isinstance(frame, tuple):
             if len(frame) != len(names):
@@ -374,14 +377,20 @@ class InteractionEncoder(  # type: ignore[call-arg]
         elif not isinstance(frame, Mapping):
             frame = _as_frame(frame)
         present = list(frame.keys() if isinstance(frame, Mapping) else frame.columns)
+        names = names[:n_columns]
         for argument, name in zip(("user", "item", "value"), names, strict=False):
             if name not in present:
                 raise ValueError(
                     f"{argument}={name!r} is not a column of the frame; its columns are {present}."
                 )
-        users, items, *rest = (_array(frame[name], name) for name in names)
+        return [_array(frame[name], name) for name in names]
+
+    def _columns(self, frame: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Take users, items and values out of a frame, all of shape (n_rows,)."""
+        users, items, *rest = self._take(frame, 3)
         values = rest[0] if rest else np.ones(len(users))
         if len({len(users), len(items), len(values)}) > 1:
+            names = [self.user, self.item, *([self.value] if rest else [])]
             raise ValueError(
                 f"Columns {names} have {len(users)}, {len(items)} and {len(values)} rows;"
                 " expected the same number."

@@ -25,6 +25,8 @@ def check_structure(X: Any, name: str = "X") -> Any:
     X : object
         X itself, but in native byte order, and of a type in which what stands twice can be added.
     """
+    if isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.dtype.itemsize == 2:
+        return X.astype(np.float32)  # SciPy has no matrices of float16
     if isinstance(X, np.ndarray) and not X.dtype.isnative:
         return X.astype(X.dtype.newbyteorder("="))
     if not issparse(X) or len(X.shape) != 2:

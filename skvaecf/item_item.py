@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -118,6 +118,18 @@ class SparseGram:
         dense = weights.new_zeros(self.n_items + 1, len(items)).scatter_(0, items.T, weights.T)
         per_user = self.by_user @ dense[:-1]  # (n_users, n_rows)
         return (self.by_item @ (self.by_part @ per_user)).T.contiguous()
+
+
+def stored_similarities(item_similarity: csr_array) -> Callable[[np.ndarray], Tensor]:
+    """Look rows of S up, S being a sparse items x items matrix; -inf where it holds nothing."""
+
+    def similarities(items: np.ndarray) -> Tensor:
+        rows = item_similarity[items].tocoo()
+        dense = np.full(rows.shape, -np.inf, dtype=np.float32)
+        dense[rows.coords] = rows.data
+        return torch.from_numpy(dense)
+
+    return similarities
 
 
 def sparse_scorer(item_similarity: csr_array) -> Scorer:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 from torch.nn import functional as F
 
+from ._checks import check_count
 from .distributions import DiagonalNormal, FlowPosterior, standard_normal
 from .interactions import InteractionBatch
 from .modules import OwnStart
@@ -39,11 +39,6 @@ class Posterior(Protocol):
 
     def build(self, n_components: int) -> nn.Module:
         """Build the module normal -> distribution."""
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ class VampPrior:
     n_pseudo_inputs: int = 5
 
     def __post_init__(self) -> None:
-        _check_positive("n_pseudo_inputs", self.n_pseudo_inputs)
+        check_count("n_pseudo_inputs", self.n_pseudo_inputs)
 
     def build(self, n_items: int, n_components: int) -> nn.Module:
         """Build the module (z, encode) -> distribution."""
@@ -173,8 +168,8 @@ class InverseAutoregressiveFlow:
     layer_size: int = 600
 
     def __post_init__(self) -> None:
-        _check_positive("n_flows", self.n_flows)
-        _check_positive("layer_size", self.layer_size)
+        check_count("n_flows", self.n_flows)
+        check_count("layer_size", self.layer_size)
 
     def build(self, n_components: int) -> nn.Module:
         """Build the module normal -> distribution."""

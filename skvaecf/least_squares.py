@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ._devices import exact
 from .interactions import InteractionBatch
 
 
@@ -55,14 +56,14 @@ class LeastSquares:
 
     def penalty(self, P: Tensor) -> float:
         """Sum of rho times the squared norms of the rows."""
-        return float((self.ridge * P.square()).sum(dtype=torch.float64))
+        return float((self.ridge * P.square()).sum(dtype=exact(P.device)))
 
     def objective(self, P: Tensor, predicted: Tensor) -> float:
         """Sum of f over the rows, ``predicted`` being p . q at the interactions."""
         a0 = self.unobserved_weight
         observed = (a0 + self.weight) * (1 - predicted).square() - a0 * predicted.square()
-        everywhere = a0 * ((P.T @ P) * self.fixed.gram).sum(dtype=torch.float64)
-        return float(observed.sum(dtype=torch.float64) + everywhere) + self.penalty(P)
+        everywhere = a0 * ((P.T @ P) * self.fixed.gram).sum(dtype=exact(P.device))
+        return float(observed.sum(dtype=exact(P.device)) + everywhere) + self.penalty(P)
 
     def residual(self, P: Tensor, predicted: Tensor) -> Tensor:
         """Right side minus A p: half the negative gradient of f, shape of P."""
@@ -119,8 +120,7 @@ class LeastSquares:
             q = self.fixed.Q[self.x.items[entries]]  # (n_rows, longest, n_components)
             weight = self.weight[entries] * filled
             A = q.mT @ (weight[..., None] * q) + dense + self.ridge[rows, :, None] * identity
-            factor = torch.linalg.cholesky(A)
-            change[rows] = torch.cholesky_solve(residual[rows, :, None], factor).squeeze(2)
+            change[rows] = solve_positive(A, residual[rows])
         return change, self.x.products(change, self.fixed.Q)
 
     def solve(self) -> Tensor:
@@ -144,8 +144,8 @@ class LeastSquares:
             system = B @ B.mT
             system.diagonal(dim1=1, dim2=2).add_(1)
             right = (self.unobserved_weight + root.square()) / root * filled
-            y = torch.cholesky_solve(right[..., None], torch.linalg.cholesky(system))
-            P[rows] = (y.mT @ B).squeeze(1) * scale
+            y = solve_positive(system, right)
+            P[rows] = (y[:, None] @ B).squeeze(1) * scale
         long = (self.x.counts > few).nonzero().squeeze(1)
         if len(long):
             x = replace(self.x, values=self.weight).rows(long)
@@ -177,6 +177,20 @@ class LeastSquares:
             filled = place < counts[start : start + size, None]
             yield rows, torch.where(filled, self.x.offsets[rows, None] + place, 0), filled
             start += size
+
+
+def solve_positive(A: Tensor, b: Tensor) -> Tensor:
+    """Solve positive definite systems A x = b, of shapes (n, m, m) and (n, m).
+
+    Not by ``torch.linalg.solve``: for many systems of 150 or more it may hang after
+    ``torch.set_num_threads``. It is left what is singular but for rounding, one by one; what it
+    cannot solve is 0.
+    """
+    factor, failed = torch.linalg.cholesky_ex(A)
+    x = torch.cholesky_solve(b[..., None], factor).squeeze(2)
+    for row in failed.nonzero().squeeze(1):
+        x[row] = torch.linalg.solve_ex(A[row], b[row])[0].nan_to_num(0)
+    return x
 
 
 def principal_axes(P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:

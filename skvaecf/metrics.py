@@ -51,7 +51,7 @@ def ndcg(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     --------
     One of two held-out items comes first, the other does not come:
 
-    >>> from scipy.sparse import csr_array, issparse
+    >>> from scipy.sparse import csr_array
     >>> from skvaecf.metrics import ndcg
     >>> ndcg([[3, 0]], csr_array([[0, 1, 0, 1]]), k=2).round(4)
     array([0.6131])
@@ -90,7 +90,7 @@ def recall(
 
     Examples
     --------
-    >>> from scipy.sparse import csr_array, issparse
+    >>> from scipy.sparse import csr_array
     >>> from skvaecf.metrics import recall
     >>> heldout = csr_array([[0, 1, 1, 1]])
     >>> recall([[3, 0]], heldout, k=2), recall([[3, 0]], heldout, k=2, capped=False).round(2)
@@ -117,7 +117,7 @@ def precision(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
 
     Examples
     --------
-    >>> from scipy.sparse import csr_array, issparse
+    >>> from scipy.sparse import csr_array
     >>> from skvaecf.metrics import precision
     >>> precision([[3, 0]], csr_array([[0, 1, 1, 1]]), k=2)
     array([0.5])
@@ -149,7 +149,7 @@ def mrr(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
 
     Examples
     --------
-    >>> from scipy.sparse import csr_array, issparse
+    >>> from scipy.sparse import csr_array
     >>> from skvaecf.metrics import mrr
     >>> mrr([[0, 3]], csr_array([[0, 1, 1, 1]]), k=2)
     array([0.5])
@@ -188,7 +188,7 @@ def average_precision(
     --------
     The hits in places 1 and 3 have precision 1 and 2/3:
 
-    >>> from scipy.sparse import csr_array, issparse
+    >>> from scipy.sparse import csr_array
     >>> from skvaecf.metrics import average_precision
     >>> average_precision([[3, 0, 1]], csr_array([[0, 1, 0, 1]]), k=3).round(4)
     array([0.8333])
@@ -215,7 +215,7 @@ def hit_rate(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
 
     Examples
     --------
-    >>> from scipy.sparse import csr_array, issparse
+    >>> from scipy.sparse import csr_array
     >>> from skvaecf.metrics import hit_rate
     >>> hit_rate([[0, 3], [0, 3]], csr_array([[0, 1, 1, 1], [0, 1, 1, 0]]), k=2)
     array([1., 0.])

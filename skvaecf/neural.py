@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -24,11 +25,12 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ._callback_support import CallbackSupportMixin, with_callbacks
+from ._checks import check_count, is_count
 from ._devices import check_device, check_precision, device_or_cpu
 from ._ranks import check_equal_on_ranks, copy_from_first_rank, n_ranks, of_first_rank
 from ._version import __version__
 from .base import BaseRecommender, Scorer, SimilarItemsMixin, check_rows, cosines
-from .checkpoint import Checkpoint, digest
+from .checkpoint import Checkpoint, arrays, digest, digest_rows
 from .interactions import InteractionBatch, binary_csr
 from .metrics import ndcg
 from .model_selection import split_interactions
@@ -175,17 +177,17 @@ None, default=None
             X_val = _check_validation_rows(X_val, rows.shape[1])
         if checkpoint_path is not None:
             checkpoint_path = Path(checkpoint_path)
-        if not _is_count(checkpoint_every):
-            raise ValueError(
-                f"checkpoint_every must be an integer of at least 1, got {checkpoint_every!r}."
-            )
+        check_count("checkpoint_every", checkpoint_every)
         if self._warm_network() is not None:
             validate_data(self, X, skip_check_array=True, reset=False)
         previous = getattr(self, "history_", None)
+        columns = BaseEstimator()
+        validate_data(columns, X, skip_check_array=True)  # notes their names
         try:
             self._fit(
                 binary_csr(rows),
                 X_val,
+                names=getattr(columns, "feature_names_in_", None),
                 checkpoint_path=checkpoint_path,
                 checkpoint_every=checkpoint_every,
             )
@@ -199,7 +201,7 @@ None, default=None
         super()._validate_params()
         check_device(self.device)
         for name, sizes in self.get_params(deep=False).items():
-            if name.endswith("layer_sizes") and not all(map(_is_count, sizes)):
+            if name.endswith("layer_sizes") and not all(map(is_count, sizes)):
                 raise ValueError(f"{name} must hold integers of at least 1, got {sizes!r}.")
 
     def _fit(
@@ -207,6 +209,7 @@ None, default=None
         X: csr_array,
         X_val: csr_array | Pair | None = None,
         *,
+        names: np.ndarray | None = None,
         checkpoint_path: Path | None = None,
         checkpoint_every: int = 1,
     ) -> None:
@@ -221,6 +224,7 @@ None, default=None
         train, validation = self._hold_out(X, X_val, checkpoint.seed)
         x = InteractionBatch.from_csr(self._game_rows(train), device)
         shape = train.shape
+        fitted_so_far = partial(self._fitted_so_far, shape, names)
         del train  # a copy of X
         if checkpoint.state is None:
             network = self._initial_network(x, shape, generator)
@@ -262,7 +266,7 @@ None, default=None
                 stop = subtask.call_on_fit_task_end(
                     estimator=self,
                     X=X,
-                    reconstruction_attributes=partial(self._fitted_so_far, averaged, shape),
+                    reconstruction_attributes=partial(fitted_so_far, averaged),
                 )
                 if of_first_rank(stop) or epoch - best.epoch >= self.n_iter_no_change:
                     break
@@ -281,7 +285,7 @@ None, default=None
             # After an error, too: nothing that was learned is lost.
             if history:
                 averaged.load_state_dict(best.parameters)
-                self.__dict__.update(self._fitted_so_far(averaged, shape))
+                self.__dict__.update(fitted_so_far(averaged))
                 self.history_ = history
                 self.n_iter_ = len(history)
                 self.best_iter_ = best.epoch
@@ -293,7 +297,10 @@ None, default=None
         identity = {name: repr(value) for name, value in self.get_params(deep=False).items()}
         del identity["verbose"]
         if X_val is not None:
-            identity["X_val"] = digest(*(X_val if isinstance(X_val, tuple) else (X_val,)))
+            identity["X_val"] = digest_rows(*(X_val if isinstance(X_val, tuple) else (X_val,)))
+        warm = self._warm_network()
+        if warm is not None:
+            identity["warm_start"] = digest(*arrays(list(warm.state_dict().values())))
         return identity | {
             "class": type(self).__name__,
             "device": device.type,
@@ -301,7 +308,7 @@ None, default=None
             "random_state": "None" if self.random_state is None else f"seed {seed}",
             "ranks": str(n_ranks()),
             "version": __version__,
-            "X": digest(X),
+            "X": digest_rows(X),
         }
 
     def to_module(self, k: int = 10) -> nn.Module:
@@ -341,13 +348,24 @@ None, default=None
         torch.Size([2, 5])
         """
         check_is_fitted(self)
-        if not _is_count(k) or k > self.n_features_in_:
+        if not is_count(k) or k > self.n_features_in_:
             raise ValueError(f"k must be an integer in [1, {self.n_features_in_}], got {k!r}.")
         return TopItems(self.network_, self._logits, self.n_features_in_, k)
 
-    def _fitted_so_far(self, network: nn.Module, shape: tuple[int, int]) -> dict[str, Any]:
+    def _fitted_so_far(
+        self, shape: tuple[int, int], names: np.ndarray | None, network: nn.Module
+    ) -> dict[str, Any]:
         """Attributes that make a fitted recommender of a network."""
-        return {"network_": network, "_shape": shape, "n_features_in_": shape[1]}
+        of_training = TorchRecommender._parameter_constraints
+        params = self.get_params(deep=False)
+        return {
+            "network_": network,
+            "_shape": shape,
+            # To build the network again, whatever becomes of the parameters until then.
+            "_built_with": {n: value for n, value in params.items() if n not in of_training},
+            "n_features_in_": shape[1],
+            "feature_names_in_": names,
+        }
 
     def _hold_out(
         self, X: csr_array, X_val: csr_array | Pair | None, seed: int
@@ -359,8 +377,9 @@ None, default=None
             return X, X_val
         if X_val is None:
             eligible = np.flatnonzero(np.diff(X.indptr) >= MIN_INTERACTIONS)
-            n_val = min(round(self.validation_fraction * len(eligible)), X.shape[0] - 1)
-            if n_val < 1:
+            n_val = max(1, round(self.validation_fraction * len(eligible)))
+            n_val = min(n_val, len(eligible), X.shape[0] - 1)
+            if n_val == 0:
                 return X, None
             chosen = np.random.RandomState(seed).permutation(eligible)[:n_val]
             X_val, X = X[chosen], X[np.setdiff1d(np.arange(X.shape[0]), chosen)]
@@ -416,19 +435,21 @@ None, default=None
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep arrays and plain values only: no class of torch is needed to read them."""
-        state: dict[str, Any] = dict(super().__getstate__())
+        state = super().__getstate__()
         if "network_" in state:
             network = state.pop("network_")
             state["_parameters"] = {n: p.cpu().numpy() for n, p in network.state_dict().items()}
-        return state | {"_skvaecf_version": __version__}
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        state.pop("_skvaecf_version", None)
         parameters = state.pop("_parameters", None)
         super().__setstate__(state)
         if parameters is not None:
-            network = self._empty_network(self._shape, device_or_cpu(self.device))
+            built_with = self.get_params(deep=False) | getattr(self, "_built_with", {})
+            as_fitted = type(self)(**built_with)
+            BaseEstimator._validate_params(as_fitted)
+            network = as_fitted._empty_network(self._shape, device_or_cpu(self.device))
             network.load_state_dict({n: torch.tensor(a) for n, a in parameters.items()})
             self.network_ = network.eval()
 
@@ -458,10 +479,6 @@ class TopItems(nn.Module):
         scores[x.users, items] = -torch.inf
         best, ranked = scores.topk(self.k)
         return ranked.masked_fill(best == -torch.inf, -1), best
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and int(value) >= 1
 
 
 def _check_validation_rows(X_val: Any, n_items: int) -> csr_array:

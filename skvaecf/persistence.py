@@ -45,8 +45,8 @@ from ._version import __version__
 
 FORMAT = 1
 
-# What scikit-learn's tools hang on an estimator; it may be any object.
-NOT_SAVED = {"_metadata_request", "_skl_callbacks"}
+# What scikit-learn's tools hang on an estimator, which may be any object; and what is noted anyway.
+NOT_SAVED = {"_metadata_request", "_skl_callbacks", "_skvaecf_version"}
 
 DTYPES = {f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)} | {
     "bool"

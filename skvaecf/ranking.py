@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import _safe_indexing, check_array
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from ._checks import check_count
 from .interactions import binary_csr, check_structure
 
 BLOCK_ROWS = 512
@@ -133,8 +134,7 @@ def rank(
     """
     n_users, n_items = X.shape
     allowed = _check_candidates(candidates, (n_users, n_items))
-    if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
-        raise ValueError(f"k must be an integer of at least 1, got {k!r}.")
+    check_count("k", k)
     k = int(k)
     ranked = np.full((n_users, k), -1, dtype=np.int64)
     best = np.full((n_users, k), -np.inf, dtype=np.float32)
@@ -267,15 +267,22 @@ None, default=None
            [ 0,  2],
            [-1, -1]])
     """
+    from .base import BaseRecommender
+
     if not hasattr(estimator, "predict"):
         raise TypeError(f"estimator must have a predict method, got {type(estimator).__name__}.")
     seen = check_structure(X)
     seen = check_array(seen, accept_sparse="csr", ensure_non_negative=True, input_name="X")
     rows = seen if issparse(X) else X
 
-    def score_rows(block: slice) -> Tensor:
+    def predict_rows(block: slice) -> Tensor:
         scores = estimator.predict(_safe_indexing(rows, block))
         return torch.tensor(np.asarray(scores), dtype=torch.float32)
 
+    # Recommenders predict block by block as well, and do once what comes before.
+    score_rows = predict_rows
+    if getattr(type(estimator), "predict", None) is BaseRecommender.predict:
+        check_is_fitted(estimator)
+        score_rows = estimator._row_scorer(estimator._check_rows(X))
     items, scores = rank(score_rows, seen, k, exclude_seen=exclude_seen, candidates=candidates)
     return (items, scores) if return_scores else items

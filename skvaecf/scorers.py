@@ -116,8 +116,10 @@ capped=True)
 
     @property
     def name(self) -> str:
-        """Metric and cut-off, as in ``"ndcg@100"``."""
-        return f"{self.metric}@{self.k}" + ("" if self.capped else "_uncapped")
+        """Metric and cut-off, as in ``"ndcg@100"``, with what differs from the default."""
+        uncapped = "_uncapped" if self.metric in _CAPPED and not self.capped else ""
+        above = f"_above_{self.relevance_threshold:g}" if self.relevance_threshold else ""
+        return f"{self.metric}@{self.k}{uncapped}{above}"
 
     def at(self, k: int) -> RankingScorer:
         """Make the same scorer with another cut-off.

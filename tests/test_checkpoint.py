@@ -197,6 +197,14 @@ def test_warm_starts_go_on(begun, path, X):
     assert_same(copied.fit(X, checkpoint_path=path), expected, X)
 
 
+def test_a_warm_start_from_another_network_is_another_fit(begun, path, X):
+    first = make("MultVAE", **LONG, warm_start=True).fit(X)
+    other = make("MultVAE", **LONG, warm_start=True).fit(X[::-1])
+    begun(first, 3)
+    with pytest.raises(ValueError, match="differs in warm_start"):
+        other.fit(X, checkpoint_path=path)
+
+
 def test_the_keyboard_leaves_the_file(kill, path, X):
     expected = make("MultVAE", **LONG).fit(X)
     model = make("MultVAE", **LONG)

@@ -570,3 +570,17 @@ def test_missing_package_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pooch", None)
     with pytest.raises(ImportError, match=r'pooch. Install it with: pip install "skvaecf\['):
         require("pooch")
+
+
+def test_users_asks_for_the_column_of_users_only():
+    encoder = InteractionEncoder()
+    assert encoder.users({"user": [2, 1, 2]}).tolist() == [1, 2]
+    with pytest.raises(ValueError, match="user='user' is not a column"):
+        encoder.users({"item": [2, 1, 2]})
+
+
+def test_dates_in_another_unit_are_the_same_items():
+    dates = np.array(["2026-01-02", "2026-01-01"], dtype="datetime64[ns]")
+    encoder = InteractionEncoder().fit({"user": [1, 1], "item": dates})
+    X = encoder.transform({"user": [5, 5], "item": dates.astype("datetime64[us]")})
+    assert X.toarray().tolist() == [[1, 1]]

@@ -355,6 +355,7 @@ class TestScorer:
         assert values == {scorer.name: scorer(model, ratings) for scorer in several}
         assert "recall@5" in values
         assert "map@100_uncapped" in values
+        assert RankingScorer("ndcg", 5, relevance_threshold=3.5).name == "ndcg@5_above_3.5"
         once = Fixed(np.arange(40))
         MultiRankingScorer(several)(once, ratings)
         assert len(once.asked) == 1
@@ -364,7 +365,7 @@ class TestScorer:
         [
             (),
             (scorers.ndcg_at_k, RankingScorer("recall", random_state=1)),
-            (scorers.ndcg_at_k, RankingScorer("ndcg", relevance_threshold=3)),
+            (scorers.ndcg_at_k, RankingScorer("ndcg", capped=False)),
         ],
     )
     def test_several_that_do_not_fit(self, several):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import inspect
 import pickle
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import CASES, NEURAL_RECOMMENDERS, make
+from conftest import CASES, NEURAL_RECOMMENDERS, VALUES, make
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array, vstack
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
+import skvaecf
 from skvaecf import RankingMonitor, ndcg_at_k, split_interactions
 from skvaecf import neural as neural_module
 from skvaecf.datasets import make_interactions
@@ -643,3 +645,64 @@ def test_other_likelihoods_learn_from_users_with_no_or_all_items(neural, likelih
     model = make(neural, likelihood=likelihood).fit(A)
     assert np.isfinite([list(losses.values()) for losses in losses_of(model)]).all()
     assert np.isfinite(model.predict(A)).all()
+
+
+# --- parameters that are set after the fit
+
+
+def structural(name):
+    """Parameters that a network is built with, among others, with other values."""
+    known = set(TorchRecommender._parameter_constraints)
+    return {n: VALUES[n].other for n in make(name).get_params() if n not in known}
+
+
+def test_a_fitted_model_is_copied_whatever_its_parameters_are_set_to(neural, X, tmp_path):
+    model = make(neural).fit(X)
+    for parameter, value in structural(neural).items():
+        changed = deepcopy(model).set_params(**{parameter: value})
+        scores = changed.predict(X)
+        path = tmp_path / parameter
+        changed.save(path)
+        for copied in (pickle.loads(pickle.dumps(changed)), skvaecf.load(path)):
+            assert copied.get_params()[parameter] == changed.get_params()[parameter]
+            assert_array_equal(copied.predict(X), scores, err_msg=parameter)
+            # And what is fitted next has the parameters.
+            assert_array_equal(copied.fit(X).predict(X), clone(changed).fit(X).predict(X))
+
+
+def test_latent_vectors_have_the_width_of_the_fit(neural, X):
+    model = make(neural, n_components=1).fit(X)
+    Z, names = model.transform(X), model.get_feature_names_out()
+    model.set_params(n_components=3)
+    assert_array_equal(model.transform(X), Z)
+    assert_array_equal(model.get_feature_names_out(), names)
+    assert Z.shape == (60, 1)
+
+
+@pytest.mark.usefixtures("callbacks")
+def test_callbacks_see_the_names_of_this_fit(neural, X, others):
+    pd = pytest.importorskip("pandas")
+    names = [f"film {i}" for i in range(24)]
+
+    def frames(prefix):
+        columns = [prefix + name for name in names]
+        return [pd.DataFrame(A.toarray(), columns=columns) for A in (X, others)]
+
+    first, of_others = frames("")
+    model = make(neural)
+    model.set_callbacks(RankingMonitor(of_others)).fit(first)
+    assert model.feature_names_in_.tolist() == names
+    again, of_others = frames("new ")
+    model.set_callbacks(RankingMonitor(of_others)).fit(again)
+    assert model.feature_names_in_.tolist() == list(again.columns)
+    # Of another width, so that the copies of earlier networks cannot be of use.
+    model.set_params(n_components=3).set_callbacks(RankingMonitor(others)).fit(X)
+    assert not hasattr(model, "feature_names_in_")
+
+
+@pytest.mark.parametrize("n_users", [2, 3, 5])
+def test_few_users_leave_one_to_validate_by(n_users):
+    X = make_interactions(n_users, 24, n_blocks=2, noise=0.3, random_state=0)
+    assert (np.diff(X.indptr) >= 5).all()
+    model = make("MultVAE", validation_fraction=0.1).fit(X)
+    assert "validation_ndcg" in model.history_[0]

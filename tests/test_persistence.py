@@ -19,6 +19,7 @@ from conftest import CASES, LATENT_RECOMMENDERS, RECOMMENDERS, make
 from numpy.testing import assert_array_equal
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from test_encoding import LOG, columns_of, frame_of
 
@@ -274,6 +275,15 @@ def test_the_file_is_open_to_others(fitted, tmp_path):
     assert description["model"]["estimator"][1]["l1"] == CASES["SLIM"].cheap["l1"]
 
 
+def test_pickles_tell_of_which_version_they_are(name, fitted, X):
+    state = fitted(name).__getstate__()
+    assert state["_skvaecf_version"] == skvaecf.__version__
+    other = clone(fitted(name))
+    with pytest.warns(UserWarning, match=r"of skvaecf 0\.0 is unpickled by"):
+        other.__setstate__(state | {"_skvaecf_version": "0.0"})
+    assert_array_equal(other.predict(X), fitted(name).predict(X))
+
+
 def test_saving_changes_nothing(name, fitted, tmp_path, unchanged):
     check = unchanged(fitted(name))
     saved(fitted(name), tmp_path)
@@ -521,6 +531,10 @@ def test_wrong_shapes_are_seen_by_a_try(name, change, tamper, fitted, X):
     if name == "Popularity" and change(np.zeros(24)).shape == (1, 24):
         # Means the same.
         assert_array_equal(skvaecf.load(path).predict(X), fitted(name).predict(X))
+    elif name == "WMF" and change(fitted(name).item_factors_).shape[0] == 24:
+        # Factors of another width are a model, too: one whose n_components was set after its fit.
+        width = change(fitted(name).item_factors_).shape[1]
+        assert skvaecf.load(path).transform(X).shape == (X.shape[0], width)
     else:
         refused(path, "cannot be loaded")
 
@@ -593,7 +607,10 @@ def test_values_of_parameters_are_checked(tamper, value):
 )
 def test_parameters_of_a_network_are_checked(tamper, parameter, value):
     def change(description, tensors):
-        description["model"]["estimator"][1][parameter] = value
+        _, params, learned = description["model"]["estimator"]
+        for known in (params, learned["_built_with"]["dict"]):
+            if parameter in known:
+                known[parameter] = value
 
     refused(tamper("MultVAE", change), "cannot be loaded")
 

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
-from skvaecf import recommend
+from skvaecf import EASE, recommend
 from skvaecf.ranking import BLOCK_ROWS, rank, row_blocks, top_k
 
 
@@ -138,6 +138,31 @@ def test_recommend_with_anything_that_predicts():
     items, scores = recommend(Constant([3.0, 2.0, 1.0]), X, 2, return_scores=True)
     assert items.tolist() == [[1, 2], [0, 1], [-1, -1]]
     assert scores.tolist() == [[2.0, 1.0], [3.0, 2.0], [-np.inf, -np.inf]]
+
+
+def test_recommenders_are_asked_once_for_what_comes_before_the_blocks(monkeypatch):
+    X = np.eye(BLOCK_ROWS + 3, 5)
+    model = EASE().fit(X)
+    expected = recommend(Constant(model.predict(X)[0]), X[:1], 3)
+    asked = []
+    scorer = EASE._scorer
+    monkeypatch.setattr(EASE, "_scorer", lambda self: asked.append(self) or scorer(self))
+    items = recommend(model, X, 3)
+    assert asked == [model]
+    assert_array_equal(items, model.recommend(X, 3))
+    assert_array_equal(items[:1], expected)
+
+
+def test_a_predict_of_ones_own_is_what_recommend_asks():
+    class Upside(EASE):
+        def predict(self, X):
+            return -super().predict(X)
+
+    X = np.triu(np.ones((6, 6)))
+    model = Upside().fit(X)
+    expected = recommend(Constant(model.predict(X[:1])[0]), X[:1], 3, exclude_seen=False)
+    assert_array_equal(recommend(model, X[:1], 3, exclude_seen=False), expected)
+    assert expected.tolist() != model.recommend(X[:1], 3, exclude_seen=False).tolist()
 
 
 def test_recommend_does_not_overwrite_what_predict_returned():

@@ -48,7 +48,7 @@ class CFGAN(LatentFactorMixin, TorchRecommender):
     n_components : int, default=400
         Width of the generator's last hidden layer.
     mode : {"user", "item"}, default="user"
-        Whether a row is what one user has, or who has one item.
+        Whether a row is what one user has, or who has one item. Batches and epochs are of rows.
     generator_layer_sizes : tuple of int, default=()
         Widths of the generator's sigmoid layers before the last one.
     discriminator_layer_sizes : tuple of int, default=(125,)

@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._devices import exact
 from ..base import LatentFactorMixin, cosines
 from ..interactions import InteractionBatch
 from ..modules import ItemLogits, OwnStart
@@ -408,8 +409,9 @@ def fold_in(items: ItemLogits, x: InteractionBatch, l2: float, n_steps: int = 15
     ridge = least.clamp(min=2 * l2) * torch.eye(n_components, dtype=Q.dtype, device=Q.device)
     some = (x.counts > 0)[:, None]
     # The gradient is a difference of nearly equal numbers: in double precision, unlike the step.
-    exact_Q, bias = Q.double(), items.bias.double()
-    observed = (x @ Q).double() / x.counts.clamp(min=1)[:, None]
+    dtype = exact(Q.device)
+    exact_Q, bias = Q.to(dtype), items.bias.to(dtype)
+    observed = (x @ Q).to(dtype) / x.counts.clamp(min=1)[:, None]
     p = torch.zeros_like(observed)
     for _ in range(n_steps):
         probability = torch.softmax(p @ exact_Q.T + bias, dim=1)

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
-from ..item_item import item_blocks, sparse_scorer
+from ..item_item import item_blocks, sparse_scorer, stored_similarities
 from ..ranking import top_k
 
 # Robertson and Zaragoza, section 3.5: common values of the two constants of BM25.
@@ -121,7 +121,7 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
         return sparse_scorer(self.item_similarity_)
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
-        return lambda items: torch.from_numpy(self.item_similarity_[items].toarray())
+        return stored_similarities(csr_array(self.item_similarity_.T))  # rows of N(j)
 
 
 def _weighted(X: csr_array, weighting: str | None) -> csr_array:

@@ -202,15 +202,11 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
         self.warm_start = warm_start
 
     def _build(self, n_users: int, n_items: int) -> VariationalAutoencoder:
-        prior = PRIORS[self.prior] if isinstance(self.prior, str) else self.prior
-        posterior = (
-            POSTERIORS[self.posterior] if isinstance(self.posterior, str) else self.posterior
-        )
         return VariationalAutoencoder(
             Encoder(n_items, self.encoder_layer_sizes, 2 * self.n_components),
             Decoder(self.n_components, self.decoder_layer_sizes, n_items),
-            posterior.build(self.n_components),
-            prior.build(n_items, self.n_components),
+            build(POSTERIORS, "posterior", self.posterior, self.n_components),
+            build(PRIORS, "prior", self.prior, n_items, self.n_components),
         )
 
     def _players(self, network: VariationalAutoencoder) -> list[Player]:
@@ -235,6 +231,15 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
 
     def _encoder(self) -> Callable[[csr_array], Tensor]:
         return lambda X: self.network_.q(self._batch(X).l2_normalized()).mean
+
+
+def build(known: dict[str, Any], parameter: str, value: Any, *sizes: int) -> nn.Module:
+    """Build the module of a prior or posterior, which may be given by its name."""
+    try:
+        module: nn.Module = (known[value] if isinstance(value, str) else value).build(*sizes)
+    except TypeError as error:
+        raise ValueError(f"{parameter} cannot be built, got {value!r}: {error}") from error
+    return module
 
 
 class VariationalAutoencoder(Autoencoder):

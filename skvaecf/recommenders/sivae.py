@@ -280,14 +280,15 @@ class SIVAERecommender(LatentFactorMixin, TorchRecommender):
 
     def _logits(self, network: Any, x: InteractionBatch) -> Tensor:
         x = x.l2_normalized()
-        if self.n_prediction_samples == 0:
+        n_samples = len(network.encoder.fixed_latent_noise)
+        if n_samples == 0:
             logits: Tensor = network.decoder(network.encoder.mean(x))
             return logits
         likelihood = LIKELIHOODS[self.likelihood]
         total = torch.zeros((), device=x.values.device)
         for z in network.encoder.fixed_samples(x):
             total = total + probabilities(likelihood, network.decoder(z))
-        return total / self.n_prediction_samples
+        return total / n_samples
 
     def _encoder(self) -> Callable[[csr_array], Tensor]:
         return lambda X: self.network_.encoder.mean(self._batch(X).l2_normalized())

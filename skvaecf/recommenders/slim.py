@@ -19,7 +19,14 @@ from tqdm.auto import tqdm
 
 from .._devices import available_memory, check_device
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
-from ..item_item import DenseGram, SparseGram, item_blocks, sparse_scorer
+from ..item_item import (
+    DenseGram,
+    SparseGram,
+    item_blocks,
+    sparse_scorer,
+    stored_similarities,
+)
+from ..least_squares import solve_positive
 
 MAX_ROUNDS = 1000
 PATIENCE = 10
@@ -176,7 +183,7 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
         return sparse_scorer(self.item_similarity_)
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
-        return lambda items: torch.from_numpy(self.item_similarity_[items].toarray())
+        return stored_similarities(self.item_similarity_)
 
     def _validate_params(self) -> None:
         super()._validate_params()
@@ -301,11 +308,5 @@ class _Regressions:
             right = products[:, :-1, -1] - model.l1 * self.signs[rows, :m]
             system = products[:, :-1, :-1]
             system.diagonal(dim1=1, dim2=2).add_(model.l2)
-            # Not torch.linalg.solve: for many systems of 150 items or more it may hang after
-            # torch.set_num_threads. It is left what is singular but for rounding, one by one.
-            factor, failed = torch.linalg.cholesky_ex(system)
-            solution = torch.cholesky_solve(right[..., None], factor).squeeze(2)
-            for row in failed.nonzero().squeeze(1):
-                solution[row] = torch.linalg.solve_ex(system[row], right[row])[0].nan_to_num(0)
-            weights[rows, :m] = solution
+            weights[rows, :m] = solve_positive(system, right)
         return weights

@@ -271,8 +271,8 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
         self.verbose = verbose
         self.warm_start = warm_start
 
-    def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None, **checkpoint: Any) -> None:
-        super()._fit(X, X_val, **checkpoint)
+    def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None, **options: Any) -> None:
+        super()._fit(X, X_val, **options)
         warn_of_adversaries(self.history_[self.best_iter_ - 1])
 
     def _build(self, n_users: int, n_items: int) -> VAEGAN:

@@ -233,3 +233,10 @@ def test_item_mode_learns_blocks_and_is_kept_whole():
     assert (item_blocks[similar] == item_blocks[:, None]).mean() > 0.9
     copied = pickle.loads(pickle.dumps(model))
     assert_array_equal(copied.predict(X), model.predict(X))
+
+
+def test_new_users_are_folded_in_where_rounding_makes_their_problems_singular(X):
+    settings = {"mode": "item", "generator_layer_sizes": (), "n_components": 60}
+    model = make("CFGAN", **settings, fold_in_l2=1e-9, fold_in_weight=1e-9).fit(X)
+    scores = model.predict(X[:, ::-1])
+    assert np.isfinite(scores).all()

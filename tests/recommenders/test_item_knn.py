@@ -48,6 +48,24 @@ def brute_force(X, n_neighbors, metric, weighting, shrinkage):
     return S
 
 
+def test_similar_items_are_the_neighbours(X):
+    model = ItemKNN(n_neighbors=5).fit(X)
+    S = brute_force(X, 5, "cosine", None, 0.0)
+    similar, scores = model.similar_items(range(24), k=6, return_scores=True)
+    for j in range(24):
+        # Column j holds the neighbours of j; its row, whose neighbour j is.
+        assert sorted(similar[j, :5]) == sorted(S[:, j].nonzero()[0])
+        assert_allclose(scores[j, :5], S[similar[j, :5], j], rtol=1e-5)
+    assert (similar[:, 5] == -1).all()
+
+
+def test_an_item_without_company_has_no_similar_ones():
+    # Items 3 and 4 share their users, two of whom have item 2; 0 and 1 have users of their own.
+    X = [[0, 0, 1, 1, 1]] * 2 + [[0, 0, 0, 1, 1]] * 3 + [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
+    model = ItemKNN(n_neighbors=1).fit(X)
+    assert model.similar_items([0, 2, 3], k=2).tolist() == [[-1, -1], [3, -1], [4, -1]]
+
+
 @pytest.mark.parametrize("metric", ["cosine", "jaccard"])
 @pytest.mark.parametrize("weighting", [None, "tfidf", "bm25"])
 @pytest.mark.parametrize(("n_neighbors", "shrinkage"), [(3, 0.0), (7, 5.0), (100, 2.0)])

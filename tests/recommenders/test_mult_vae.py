@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn import functional as F
 
-from skvaecf import MultVAE
+from skvaecf import InverseAutoregressiveFlow, MultVAE, VampPrior
 from skvaecf.datasets import make_interactions
 from skvaecf.interactions import InteractionBatch
 from skvaecf.modules import initialize
@@ -153,3 +153,18 @@ def test_log_variances_are_kept_in_range(X):
         nll[1].load_state_dict(network.state_dict())
     kl = player.loss(batch(X)) - nll[0].loss(batch(X))
     assert kl.item() == pytest.approx(N_COMPONENTS * 0.5 * (np.exp(4) - 1 - 4), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"prior": VampPrior},
+        {"prior": InverseAutoregressiveFlow()},
+        {"posterior": VampPrior()},
+        {"posterior": InverseAutoregressiveFlow},
+    ],
+)
+def test_what_builds_no_prior_or_posterior_is_named(params, X):
+    (name,) = params
+    with pytest.raises(ValueError, match=f"{name} cannot be built, got .*(Vamp|Flow)"):
+        MultVAE(2, encoder_layer_sizes=(), max_epochs=1, **params).fit(X)

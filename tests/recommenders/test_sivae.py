@@ -303,6 +303,13 @@ def test_large_products_are_made_in_the_precision_asked_for(X):
     assert loc.dtype == log_variance.dtype == torch.float32
 
 
+def test_the_fit_decides_over_how_many_samples_are_averaged(X):
+    for n in (0, 4):
+        model = fit(X, n_prediction_samples=n)
+        scores = model.predict(X)
+        assert_array_equal(model.set_params(n_prediction_samples=8).predict(X), scores)
+
+
 def test_log_variances_are_kept_in_range(X):
     _, network = build(X)
     x = InteractionBatch.from_csr(X)

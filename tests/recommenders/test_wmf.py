@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from skvaecf import WMF
 from skvaecf.datasets import make_interactions
 from skvaecf.interactions import InteractionBatch
+from skvaecf.least_squares import solve_positive
 from skvaecf.recommenders.wmf import leading_subspace
 
 SETTINGS = [
@@ -252,3 +253,14 @@ def test_products_touch_stored_entries_only():
     nothing = replace(x, items=x.items[:0], values=x.values[:0], offsets=torch.zeros(4).long())
     assert x.products(P, Q).dtype == torch.float32
     assert nothing.products(P, Q).tolist() == []
+
+
+def test_systems_that_rounding_makes_singular_are_solved_too(X):
+    settings = {"solver": "cholesky", "unobserved_weight": 0.0, "l2": 1e-9}
+    model = wmf(n_components=40, **settings).fit(X)
+    assert np.isfinite(model.predict(X)).all()
+    A = torch.tensor([[[2.0, 1.0], [1.0, 2.0]], [[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [1.0, 0.5]]])
+    x = solve_positive(A, torch.tensor([[3.0, 3.0], [1.0, 1.0], [0.0, 1.0]])).numpy()
+    assert_allclose(x[0], [1, 1], rtol=1e-6)
+    assert_allclose(A[2].numpy() @ x[2], [0, 1], atol=1e-6)
+    assert np.isfinite(x).all()
