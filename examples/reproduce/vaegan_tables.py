@@ -56,6 +56,7 @@ PAPER = {
     "ema_decay": 0,
     "batch_size": 256,
 }
+AUTHORS = {"mode": "item", "l2": 5e-4, "n_generator_steps": 4, "n_discriminator_steps": 2}
 SMALL = {"n_components": 50}  # what the validation items of MovieLens 100K chose
 SETTINGS = {
     ("EASE", "default"): EASE(),
@@ -63,15 +64,16 @@ SETTINGS = {
     ("WMF", "small"): WMF(unobserved_weight=0.3, l2=10, frequency_exponent=0),
     ("CDAE", "default"): CDAE(),
     ("CFGAN", "default"): CFGAN(),
-    # The authors' setting for MovieLens 100K, but for larger steps of larger batches.
-    ("CFGAN", "item"): CFGAN(
-        mode="item",
-        l2=5e-4,
-        n_generator_steps=4,
-        n_discriminator_steps=2,
-        learning_rate=1e-3,
-        batch_size=128,
+    # The authors' setting for MovieLens 100K, and the same with larger steps of larger batches.
+    ("CFGAN", "authors"): CFGAN(
+        **AUTHORS,
+        learning_rate=1e-4,
+        batch_size=32,
+        ema_decay=0,
+        max_epochs=300,
+        n_iter_no_change=40,
     ),
+    ("CFGAN", "item"): CFGAN(**AUTHORS, learning_rate=1e-3, batch_size=128),
     ("IRGAN", "default"): IRGAN(),
     ("MultDAE", "default"): MultDAE(),
     ("MultVAE", "default"): MultVAE(),
