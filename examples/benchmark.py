@@ -87,7 +87,7 @@ def run(name, split, seed, max_epochs):
     start = time.perf_counter()
     model.fit(split.train, **({"X_val": X_val} if chooses else {}))
     seconds = time.perf_counter() - start
-    row = {"model": name, "fit_seconds": round(seconds, 2)}
+    row = {"model": name, "fit_seconds": seconds}
     per_user = SCORERS.per_user(model, split.test_fold_in, split.test_heldout)
     for metric, values in per_user.items():
         values = values[~np.isnan(values)]

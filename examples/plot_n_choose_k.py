@@ -73,7 +73,7 @@ print(f"expected clicks on the best item: {expected.max():.1f}, probability {mar
 # %%
 # The gaps, on films
 # ------------------
-# A model is trained with each likelihood, and the gaps taken at its scores for each user.
+# A model is trained with each likelihood; the gaps are taken at the scores of the last, by user.
 from skvaecf import MultVAE, UserSplitter, ndcg_at_k
 from skvaecf.datasets import load_movielens_small
 

@@ -445,7 +445,10 @@ def _matrix(log: _Log, columns: np.ndarray, n_items: int) -> csr_array:
     # SciPy keeps the type of the coordinates, and some scikit-learn estimators take int32 only.
     coordinates = (log.users[known].astype(np.int32), column[known].astype(np.int32))
     shape = (len(log.user_ids), n_items)
-    X = coo_array((log.values[known], coordinates), shape=shape).tocsr().astype(np.float32)
+    X = coo_array((log.values[known], coordinates), shape=shape).tocsr()
+    if np.abs(X.data).max(initial=0) > np.finfo(np.float32).max:
+        raise ValueError("value must name a column whose sums are numbers of float32.")
+    X = X.astype(np.float32)
     X.eliminate_zeros()
     return X
 
@@ -476,18 +479,31 @@ def _array(column: Any, name: str) -> np.ndarray:
         values = series.to_numpy()
     else:
         values = np.asarray(column)
-    if values.dtype.kind in "US":  # cuts strings, and a list may hold numbers as well
+    # NumPy cuts strings, of which a list may hold numbers as well, and rounds large integers.
+    integers = values.dtype.kind == "f" and not isinstance(column, np.ndarray)
+    if values.dtype.kind in "US" or (integers and all(isinstance(v, int) for v in column)):
         values = np.array(column, dtype=object)
     if values.ndim != 1:
         raise ValueError(f"Column {name!r} has shape {values.shape}; expected one dimension.")
     if not n_missing:  # polars and pyarrow tell NaN from null
-        missing = values != values
-        if values.dtype.kind == "O":
-            missing |= values == np.array(None)
+        try:
+            missing = values != values
+            if values.dtype.kind == "O":
+                missing |= values == np.array(None)
+        except TypeError:  # pandas.NA is neither equal to anything nor not
+            missing = np.array([v is None or _differs_from_itself(v) for v in values])
         n_missing = int(np.count_nonzero(missing))
     if n_missing:
         raise ValueError(f"Column {name!r} has {n_missing} missing values; expected none.")
     return values
+
+
+def _differs_from_itself(value: Any) -> bool:
+    """Tell NaN, NaT and pandas.NA."""
+    try:
+        return bool(value != value)
+    except TypeError:
+        return True
 
 
 def _distinct(ids: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:

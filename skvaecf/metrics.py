@@ -288,7 +288,7 @@ def _hits(ranked: Any, heldout: Any, k: int) -> tuple[NDArray[np.bool_], NDArray
     rows, columns = heldout.nonzero()
     # One number per (user, item) pair. They ascend, and the last is larger than any pair's.
     pairs = np.append(rows.astype(np.int64) * n_items + columns, n_users * n_items)
-    wanted = np.arange(n_users)[:, None] * n_items + ranked
+    wanted = np.arange(n_users, dtype=np.int64)[:, None] * n_items + ranked
     hits = pairs[np.searchsorted(pairs, wanted)] == wanted
     return hits & (ranked >= 0), np.diff(heldout.indptr).astype(np.int64)
 

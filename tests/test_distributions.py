@@ -150,3 +150,8 @@ def test_semi_implicit_gradients_are_those_of_plain_autograd():
         lambda z, loc, log_variance: SemiImplicitNormal(loc, log_variance, 1).log_prob(z),
         (z, *psi),
     )
+
+
+def test_log_variances_of_a_layer_are_kept_in_range():
+    layer = torch.tensor([[0.0, 0.0, -1e3, 1e3]])
+    assert DiagonalNormal.from_layer(layer).log_variance.tolist() == [[-12, 4]]

@@ -20,8 +20,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
 from skvaecf import WMF, InteractionEncoder, ItemKNN, Popularity
+from skvaecf._optional import require
 from skvaecf.datasets import make_interactions
-from skvaecf.datasets._optional import require
 
 LIBRARIES = ["pandas", "polars", "pyarrow"]
 KINDS = [*LIBRARIES, "dict of lists", "dict of arrays", "dict of series", "tuple"]
@@ -584,3 +584,22 @@ def test_dates_in_another_unit_are_the_same_items():
     encoder = InteractionEncoder().fit({"user": [1, 1], "item": dates})
     X = encoder.transform({"user": [5, 5], "item": dates.astype("datetime64[us]")})
     assert X.toarray().tolist() == [[1, 1]]
+
+
+def test_large_integers_in_lists_stay_apart():
+    items = [-1, 2**63, 2**63 + 1]
+    encoder = InteractionEncoder().fit({"user": [1, 1, 1], "item": items})
+    assert encoder.item_ids_.tolist() == items
+
+
+def test_missing_values_of_pandas_in_arrays():
+    pd = pytest.importorskip("pandas")
+    items = np.array(["a", pd.NA, None, float("nan")], dtype=object)
+    with pytest.raises(ValueError, match="Column 'item' has 3 missing values"):
+        InteractionEncoder().fit(([1, 1, 1, 1], items))
+
+
+def test_sums_beyond_float32_are_refused():
+    log = {"user": [1, 1], "item": [2, 2], "plays": [3e38, 3e38]}
+    with pytest.raises(ValueError, match="value must name a column whose sums"):
+        InteractionEncoder(value="plays").fit_transform(log)

@@ -297,6 +297,17 @@ def test_no_number_comes_from_the_cpu(X, variant):
     assert model._logits(network, x).shape == X.shape
 
 
+def test_predictions_go_through_the_flow(X):
+    model = small(posterior=InverseAutoregressiveFlow(2, 7)).fit(X)
+    with torch.no_grad():
+        z = model.network_.normal(InteractionBatch.from_csr(X).l2_normalized()).mean
+        for step in model.network_.posterior.maps:
+            z = step(z)[0]
+        scores = model.network_.decoder(z)
+    assert_allclose(model.transform(X), z, rtol=1e-4, atol=1e-6)
+    assert_allclose(model.predict(X), scores, rtol=1e-4, atol=1e-6)
+
+
 def small(**params):
     defaults = {"encoder_layer_sizes": (5,), "max_epochs": 3, "device": "cpu", "random_state": 0}
     return MultVAE(3, **defaults | params)

@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Binarizer, MinMaxScaler
 
-from skvaecf import metrics, scorers
+from skvaecf import metrics, recommend, scorers
 from skvaecf.base import BaseRecommender
 from skvaecf.model_selection import UserSplitter, split_interactions
 from skvaecf.scorers import MultiRankingScorer, RankingScorer
@@ -223,6 +223,24 @@ class TestFunctions:
             metrics.average_precision(ranked, few, 5),
             metrics.average_precision(ranked, few, 5, capped=False),
         )
+
+
+def test_metrics_of_more_pairs_than_int32_holds():
+    n = 70_000
+    numbers = np.arange(n + 1, dtype=np.int32)
+    heldout = csr_array((np.ones(n), numbers[:-1], numbers), shape=(n, n))
+    assert (metrics.ndcg(np.arange(n)[:, None], heldout, 1) == 1).all()
+
+
+@pytest.mark.parametrize("cut", [{"heldout": 0.5}, {"random_state": 3}])
+def test_the_scorer_cuts_as_it_is_told(cut, ratings):
+    model = TinyPopularity().fit(ratings)
+    fold_in, heldout = split_interactions(
+        ratings, cut.get("heldout", 0.2), random_state=cut.get("random_state", 0)
+    )
+    ranked = recommend(model, fold_in, 5)
+    expected = metrics.ndcg(ranked, heldout, 5)
+    assert_array_equal(RankingScorer("ndcg", 5, **cut).per_user(model, ratings), expected)
 
 
 class TestScorer:

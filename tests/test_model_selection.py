@@ -141,6 +141,13 @@ class TestSplitInteractions:
         assert fold_in.nnz == heldout.nnz == 0
 
 
+def test_the_cut_is_that_of_every_release():
+    # Published figures, checkpoints and scores depend on it.
+    _, heldout = split_interactions(np.triu(np.ones((2, 20))), 0.3, random_state=0)
+    items = [sorted(heldout[[u]].indices.tolist()) for u in (0, 1)]
+    assert items == [[1, 3, 4, 10, 12, 18], [5, 7, 12, 13, 14]]
+
+
 class TestUserSplitter:
     X = np.tril(np.ones((30, 30)))  # user u has u + 1 interactions
 

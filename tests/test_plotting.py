@@ -117,6 +117,8 @@ def test_history_errors(X):
         TrainingHistoryDisplay(HISTORY).plot(figures=[])
     with pytest.raises(ValueError, match="ax must have 2 axes"):
         TrainingHistoryDisplay(HISTORY).plot(ax=plt.subplots()[1])
+    with pytest.raises(ValueError, match="history must hold one epoch"):
+        TrainingHistoryDisplay([]).plot()
 
 
 @pytest.mark.parametrize("scorer", [ndcg_at_k, RankingScorer("recall", capped=False)])
@@ -226,8 +228,9 @@ PER_USER = {  # of four users, the last with nothing held out
 def dots(panel):
     """Rows, means and ends of the bars of the dark and of the pale dots."""
     for dark_or_pale in panel.containers:
-        points, _, (bars,) = dark_or_pale
-        ends = np.array([bar[:, 0] for bar in bars.get_segments()]).reshape(-1, 2)
+        points, _, bars = dark_or_pale
+        segments = bars[0].get_segments() if bars else []
+        ends = np.array([bar[:, 0] for bar in segments]).reshape(-1, 2)
         yield points.get_ydata().tolist(), points.get_xdata(), ends
 
 
@@ -269,11 +272,12 @@ def test_benchmark_of_estimators_and_of_lists(X, models):
 
 def test_benchmark_on_axes_of_the_caller():
     figure, axes = plt.subplots(1, 2)
-    display = BenchmarkDisplay(PER_USER).plot(ax=axes, error_bar=None, marker="s")
+    display = BenchmarkDisplay(PER_USER).plot(ax=axes, error_bar=None, marker="s", capsize=5)
     assert display.figure_ is figure
     assert list(display.axes_) == list(axes)
-    for _, means, ends in dots(axes[0]):
-        np.testing.assert_array_equal(ends, np.column_stack([means, means]))
+    for _, _, ends in dots(axes[0]):
+        assert not len(ends)
+    assert all(caps == () for _, caps, _ in axes[0].containers)
     assert axes[0].containers[0][0].get_marker() == "s"
 
 
@@ -286,3 +290,31 @@ def test_benchmark_errors(X, models):
         BenchmarkDisplay(PER_USER | {"other": {"ndcg@20": [0.1] * 4}}).plot()
     with pytest.raises(ValueError, match="Fewer than two users"):
         BenchmarkDisplay({"one": {"ndcg@20": [0.1, np.nan]}}).plot()
+    with pytest.raises(ValueError, match="values must hold one model"):
+        BenchmarkDisplay({}).plot()
+    for seconds in ({"good": 1, "worse": 1}, {"good": 1, "worse": 1, "mixed": 0}):
+        with pytest.raises(ValueError, match="fit_seconds must be above 0 for every model"):
+            BenchmarkDisplay(PER_USER, fit_seconds=seconds).plot()
+
+
+def test_lines_take_the_short_names_of_matplotlib(X, models):
+    curves = RankingCurveDisplay.from_estimator(models, X[120:], ms=9, c="r")
+    assert {(line.get_markersize(), line.get_color()) for line in curves.lines_.values()} == {
+        (9.0, "r")
+    }
+    benchmark = BenchmarkDisplay(PER_USER).plot(ls=":", c="g")
+    assert benchmark.axes_[0].containers[0][0].get_linestyle() == ":"
+    history = TrainingHistoryDisplay.from_estimator(WMF(2, max_iter=2).fit(X), lw=5)
+    assert {line.get_linewidth() for line in history.lines_.values()} == {5.0}
+
+
+@pytest.mark.parametrize("display", [BenchmarkDisplay, RankingCurveDisplay])
+def test_what_is_held_out_is_left_as_it_is(display):
+    data, items, starts = np.ones(4), np.array([5, 2, 7, 2]), np.array([0, 3, 4])
+    for array in (data, items, starts):
+        array.flags.writeable = False
+    heldout = csr_array((data, items, starts), shape=(2, 9))
+    display.from_predictions([[5, 1], [1, 2]], heldout)
+    assert heldout.indices.tolist() == [5, 2, 7, 2]
+    with pytest.raises(ValueError, match="heldout contains NaN"):
+        display.from_predictions([[5, 1], [1, 2]], csr_array(np.full((2, 9), np.nan)))

@@ -214,7 +214,8 @@ def reproduce(arguments, settings, table, run=run, load=load):
     """Fit what is asked for and not done yet."""
     data = load(arguments.data, arguments.n_heldout)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{table}_{Path(arguments.data).stem}.csv"
+    heldout = f"_{arguments.n_heldout}" if arguments.n_heldout else ""
+    path = arguments.out / f"{table}_{Path(arguments.data).stem}{heldout}.csv"
     done = {(row["model"], row["setting"], row["seed"]) for row in read(path)}
     for (name, setting), model in settings.items():
         if arguments.models and name not in arguments.models:

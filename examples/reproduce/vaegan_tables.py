@@ -10,9 +10,10 @@ fit and not computed again; the published rows are printed below ours::
     python examples/reproduce/vaegan_tables.py --table 1 --data ml-1m.npz --n-heldout 1000
     python examples/reproduce/vaegan_tables.py --table 2 --data ml-100k.npz
 
-For table 2 a fifth of the items left is set apart, to choose the epoch and the setting by; the
-model is then fitted anew to all that is left, for as many epochs. Recall is hits over held-out
-items there, and over the most hits possible in table 1, as in the paper.
+For table 2 a fifth of each user's items is rounded down; a fifth of the items left is set apart,
+to choose the epoch and the setting by; the model is then fitted anew to all that is left, for as
+many epochs. Recall is hits over held-out items there, and over the most hits possible in table 1,
+as in the paper.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import IO
 
 from sklearn.utils import check_scalar
 
-from ._optional import require
+from .._optional import require
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,17 @@ def obtain(source: Source, folder: Path, *, download_if_missing: bool, n_retries
             retry_if_failed=n_retries,
         )
         try:
-            return Path(archive.fetch(source.filename))
+            archive.fetch(source.filename)
         except (OSError, ValueError) as error:  # ValueError: pooch found another checksum
             failures.append(f"{url}: {error}")
+            continue
+        # Without a checksum the page of an error may have come in its place.
+        if source.known_hash is None and not zipfile.is_zipfile(path):
+            path.unlink()
+            failures.append(f"{url}: what came is no zip archive")
+            continue
+        path.chmod(0o644)  # pooch lets nobody but this user read it
+        return path
     raise OSError(
         f"{source.filename} is not in the cache and could not be downloaded:\n  "
         + "\n  ".join(failures)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from sklearn.utils import Bunch
 
+from .._optional import require
 from ..encoding import InteractionEncoder
-from ._optional import require
 
 _DESCR = """\
 MovieLens "latest small" ratings

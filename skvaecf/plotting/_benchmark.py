@@ -8,6 +8,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .._optional import require
+from ..model_selection import stored_interactions
 from ..scorers import (
     MultiRankingScorer,
     RankingScorer,
@@ -15,7 +17,7 @@ from ..scorers import (
     recall_at_k,
     values_of_lists,
 )
-from ._shared import class_name, in_words, means_and_errors, with_a_value_per_user
+from ._shared import class_name, in_words, line_style, means_and_errors, with_a_value_per_user
 
 SCORERS = (ndcg_at_k, recall_at_k.at(20))
 
@@ -179,6 +181,7 @@ class BenchmarkDisplay:
             two users have anything held out.
         """
         scorers = with_a_value_per_user(scorers)
+        heldout = stored_interactions(heldout, "heldout")
         lists = ranked if isinstance(ranked, Mapping) else {name: ranked}
         values = {
             model: {scorer.name: values_of_lists(scorer, of_model, heldout) for scorer in scorers}
@@ -206,9 +209,11 @@ class BenchmarkDisplay:
         Raises
         ------
         ValueError
-            If the models have not the same metrics with as many values each, two at least; or
-            another number of axes.
+            If there are no models, they have not the same metrics with as many values each, two at
+            least, or not a time above 0 each; or another number of axes.
         """
+        if not self.values:
+            raise ValueError("values must hold one model or more, got none.")
         metrics = list(next(iter(self.values.values())))
         if any(list(of_model) != metrics for of_model in self.values.values()):
             raise ValueError(f"values must hold the metrics {metrics} for every model.")
@@ -216,6 +221,9 @@ class BenchmarkDisplay:
             metric: np.array([of_model[metric] for of_model in self.values.values()], dtype=float)
             for metric in metrics
         }  # (n_models, n_values) each
+        timed = self.fit_seconds
+        if timed is not None and not all(timed.get(model, 0) > 0 for model in self.values):
+            raise ValueError(f"fit_seconds must be above 0 for every model, got {timed!r}.")
         order = np.argsort(-means_and_errors(table[metrics[0]])[0], kind="stable")
         self.models_ = [list(self.values)[model] for model in order]
         panels = metrics if self.fit_seconds is None else [*metrics, "fit, seconds"]
@@ -227,11 +235,11 @@ class BenchmarkDisplay:
             values = table[metric][order]
             means, errors = means_and_errors(values)
             behind, its_error = means_and_errors(values[means.argmax()] - values)
-            half = np.zeros_like(errors) if error_bar is None else error_bar * errors
+            half = None if error_bar is None else error_bar * errors
             _dots(panel, means, half, behind > 1.96 * its_error, "{:.3f}", **kwargs)
         if self.fit_seconds is not None:
             seconds = np.array([self.fit_seconds[model] for model in self.models_], dtype=float)
-            _dots(axes[-1], seconds, 0 * seconds, seconds > seconds.min(), "{:.3g}", **kwargs)
+            _dots(axes[-1], seconds, None, seconds > seconds.min(), "{:.3g}", **kwargs)
             axes[-1].set(xscale="log")
         for panel, title in zip(axes, panels, strict=True):
             panel.set(ylim=(len(order) - 0.5, -0.5), title=in_words(title))
@@ -249,7 +257,7 @@ class BenchmarkDisplay:
 def _dots(
     panel: Any,
     values: NDArray[np.float64],
-    half: NDArray[np.float64],
+    half: NDArray[np.float64] | None,
     pale: NDArray[np.bool_],
     label: str,
     **kwargs: Any,
@@ -257,9 +265,11 @@ def _dots(
     """Draw a dot with its bar and its value for every row."""
     rows = np.arange(len(values))
     for group, color in ((~pale, "#12566e"), (pale, "#8fbccb")):
-        style = {"marker": "o", "linestyle": "none", "color": color} | kwargs
-        panel.errorbar(values[group], rows[group], xerr=half[group], **style)
-    for row, value, right in zip(rows, values, values + half, strict=True):
+        style = line_style(kwargs, marker="o", linestyle="none", color=color)
+        xerr = None if half is None else half[group]
+        panel.errorbar(values[group], rows[group], xerr=xerr, **style)
+    ends = values if half is None else values + half
+    for row, value, right in zip(rows, values, ends, strict=True):
         panel.annotate(
             label.format(value),
             (right, row),
@@ -272,8 +282,7 @@ def _dots(
 
 def _beside(n: int, n_rows: int) -> NDArray[Any]:
     """Make a figure of n axes in a row that share their y axis of n_rows lines."""
-    import matplotlib.pyplot as plt
-
+    plt = require("matplotlib.pyplot")
     size = (1.5 + 2.6 * n, 1 + 0.3 * n_rows)
     _, axes = plt.subplots(1, n, figsize=size, sharey=True, layout="constrained", squeeze=False)
     panels: NDArray[Any] = axes[0]

@@ -10,8 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics import PerUser
+from ..model_selection import stored_interactions
 from ..scorers import MultiRankingScorer, RankingScorer, ndcg_at_k, values_of_lists
-from ._shared import class_name, in_words, means_and_errors, panels, with_a_value_per_user
+from ._shared import (
+    class_name,
+    in_words,
+    line_style,
+    means_and_errors,
+    panels,
+    with_a_value_per_user,
+)
 
 K_VALUES = (1, 2, 5, 10, 20, 50, 100)
 
@@ -191,6 +199,7 @@ class RankingCurveDisplay:
             two users have anything held out.
         """
         scorers = _at_all(scorer, k_values)
+        heldout = stored_interactions(heldout, "heldout")
         lists = ranked if isinstance(ranked, Mapping) else {name: ranked}
         curves = {
             model: RankingCurve.of(values_of_lists(s, of_model, heldout) for s in scorers)
@@ -221,7 +230,8 @@ class RankingCurveDisplay:
         ks = np.asarray(self.k_values)
         self.lines_ = {}
         for name, curve in self.curves.items():
-            (line,) = ax.plot(ks, curve.mean, **{"label": name, "marker": "o", "ms": 4} | kwargs)
+            style = line_style(kwargs, label=name, marker="o", markersize=4)
+            (line,) = ax.plot(ks, curve.mean, **style)
             if error_band is not None:
                 half = error_band * curve.standard_error
                 ax.fill_between(

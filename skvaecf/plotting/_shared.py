@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .._optional import require
 from ..metrics import PerUser
 from ..scorers import RankingScorer
 
@@ -31,8 +32,7 @@ def with_a_value_per_user(scorers: Sequence[RankingScorer]) -> tuple[RankingScor
 
 def panels(n: int) -> NDArray[Any]:
     """Make a figure of n axes, at most three in a row."""
-    import matplotlib.pyplot as plt
-
+    plt = require("matplotlib.pyplot")
     n_rows, n_columns = ceil(n / 3), min(n, 3)
     size = (5.5, 4) if n == 1 else (3.6 * n_columns, 2.8 * n_rows)
     _, axes = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)
@@ -40,6 +40,12 @@ def panels(n: int) -> NDArray[Any]:
         unused.set_visible(False)
     used: NDArray[Any] = axes.ravel()[:n]
     return used
+
+
+def line_style(given: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Complete the arguments of a line, which may have been given by their short names."""
+    given = require("matplotlib.cbook").normalize_kwargs(given, require("matplotlib.lines").Line2D)
+    return defaults | given
 
 
 def class_name(estimator: Any) -> str:

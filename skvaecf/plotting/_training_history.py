@@ -71,6 +71,7 @@ class TrainingHistoryDisplay:
         figures: Sequence[str] | None = None,
         name: str | None = None,
         ax: Any = None,
+        **kwargs: Any,
     ) -> Self:
         """Draw the history of a fitted recommender.
 
@@ -84,6 +85,8 @@ class TrainingHistoryDisplay:
             Name for the title. None takes that of the class.
         ax : matplotlib Axes, array-like of them or None, default=None
             Where to draw, one for each figure. None makes a new matplotlib figure.
+        **kwargs : dict
+            Passed to matplotlib's ``plot``.
 
         Returns
         -------
@@ -104,7 +107,7 @@ class TrainingHistoryDisplay:
         name = class_name(estimator) if name is None else name
         best_iter = getattr(estimator, "best_iter_", None)
         display = cls(estimator.history_, best_iter=best_iter, name=name)
-        return display.plot(figures=figures, ax=ax)
+        return display.plot(figures=figures, ax=ax, **kwargs)
 
     def plot(self, *, figures: Sequence[str] | None = None, ax: Any = None, **kwargs: Any) -> Self:
         """Draw the panels.
@@ -128,6 +131,8 @@ class TrainingHistoryDisplay:
         ValueError
             If there is no such figure, or another number of axes.
         """
+        if not self.history:
+            raise ValueError("history must hold one epoch or more, got none.")
         recorded = [key for key in self.history[0] if key not in _NO_FIGURES]
         names = recorded if figures is None else list(figures)
         unknown = [key for key in names if key not in recorded]

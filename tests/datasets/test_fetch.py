@@ -6,6 +6,7 @@ import functools
 import hashlib
 import http.server
 import io
+import stat
 import sys
 import tarfile
 import threading
@@ -406,6 +407,19 @@ def test_unpinned_file_that_is_no_archive(content, data_home, monkeypatch):
     with pytest.raises(ValueError, match="cannot be read") as caught:
         fetch_msd(data_home=data_home)
     assert str(path) in str(caught.value)
+
+
+def test_a_page_in_the_place_of_an_archive_is_not_kept(server, data_home, monkeypatch):
+    content = msd_archive([("a", "x", 1), ("a", "y", 1)])
+    source = use_source(
+        monkeypatch, "msd", [server.url + "moved/", server.url], content, 2, checksum=False
+    )
+    (server.folder / "moved").mkdir()
+    (server.folder / "moved" / source.filename).write_bytes(b"<html>moved</html>")
+    (server.folder / source.filename).write_bytes(content)
+    msd = fetch_msd(data_home=data_home, min_user_interactions=1, min_item_users=1)
+    assert msd.data.nnz == 2
+    assert stat.S_IMODE((data_home / source.filename).stat().st_mode) == 0o644
 
 
 def test_netflix_kaggle_file_that_is_no_archive(data_home):

@@ -20,6 +20,7 @@ from skvaecf.distributions import DiagonalNormal, standard_normal
 from skvaecf.interactions import InteractionBatch
 from skvaecf.modules import initialize
 from skvaecf.objectives import divergence
+from skvaecf.recommenders import recvae
 from skvaecf.recommenders.recvae import composite_prior
 from skvaecf.training import Batch, Game
 
@@ -196,6 +197,20 @@ def test_dropout_is_for_the_encoder_alone(X):
     assert 0.3 < (dropped > 0).float().mean() < 0.7
     assert_allclose(dropped[dropped > 0], 2 * whole[(dropped > 0).numpy()], rtol=1e-5)
     assert_allclose(undropped, whole, rtol=1e-5)
+
+
+def test_the_prior_knows_the_whole_row(X, monkeypatch):
+    seen = []
+
+    def record(old, weights):
+        seen.append(old.mean.detach())
+        return composite_prior(old, weights)
+
+    monkeypatch.setattr(recvae, "composite_prior", record)
+    model, network = build(X, dropout=0.5)
+    model._players(network)[0].loss(batch(X))
+    whole = network.encoder(InteractionBatch.from_csr(X).l2_normalized()).mean
+    assert_allclose(seen[0], whole.detach(), rtol=1e-5, atol=1e-6)
 
 
 # --- the turns

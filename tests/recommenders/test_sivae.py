@@ -318,3 +318,8 @@ def test_log_variances_are_kept_in_range(X):
             network.encoder.from_items.bias[-N_COMPONENTS:] = bias
         _, log_variance = network.encoder(x, torch.zeros(1, 1, 1, NOISE))
         assert_array_equal(log_variance.detach(), bound)
+
+
+def test_samples_to_predict_by_have_the_law_of_the_noise(X):
+    model = fit(X, noise="bernoulli", n_prediction_samples=4)
+    assert_array_equal(model.network_.encoder.fixed_noise.abs(), 1)

@@ -17,6 +17,7 @@ from skvaecf.datasets import make_interactions
 from skvaecf.interactions import InteractionBatch
 from skvaecf.modules import initialize
 from skvaecf.objectives import squared_jacobian, squared_jacobian_estimate
+from skvaecf.recommenders import vaegan
 from skvaecf.recommenders.vaegan import ImplicitEncoder, PosteriorAdversary, warn_of_adversaries
 from skvaecf.training import Batch, Game, Player
 
@@ -343,3 +344,23 @@ def test_the_posterior_adversary_starts_from_the_known_prior():
     z = torch.randn(2, N_COMPONENTS, generator=torch.Generator().manual_seed(0))
     score = T(InteractionBatch.from_csr(csr_array((2, N_ITEMS), dtype=np.float32)), z)
     assert_allclose(score.detach(), (z**2).sum(dim=1) / 2)
+
+
+def test_the_epoch_kept_is_the_one_that_is_warned_of(X, monkeypatch):
+    seen = []
+    monkeypatch.setattr(vaegan, "warn_of_adversaries", seen.append)
+    model = VAEGANRecommender(2, adversary_size=4, max_epochs=4, early_stopping=False).fit(X)
+    assert seen == [model.history_[model.best_iter_ - 1]]
+
+
+def test_dropout_falls_on_the_normalised_input(X):
+    model, network = build(X, dropout=0.5)
+    inputs = []
+    network.encoder.from_items.register_forward_hook(
+        lambda _, args, __: inputs.append(args[0].values)
+    )
+    model._players(network)[-1].loss(batch(X))
+    counts = np.diff(X.indptr)
+    kept = (inputs[0] > 0).numpy()
+    assert 0.3 < kept.mean() < 0.7
+    assert_allclose(inputs[0][kept], np.repeat(2 / np.sqrt(counts), counts)[kept], rtol=1e-5)

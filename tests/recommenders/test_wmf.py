@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from skvaecf import WMF
 from skvaecf.datasets import make_interactions
 from skvaecf.interactions import InteractionBatch
-from skvaecf.least_squares import solve_positive
+from skvaecf.least_squares import Fixed, LeastSquares, solve_positive
 from skvaecf.recommenders.wmf import leading_subspace
 
 SETTINGS = [
@@ -264,3 +264,25 @@ def test_systems_that_rounding_makes_singular_are_solved_too(X):
     assert_allclose(x[0], [1, 1], rtol=1e-6)
     assert_allclose(A[2].numpy() @ x[2], [0, 1], atol=1e-6)
     assert np.isfinite(x).all()
+
+
+def test_the_preconditioner_is_the_diagonal():
+    counts = csr_array(np.array([[1, 0, 5, 2], [0, 3, 0, 0]], dtype=np.float32))
+    x = InteractionBatch.from_csr(counts)
+    ridge = torch.full((2, 1), 0.1)
+    problem = LeastSquares(x, Fixed.of(torch.eye(4)), x.values, 0.5, ridge)
+    # The systems are diagonal, so one step is exact.
+    change, _ = problem.conjugate_gradients(torch.ones(2, 4), 1)
+    assert_allclose(change, 1 / (0.6 + counts.toarray()), rtol=1e-5)
+
+
+def test_start_is_subspace_iteration_on_the_normalised_matrix():
+    share = np.linspace(0.1, 0.9, 40)[:, None]
+    A = (np.random.RandomState(0).rand(40, 15) < share).astype(np.float32)
+    A[:, 0] = 1
+    users, items = (InteractionBatch.from_csr(csr_array(M)) for M in (A, A.T))
+    Q = leading_subspace(users, items, 3, torch.Generator().manual_seed(0)).numpy()
+    N = A / np.sqrt(A.sum(axis=1, keepdims=True)) / np.sqrt(A.sum(axis=0))
+    start = torch.randn(15, 3, generator=torch.Generator().manual_seed(0)).numpy()
+    E = np.linalg.qr(N.T @ (N @ (N.T @ (N @ start))))[0]
+    assert_allclose(Q @ Q.T, E @ E.T, atol=1e-3)
