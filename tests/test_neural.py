@@ -662,13 +662,18 @@ OTHER_LIKELIHOODS = [
         test_one_user_is_enough,
         test_training_lowers_the_loss,
         test_every_parameter_gets_a_gradient,
-        test_bfloat16_learns_the_same,
     ],
 )
 def test_other_likelihoods(neural, likelihood, check, X, others, monkeypatch):
     given = {"neural": neural, "X": X, "others": others}
     monkeypatch.setattr(sys.modules[__name__], "make", partial(make, likelihood=likelihood))
     check(**{name: given[name] for name in inspect.signature(check).parameters})
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "n-choose-k"])
+def test_bfloat16_learns_the_same_by_other_likelihoods(likelihood, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "make", partial(make, likelihood=likelihood))
+    test_bfloat16_learns_the_same("MultVAE")
 
 
 @pytest.mark.parametrize(("neural", "likelihood"), OTHER_LIKELIHOODS)

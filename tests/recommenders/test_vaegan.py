@@ -199,14 +199,14 @@ def test_the_posterior_adversary_learns_log_q_over_p():
     initialize(network, torch.Generator().manual_seed(0), InteractionBatch.from_csr(X))
     network.encoder = Planted(means, s)
     loss = model._players(network)[0].loss
-    x, users = InteractionBatch.from_csr(X), torch.arange(2000) % 2
+    x, users = InteractionBatch.from_csr(X), torch.arange(1000) % 2
     generator = torch.Generator().manual_seed(0)
     for learning_rate in (1e-2, 1e-3, 1e-4):
         player = Player("T", [*network.posterior_adversary.parameters()], loss, learning_rate)
         Game([player]).play(x, lambda: [(0.0, users) for _ in range(300)], generator)
     # Where there are samples of both: elsewhere nothing is asked of T.
     q = torch.distributions.Normal(means[users], s)
-    z = means[users] + s * torch.randn(2000, 2, generator=generator)
+    z = means[users] + s * torch.randn(1000, 2, generator=generator)
     with torch.no_grad():
         learned = network.posterior_adversary(x.rows(users), z)
     known = (q.log_prob(z) - torch.distributions.Normal(0, 1).log_prob(z)).sum(dim=1)
