@@ -252,8 +252,6 @@ def _user_of_last_item(n_items: int) -> csr_array:
 class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     """``transform`` for recommenders that represent a user by ``n_components`` numbers."""
 
-    n_components: int
-
     @abstractmethod
     def _encoder(self) -> Callable[[csr_array], Tensor]:
         """Make the function that represents blocks of rows, shape (n_rows, n_components).

@@ -141,10 +141,10 @@ def digest_rows(*matrices: csr_array) -> str:
     return digest(*(np.asarray(part, dtype=np.int64) for part in parts))
 
 
-def digest(*arrays: np.ndarray) -> str:
+def digest(*parts: np.ndarray) -> str:
     """Hash arrays."""
     sha = hashlib.sha256()
-    for array in arrays:
-        sha.update(str(array.shape).encode())
-        sha.update(np.ascontiguousarray(array).data)
+    for part in parts:
+        sha.update(str(part.shape).encode())
+        sha.update(np.ascontiguousarray(part).data)
     return sha.hexdigest()[:16]

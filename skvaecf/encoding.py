@@ -365,9 +365,13 @@ class InteractionEncoder(  # type: ignore[call-arg]
         self.user_ids_, self.item_ids_ = log.user_ids, log.item_ids
         self._library = _library(frame)
 
+    @property
+    def _names(self) -> list[str]:
+        return [self.user, self.item, *([] if self.value is None else [self.value])]
+
     def _take(self, frame: Any, n_columns: int) -> list[np.ndarray]:
         """Take the first of the columns user, item and, if there is one, value."""
-        names = [self.user, self.item, *([] if self.value is None else [self.value])]
+        names = self._names
         if isinstance(frame, tuple):
             if len(frame) != len(names):
                 raise ValueError(
@@ -390,9 +394,8 @@ class InteractionEncoder(  # type: ignore[call-arg]
         users, items, *rest = self._take(frame, 3)
         values = rest[0] if rest else np.ones(len(users))
         if len({len(users), len(items), len(values)}) > 1:
-            names = [self.user, self.item, *([self.value] if rest else [])]
             raise ValueError(
-                f"Columns {names} have {len(users)}, {len(items)} and {len(values)} rows;"
+                f"Columns {self._names} have {len(users)}, {len(items)} and {len(values)} rows;"
                 " expected the same number."
             )
         if values.dtype.kind not in "biuf" or not np.isfinite(values).all():

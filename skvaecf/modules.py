@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -159,3 +159,30 @@ def set_precision(network: nn.Module, dtype: torch.dtype) -> None:
     for module in network.modules():
         if isinstance(module, (ItemLogits, Linear)):
             module.precision = dtype
+
+
+class TopItems(nn.Module):
+    """What users have, to the best of the other items and their scores."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        logits: Callable[[Any, InteractionBatch], Tensor],
+        n_items: int,
+        k: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.logits = logits
+        self.n_items = n_items
+        self.k = k
+
+    @torch.no_grad()
+    def forward(self, items: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Rank, both of shape (n_users, k); -1 and -inf where there are no more items."""
+        values = torch.ones_like(items, dtype=torch.float32)
+        x = InteractionBatch(items, values, F.pad(counts.cumsum(0), (1, 0)), self.n_items)
+        scores = self.logits(self.network, x)
+        scores[x.users, items] = -torch.inf
+        best, ranked = scores.topk(self.k)
+        return ranked.masked_fill(best == -torch.inf, -1), best

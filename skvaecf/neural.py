@@ -21,7 +21,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ._callback_support import CallbackSupportMixin, with_callbacks
@@ -34,7 +33,7 @@ from .checkpoint import Checkpoint, arrays, digest, digest_rows
 from .interactions import InteractionBatch, binary_csr
 from .metrics import ndcg
 from .model_selection import split_interactions
-from .modules import initialize, set_precision
+from .modules import TopItems, initialize, set_precision
 from .ranking import rank
 from .training import (
     Game,
@@ -452,33 +451,6 @@ None, default=None
             network = as_fitted._empty_network(self._shape, device_or_cpu(self.device))
             network.load_state_dict({n: torch.tensor(a) for n, a in parameters.items()})
             self.network_ = network.eval()
-
-
-class TopItems(nn.Module):
-    """What users have, to the best of the other items and their scores."""
-
-    def __init__(
-        self,
-        network: nn.Module,
-        logits: Callable[[Any, InteractionBatch], Tensor],
-        n_items: int,
-        k: int,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.logits = logits
-        self.n_items = n_items
-        self.k = k
-
-    @torch.no_grad()
-    def forward(self, items: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Rank, both of shape (n_users, k); -1 and -inf where there are no more items."""
-        values = torch.ones_like(items, dtype=torch.float32)
-        x = InteractionBatch(items, values, F.pad(counts.cumsum(0), (1, 0)), self.n_items)
-        scores = self.logits(self.network, x)
-        scores[x.users, items] = -torch.inf
-        best, ranked = scores.topk(self.k)
-        return ranked.masked_fill(best == -torch.inf, -1), best
 
 
 def _check_validation_rows(X_val: Any, n_items: int) -> csr_array:
