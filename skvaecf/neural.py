@@ -28,7 +28,14 @@ from ._checks import check_count, is_count
 from ._devices import check_device, check_precision, device_or_cpu
 from ._ranks import check_equal_on_ranks, copy_from_first_rank, n_ranks, of_first_rank
 from ._version import __version__
-from .base import BaseRecommender, Scorer, SimilarItemsMixin, check_rows, cosines
+from .base import (
+    BaseRecommender,
+    LatentFactorMixin,
+    Scorer,
+    SimilarItemsMixin,
+    check_rows,
+    cosines,
+)
 from .checkpoint import Checkpoint, arrays, digest, digest_rows
 from .interactions import InteractionBatch, binary_csr
 from .metrics import ndcg
@@ -50,7 +57,7 @@ Pair = tuple[csr_array, csr_array]  # what is seen of users, and what must be fo
 MIN_INTERACTIONS = 5  # of a user held out for early stopping
 
 
-class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender):
+class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     """Base of the recommenders that train a network.
 
     A subclass builds its network, names its players (see :mod:`skvaecf.training`), and says how
@@ -99,8 +106,13 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, BaseRecommender)
         """Name the players of the training game."""
 
     @abstractmethod
+    def _latent(self, network: Any, x: InteractionBatch) -> Tensor:
+        """Represent rows, without randomness, shape (n_users, n_components)."""
+
     def _logits(self, network: Any, x: InteractionBatch) -> Tensor:
         """Score all items for rows, without randomness, shape (n_users, n_items)."""
+        logits: Tensor = network.decoder(self._latent(network, x))
+        return logits
 
     def _game_rows(self, X: csr_array) -> csr_array:
         """Give the rows that the game is played on: those of the users."""
@@ -397,14 +409,13 @@ None, default=None
 
     def _score(self, network: nn.Module, X: csr_array) -> Tensor:
         with torch.no_grad():
-            return self._logits(network, InteractionBatch.from_csr(X, _device_of(network)))
+            return self._logits(network, _batch(X, network))
+
+    def _encoder(self) -> Callable[[csr_array], Tensor]:
+        return lambda X: self._latent(self.network_, _batch(X, self.network_))
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return cosines(self.network_.decoder.logits.weight.detach().T)
-
-    def _batch(self, X: csr_array) -> InteractionBatch:
-        """Put rows on the device of the fitted network."""
-        return InteractionBatch.from_csr(X, _device_of(self.network_))
 
     def _warm_network(self) -> nn.Module | None:
         """Return the network to go on from, if that is asked for and there is one."""
@@ -472,5 +483,6 @@ def _check_pair(X_val: tuple[Any, ...], n_items: int) -> Pair:
     return fold_in, heldout
 
 
-def _device_of(network: nn.Module) -> torch.device:
-    return next(network.parameters()).device
+def _batch(X: csr_array, network: nn.Module) -> InteractionBatch:
+    """Put rows on the device of a network."""
+    return InteractionBatch.from_csr(X, next(network.parameters()).device)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import settings
 from numpy.testing import assert_array_equal
+from threadpoolctl import threadpool_limits
 
 import skvaecf
 from skvaecf.base import BaseRecommender
@@ -27,6 +28,7 @@ settings.load_profile("skvaecf")
 
 # Small matrices: a second thread would only make the first one wait.
 torch.set_num_threads(1)
+threadpool_limits(1)
 # A warning that torch gives once is an error in one test and silence in the next.
 torch.set_warn_always(True)
 

@@ -69,8 +69,8 @@ def expected_failures(estimator):
     }
 
 
-# scikit-learn asks that the scores of a row alone differ by 1e-7 at most, which is less than float32
-# promises: a deeper encoder may differ by more, as BLAS multiplies a single row otherwise.
+# scikit-learn asks that the scores of a row alone differ by 1e-7 at most, less than float32 gives:
+# with a deeper encoder they may differ by more, as BLAS multiplies a single row otherwise.
 SETTINGS_OF_CHECKS = {"RecVAE": {"n_layers": 1}}
 
 
@@ -131,7 +131,7 @@ def test_scores_do_not_depend_on_the_blocks(name, fitted, X, monkeypatch):
     assert_allclose(values, lists[1], rtol=1e-5, atol=1e-6)
     assert (items == lists[0]).mean() > 0.98  # equal but for rounding
     chosen = model.predict(X)[np.arange(X.shape[0])[:, None], items]
-    # For lists WMF folds more rows in at a time than for predict, and BLAS may round them otherwise.
+    # WMF folds more rows in at a time for lists than for predict; BLAS may round them otherwise.
     assert_allclose(chosen, values, rtol=1e-6 if name == "WMF" else 0)
     if name in LATENT_RECOMMENDERS:
         Z = model.transform(X)

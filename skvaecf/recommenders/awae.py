@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 import torch
-from scipy.sparse import csr_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from ..base import LatentFactorMixin
+from ..distributions import DiagonalNormal, standard_normal
 from ..interactions import InteractionBatch
-from ..latent import NormalPosterior, NormalPrior
 from ..likelihoods import LIKELIHOODS
-from ..modules import Decoder, Encoder
+from ..modules import Autoencoder, Decoder, Encoder
 from ..neural import TorchRecommender
 from ..objectives import anneal, divergence, mmd
 from ..training import Batch, Player
-from .mult_vae import VariationalAutoencoder
 
 
-class AWAERecommender(LatentFactorMixin, TorchRecommender):
+class AWAERecommender(TorchRecommender):
     r"""Wasserstein autoencoder with a sparse latent vector (aWAE), a reconstruction.
 
     **The formulas of the paper were not available to the authors of this class.** It is built from
@@ -196,23 +193,21 @@ class AWAERecommender(LatentFactorMixin, TorchRecommender):
         self.verbose = verbose
         self.warm_start = warm_start
 
-    def _build(self, n_users: int, n_items: int) -> VariationalAutoencoder:
-        return VariationalAutoencoder(
+    def _build(self, n_users: int, n_items: int) -> Autoencoder:
+        return Autoencoder(
             Encoder(n_items, self.encoder_layer_sizes, 2 * self.n_components),
             Decoder(self.n_components, self.decoder_layer_sizes, n_items),
-            NormalPosterior().build(self.n_components),
-            NormalPrior().build(n_items, self.n_components),
         )
 
-    def _players(self, network: VariationalAutoencoder) -> list[Player]:
+    def _players(self, network: Autoencoder) -> list[Player]:
         likelihood = LIKELIHOODS[self.likelihood]
 
         def loss(batch: Batch) -> Tensor:
             """- E_q log p(x|z) + beta KL(q(z|x) || p(z)) + rho E_q ||z||_1 + lambda MMD^2."""
             x = batch.x
-            q = network.q(x.l2_normalized().dropout(self.dropout, batch.generator))
+            q = posterior(network, x.l2_normalized().dropout(self.dropout, batch.generator))
             z = q.rsample(generator=batch.generator)
-            p = network.p(z)
+            p = standard_normal(z)
             beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
             kl = divergence(q, p, z)
             l1: Tensor = self.l1 * z.abs().sum(dim=1)
@@ -222,9 +217,11 @@ class AWAERecommender(LatentFactorMixin, TorchRecommender):
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
-    def _logits(self, network: VariationalAutoencoder, x: InteractionBatch) -> Tensor:
-        logits: Tensor = network.decoder(network.q(x.l2_normalized()).mean)
-        return logits
+    def _latent(self, network: Autoencoder, x: InteractionBatch) -> Tensor:
+        mean: Tensor = posterior(network, x.l2_normalized()).mean
+        return mean
 
-    def _encoder(self) -> Callable[[csr_array], Tensor]:
-        return lambda X: self.network_.q(self._batch(X).l2_normalized()).mean
+
+def posterior(network: Autoencoder, x: InteractionBatch) -> DiagonalNormal:
+    """Read q(z|x) from the encoder's last layer."""
+    return DiagonalNormal.from_layer(network.encoder(x))

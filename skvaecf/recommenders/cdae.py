@@ -7,11 +7,9 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 import torch
-from scipy.sparse import csr_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
-from ..base import LatentFactorMixin
 from ..interactions import InteractionBatch
 from ..likelihoods import LIKELIHOODS
 from ..modules import Autoencoder, Decoder, Encoder
@@ -28,7 +26,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 FOLD_IN_STEPS = 10
 
 
-class CDAE(LatentFactorMixin, TorchRecommender):
+class CDAE(TorchRecommender):
     r"""Collaborative denoising autoencoder.
 
     Items are dropped from a user's row x, and the network must give the whole row a high
@@ -214,19 +212,12 @@ class CDAE(LatentFactorMixin, TorchRecommender):
         p = LIKELIHOODS[self.likelihood](network.decoder.factored(h))
         return self.l2 * v.square().sum(dim=1) - p.log_prob(x)
 
-    def _hidden(self, network: CollaborativeAutoencoder, x: InteractionBatch) -> Tensor:
+    def _latent(self, network: CollaborativeAutoencoder, x: InteractionBatch) -> Tensor:
         """Fold rows in: find v and compute h, shape (n_users, n_components)."""
         a = network.encoder(x.l2_normalized()).detach()
         start = network.users.detach().mean(dim=0).expand(x.n_users, -1)
         v = descend(lambda v: self._objective(network, x, a, v), start, FOLD_IN_STEPS)
         return ACTIVATIONS[self.activation](a + v)
-
-    def _logits(self, network: CollaborativeAutoencoder, x: InteractionBatch) -> Tensor:
-        logits: Tensor = network.decoder(self._hidden(network, x))
-        return logits
-
-    def _encoder(self) -> Callable[[csr_array], Tensor]:
-        return lambda X: self._hidden(self.network_, self._batch(X))
 
 
 class CollaborativeAutoencoder(Autoencoder):

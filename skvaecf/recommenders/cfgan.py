@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base import LatentFactorMixin, cosines
+from ..base import cosines
 from ..interactions import InteractionBatch
 from ..least_squares import Fixed, LeastSquares
 from ..modules import Decoder, Encoder, OwnStart
@@ -23,7 +23,7 @@ from ..objectives import density_ratio_loss, ratio_accuracy, weight_penalty
 from ..training import Batch, Order, Player, by_epoch
 
 
-class CFGAN(LatentFactorMixin, TorchRecommender):
+class CFGAN(TorchRecommender):
     r"""Collaborative filtering by a generative adversarial network on vectors of interactions.
 
     From a row c of interactions, of a user or of an item, the generator makes a vector
@@ -301,8 +301,8 @@ class CFGAN(LatentFactorMixin, TorchRecommender):
     def _logits(self, network: UserGAN, x: InteractionBatch) -> Tensor:
         return network.score(network.represent(x))
 
-    def _encoder(self) -> Callable[[csr_array], Tensor]:
-        return lambda X: self.network_.represent(self._batch(X))[:, : self.n_components]
+    def _latent(self, network: UserGAN, x: InteractionBatch) -> Tensor:
+        return network.represent(x)[:, : len(network.decoder.logits.weight)]
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return cosines(self.network_.item_vectors())

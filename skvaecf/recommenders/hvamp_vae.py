@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 import torch
-from scipy.sparse import csr_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base import LatentFactorMixin
 from ..distributions import DiagonalNormal
 from ..interactions import InteractionBatch
 from ..latent import VampPrior
@@ -24,7 +21,7 @@ from ..objectives import anneal, divergence
 from ..training import Batch, Player
 
 
-class HVampVAE(LatentFactorMixin, TorchRecommender):
+class HVampVAE(TorchRecommender):
     r"""Hierarchical variational autoencoder with gated layers and a VampPrior.
 
     A latent vector :math:`z_2` is drawn from a mixture of the posteriors of M invented users, a
@@ -220,12 +217,12 @@ class HVampVAE(LatentFactorMixin, TorchRecommender):
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
+    def _latent(self, network: HierarchicalAutoencoder, x: InteractionBatch) -> Tensor:
+        return network.means(x.l2_normalized())[0]
+
     def _logits(self, network: HierarchicalAutoencoder, x: InteractionBatch) -> Tensor:
         logits: Tensor = network.decoder(*network.means(x.l2_normalized()))
         return logits
-
-    def _encoder(self) -> Callable[[csr_array], Tensor]:
-        return lambda X: self.network_.means(self._batch(X).l2_normalized())[0]
 
 
 class HierarchicalAutoencoder(nn.Module):

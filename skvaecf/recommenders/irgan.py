@@ -8,13 +8,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from sklearn.utils._param_validation import Interval
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._devices import exact
-from ..base import LatentFactorMixin, cosines
+from ..base import cosines
 from ..interactions import InteractionBatch
 from ..modules import ItemLogits, OwnStart
 from ..neural import TorchRecommender
@@ -26,7 +25,7 @@ N_CANDIDATES = 5  # that a negative item of the pretraining is the best of
 PRETRAINING_BATCH = 1000  # interactions per update
 
 
-class IRGAN(LatentFactorMixin, TorchRecommender):
+class IRGAN(TorchRecommender):
     r"""Minimax game of two matrix factorisations.
 
     Generator and discriminator score items by :math:`s(u, i) = p_u^\top q_i + b_i`, each with
@@ -266,14 +265,12 @@ class IRGAN(LatentFactorMixin, TorchRecommender):
             ),
         ]
 
-    def _logits(self, network: Any, x: InteractionBatch) -> Tensor:
-        items = network["generator"].items
-        scores: Tensor = items(fold_in(items, x, self.l2))
-        return scores
+    def _latent(self, network: Any, x: InteractionBatch) -> Tensor:
+        return fold_in(network["generator"].items, x, self.l2)
 
-    def _encoder(self) -> Callable[[csr_array], Tensor]:
-        items = self.network_["generator"].items
-        return lambda X: fold_in(items, self._batch(X), self.l2)
+    def _logits(self, network: Any, x: InteractionBatch) -> Tensor:
+        scores: Tensor = network["generator"].items(self._latent(network, x))
+        return scores
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return cosines(self.network_["generator"].items.weight.detach().T)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 import torch
-from scipy.sparse import csr_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
-from ..base import LatentFactorMixin
 from ..interactions import InteractionBatch
 from ..likelihoods import LIKELIHOODS
 from ..modules import Autoencoder, Decoder, Encoder
@@ -20,7 +18,7 @@ from ..objectives import weight_penalty
 from ..training import Batch, Player
 
 
-class MultDAE(LatentFactorMixin, TorchRecommender):
+class MultDAE(TorchRecommender):
     r"""Denoising autoencoder with a multinomial likelihood.
 
     Items are dropped from a user's row x, and the network must give the whole row a high
@@ -183,12 +181,8 @@ class MultDAE(LatentFactorMixin, TorchRecommender):
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
-    def _logits(self, network: Autoencoder, x: InteractionBatch) -> Tensor:
-        logits: Tensor = network.decoder(encode(network, x.l2_normalized()))
-        return logits
-
-    def _encoder(self) -> Callable[[csr_array], Tensor]:
-        return lambda X: encode(self.network_, self._batch(X).l2_normalized())
+    def _latent(self, network: Autoencoder, x: InteractionBatch) -> Tensor:
+        return encode(network, x.l2_normalized())
 
 
 def encode(network: Autoencoder, x: InteractionBatch) -> Tensor:

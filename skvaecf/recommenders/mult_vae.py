@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 import torch
-from scipy.sparse import csr_array
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from torch import Tensor, nn
 
-from ..base import LatentFactorMixin
 from ..distributions import DiagonalNormal
 from ..interactions import InteractionBatch
 from ..latent import POSTERIORS, PRIORS, Posterior, Prior
@@ -22,7 +20,7 @@ from ..objectives import anneal, divergence, weight_penalty
 from ..training import Batch, Player
 
 
-class MultVAE(LatentFactorMixin, TorchRecommender):
+class MultVAE(TorchRecommender):
     r"""Variational autoencoder with a multinomial likelihood.
 
     A user's items :math:`x` are drawn from a latent vector :math:`z \sim N(0, I)` through the
@@ -225,12 +223,9 @@ class MultVAE(LatentFactorMixin, TorchRecommender):
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
-    def _logits(self, network: VariationalAutoencoder, x: InteractionBatch) -> Tensor:
-        logits: Tensor = network.decoder(network.q(x.l2_normalized()).mean)
-        return logits
-
-    def _encoder(self) -> Callable[[csr_array], Tensor]:
-        return lambda X: self.network_.q(self._batch(X).l2_normalized()).mean
+    def _latent(self, network: VariationalAutoencoder, x: InteractionBatch) -> Tensor:
+        mean: Tensor = network.q(x.l2_normalized()).mean
+        return mean
 
 
 def build(known: dict[str, Any], parameter: str, value: Any, *sizes: int) -> nn.Module:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn import functional as F
 
-from ..base import LatentFactorMixin
 from ..distributions import DiagonalNormal
 from ..interactions import InteractionBatch
 from ..likelihoods import LIKELIHOODS
@@ -25,7 +23,7 @@ from ..objectives import divergence
 from ..training import Batch, Order, Player, by_epoch
 
 
-class RecVAE(LatentFactorMixin, TorchRecommender):
+class RecVAE(TorchRecommender):
     r"""Variational autoencoder with a composite prior, whose encoder and decoder take turns.
 
     As in :class:`MultVAE`, a user's items :math:`x` are drawn from a latent vector :math:`z`
@@ -250,12 +248,9 @@ class RecVAE(LatentFactorMixin, TorchRecommender):
             Player("decoder", decoder, decoder_loss, rate, self.n_decoder_moves),
         ]
 
-    def _logits(self, network: Autoencoder, x: InteractionBatch) -> Tensor:
-        logits: Tensor = network.decoder(network.encoder(x.l2_normalized()).mean)
-        return logits
-
-    def _encoder(self) -> Callable[[csr_array], Tensor]:
-        return lambda X: self.network_.encoder(self._batch(X).l2_normalized()).mean
+    def _latent(self, network: Autoencoder, x: InteractionBatch) -> Tensor:
+        mean: Tensor = network.encoder(x.l2_normalized()).mean
+        return mean
 
 
 class DenselyConnectedEncoder(OwnStart):

@@ -9,12 +9,10 @@ from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
 
 import torch
-from scipy.sparse import csr_array
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base import LatentFactorMixin
 from ..distributions import SemiImplicitNormal, standard_normal
 from ..interactions import InteractionBatch
 from ..likelihoods import LIKELIHOODS, ItemLikelihood
@@ -39,7 +37,7 @@ def coin(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tens
 NOISES = {"gaussian": gaussian, "bernoulli": coin}
 
 
-class SIVAERecommender(LatentFactorMixin, TorchRecommender):
+class SIVAERecommender(TorchRecommender):
     r"""Variational autoencoder with a semi-implicit posterior (SIVAE).
 
     Noise :math:`\epsilon_t` and the user's items :math:`x` enter every layer of the encoder,
@@ -278,20 +276,19 @@ class SIVAERecommender(LatentFactorMixin, TorchRecommender):
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
+    def _latent(self, network: Any, x: InteractionBatch) -> Tensor:
+        mean: Tensor = network.encoder.mean(x.l2_normalized())
+        return mean
+
     def _logits(self, network: Any, x: InteractionBatch) -> Tensor:
-        x = x.l2_normalized()
         n_samples = len(network.encoder.fixed_latent_noise)
         if n_samples == 0:
-            logits: Tensor = network.decoder(network.encoder.mean(x))
-            return logits
+            return super()._logits(network, x)
         likelihood = LIKELIHOODS[self.likelihood]
         total = torch.zeros((), device=x.values.device)
-        for z in network.encoder.fixed_samples(x):
+        for z in network.encoder.fixed_samples(x.l2_normalized()):
             total = total + probabilities(likelihood, network.decoder(z))
         return total / n_samples
-
-    def _encoder(self) -> Callable[[csr_array], Tensor]:
-        return lambda X: self.network_.encoder.mean(self._batch(X).l2_normalized())
 
 
 class SemiImplicitEncoder(OwnStart):
@@ -326,8 +323,9 @@ class SemiImplicitEncoder(OwnStart):
     ) -> None:
         super().__init__()
         sizes = (*layer_sizes, n_components if shared_sigma else 2 * n_components)
-        self.sizes = (*sizes, n_components if shared_sigma else 0)
-        self.n_components = n_components
+        # With a shared sigma, x alone gives the log-variances, by a layer of their own.
+        self.sizes = (*sizes, n_components) if shared_sigma else sizes
+        self.shared_sigma = shared_sigma
         self.noise = noise
         self.noise_size = noise_size
         # What x adds to all layers: one sparse product, whatever the number of draws.
@@ -356,14 +354,14 @@ class SemiImplicitEncoder(OwnStart):
 
     def forward(self, x: InteractionBatch, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Map rows and noise to mu and log sigma^2, shapes (n_draws, n_users, n_components)."""
-        h, *skips, log_variance = self.from_items(x)[None].split(self.sizes, dim=2)
+        h, *skips = self.from_items(x)[None].split(self.sizes, dim=2)
+        log_variance = skips.pop() if self.shared_sigma else None
         for noise_layer, layer, eps, skip in zip(
             self.from_noise, self.from_below, noise, skips, strict=True
         ):
             e = noise_layer(eps)
             h = layer(torch.tanh(h.to(e.dtype) + e)) + skip  # (n_draws, n_users, size)
-        # With a shared sigma h has the means only.
-        loc, log_variance = [*h.split(self.n_components, dim=2), log_variance][:2]
+        loc, log_variance = h.chunk(2, dim=2) if log_variance is None else (h, log_variance)
         log_variance = F.hardtanh(log_variance, -12, 4)  # a clamp with a faster backward
         shape = (noise.shape[1], -1, -1)
         return loc.expand(shape), log_variance.expand(shape)

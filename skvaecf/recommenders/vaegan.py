@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, ClassVar, Literal
@@ -15,7 +15,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base import LatentFactorMixin
 from ..interactions import InteractionBatch
 from ..likelihoods import LIKELIHOODS
 from ..modules import Autoencoder, Decoder, ItemEmbedding, Linear
@@ -34,7 +33,7 @@ from ..training import Batch, Player
 CONTRACTIONS = {"exact": squared_jacobian, "hutchinson": squared_jacobian_estimate}
 
 
-class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
+class VAEGANRecommender(TorchRecommender):
     r"""Autoencoder with an implicit posterior, trained against adversaries (VAEGAN).
 
     The encoder draws a user's latent vector by feeding noise :math:`\epsilon \sim N(0, I)` to each
@@ -339,12 +338,9 @@ class VAEGANRecommender(LatentFactorMixin, TorchRecommender):
     def _input(self, x: InteractionBatch) -> InteractionBatch:
         return x.l2_normalized() if self.normalize else x
 
-    def _logits(self, network: Any, x: InteractionBatch) -> Tensor:
-        logits: Tensor = network.decoder(network.encoder.mean(self._input(x)))
-        return logits
-
-    def _encoder(self) -> Callable[[csr_array], Tensor]:
-        return lambda X: self.network_.encoder.mean(self._input(self._batch(X)))
+    def _latent(self, network: Any, x: InteractionBatch) -> Tensor:
+        mean: Tensor = network.encoder.mean(self._input(x))
+        return mean
 
 
 def warn_of_adversaries(record: dict[str, float]) -> None:

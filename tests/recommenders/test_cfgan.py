@@ -200,14 +200,23 @@ def test_users_are_folded_in_by_least_squares(X):
 def test_users_in_fit_are_ranked_by_what_the_generator_makes(X):
     X = X[np.unique(X.toarray(), axis=0, return_index=True)[1]]
     model = make("CFGAN", mode="item", early_stopping=False).fit(X)
-    made = model.network_(model._batch(X.T.tocsr())).detach().numpy().T
+    made = model.network_(InteractionBatch.from_csr(X.T.tocsr(), "cpu")).detach().numpy().T
     assert_allclose(model.predict(X), made, rtol=1e-5, atol=1e-6)
     assert_allclose(model.transform(X), model.network_.decoder.logits.weight.detach().T)
     # One item more or less, and it is another user.
     other = X.toarray()
     other[:, 0] = 1 - other[:, 0]
-    folded_in = model.network_.fold_in(model._batch(csr_array(other)))[:, :-1]
+    other = csr_array(other)
+    folded_in = model.network_.fold_in(InteractionBatch.from_csr(other, "cpu"))[:, :-1]
     assert_allclose(model.transform(other), folded_in, rtol=1e-5)
+
+
+def test_latent_vectors_of_item_mode_have_the_width_of_the_fit(X):
+    model = make("CFGAN", mode="item", n_components=2).fit(X)
+    Z = model.transform(X)
+    assert Z.shape == (N_USERS, 2)
+    for n_components in (1, 3, 9):
+        assert_array_equal(model.set_params(n_components=n_components).transform(X), Z)
 
 
 def test_validation_sees_the_current_network(X):
