@@ -12,6 +12,7 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, check_array
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -85,6 +86,17 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         self._fit(self._interactions(rows))
         validate_data(self, X, skip_check_array=True)  # records the names and number of items
         return self
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        for name, constraints in self._parameter_constraints.items():
+            # scikit-learn takes True for the number 1.
+            is_number = any(isinstance(constraint, Interval) for constraint in constraints)
+            if is_number and isinstance(getattr(self, name), bool):
+                raise ValueError(
+                    f"The {name!r} parameter of {type(self).__name__} must be a number, got"
+                    f" {getattr(self, name)} instead."
+                )
 
     def predict(self, X: Any) -> np.ndarray:
         """Score every item for every user.
@@ -344,6 +356,8 @@ class SimilarItemsMixin:
         check_is_fitted(self)
         n_items: int = self.n_features_in_  # type: ignore[attr-defined]
         numbers = np.asarray(items)
+        if numbers.size == 0:
+            numbers = numbers.astype(np.int64)  # an empty list has no type
         if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
             raise ValueError(f"items must be a list of item numbers, got {items!r}.")
         if len(numbers) and (numbers.min() < 0 or numbers.max() >= n_items):

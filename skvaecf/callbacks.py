@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .scorers import RankingScorer, ndcg_at_k
+from .scorers import MultiRankingScorer, RankingScorer, ndcg_at_k
 
 
 class RankingMonitor:
@@ -18,13 +18,13 @@ class RankingMonitor:
         Interactions of the users to score, who should not be training users.
     y : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
         Their held-out interactions. None holds out a fifth of each row of X.
-    scorer : RankingScorer, default=ndcg_at_k
+    scorer : RankingScorer or MultiRankingScorer, default=ndcg_at_k
         What to compute.
 
     Attributes
     ----------
     log_ : list of dict
-        Per epoch of the latest fit: its number, counted from 1, and the score by its name.
+        Per epoch of the latest fit: its number, counted from 1, and the scores by their names.
 
     Examples
     --------
@@ -38,7 +38,13 @@ class RankingMonitor:
     [['epoch', 'ndcg@5'], ['epoch', 'ndcg@5']]
     """
 
-    def __init__(self, X: Any, y: Any = None, *, scorer: RankingScorer = ndcg_at_k) -> None:
+    def __init__(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        scorer: RankingScorer | MultiRankingScorer = ndcg_at_k,
+    ) -> None:
         self.X = X
         self.y = y
         self.scorer = scorer
@@ -58,5 +64,8 @@ class RankingMonitor:
     ) -> None:
         """Score the model as it is after an epoch."""
         if context.task_name == "epoch":
-            score = self.scorer(fitted_estimator, self.X, self.y)
-            self.log_.append({"epoch": len(self.log_) + 1, self.scorer.name: score})
+            scorer = self.scorer
+            if isinstance(scorer, RankingScorer):
+                scorer = MultiRankingScorer((scorer,))
+            scores = scorer(fitted_estimator, self.X, self.y)
+            self.log_.append({"epoch": len(self.log_) + 1, **scores})

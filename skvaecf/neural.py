@@ -142,9 +142,9 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
         X_val : {array-like, sparse matrix} of shape (n_val_users, n_items), pair of them, or \
 None, default=None
             Interactions of other users, to choose the best epoch by when ``early_stopping``; a
-            fifth of each row is held out. A pair is what to start from and what is held out, row
-            by row, and may be of the users in X. None sets a share ``validation_fraction`` of the
-            users in X apart.
+            fifth of each row that has at least 5 is held out. A pair is what to start from and
+            what is held out, row by row, and may be of the users in X. None sets a share
+            ``validation_fraction`` of the users in X apart.
         checkpoint_path : str, path-like or None, default=None
             File that keeps the state of training while fit runs. If it is there already, because
             a fit was killed, fit goes on from it, and ends with the numbers of a fit that was not
@@ -186,6 +186,8 @@ None, default=None
             X_val = _check_pair(X_val, rows.shape[1])
         elif X_val is not None:
             X_val = _check_validation_rows(X_val, rows.shape[1])
+            if np.diff(X_val.indptr).max(initial=0) < MIN_INTERACTIONS:
+                raise ValueError(f"X_val must hold a user of {MIN_INTERACTIONS} interactions.")
         if checkpoint_path is not None:
             checkpoint_path = Path(checkpoint_path)
         check_count("checkpoint_every", checkpoint_every)

@@ -13,13 +13,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ._checks import check_count
-from .interactions import binary_csr, check_structure
+from .interactions import InteractionBatch, binary_csr, check_structure
 
 BLOCK_ROWS = 512
 
-# Scores of the items; or cheap ones, and a function that computes exact scores of the columns that
-# it is given, shape (n_rows, n_columns).
-Scores = Tensor | tuple[Tensor, Callable[[Tensor], Tensor]]
+# Scores of the items; or cheap ones, and factors of shapes (n_rows, n) and (n_items, n) whose
+# products are the exact ones.
+Scores = Tensor | tuple[Tensor, Tensor, Tensor]
 
 
 def row_blocks(n_rows: int, n_items: int) -> Iterator[slice]:
@@ -140,7 +140,7 @@ def rank(
     best = np.full((n_users, k), -np.inf, dtype=np.float32)
     for block in row_blocks(n_users, n_items):
         scored = score_rows(block)
-        scores, exact = scored if isinstance(scored, tuple) else (scored, None)
+        scores, factors = (scored[0], scored[1:]) if isinstance(scored, tuple) else (scored, None)
         shape = (block.stop - block.start, n_items)
         if tuple(scores.shape) != shape:
             raise ValueError(
@@ -157,24 +157,38 @@ def rank(
             elsewhere = torch.ones(n_items, dtype=torch.bool, device=scores.device)
             elsewhere[_index(allowed, scores)] = False
             scores.masked_fill_(elsewhere, -torch.inf)
-        if exact is None:
+        if factors is None:
             items, values = top_k(scores, min(k, n_items))
         else:
-            items, values = _rescore(scores, exact, min(k, n_items))
+            items, values = _rescore(scores, *factors, min(k, n_items))
         items[np.isneginf(values)] = -1
         ranked[block, : items.shape[1]] = items
         best[block, : items.shape[1]] = values
     return ranked, best
 
 
-def _rescore(
-    rough: Tensor, exact: Callable[[Tensor], Tensor], k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Find the best k columns by their exact scores, among somewhat more by rough scores."""
+def _rescore(rough: Tensor, P: Tensor, Q: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the k largest entries of P Q^T in each row, among somewhat more of the rough ones."""
     values, columns = _largest(rough, min(k + max(k // 2, 32), rough.shape[1]))
-    scores = exact(columns).masked_fill_(values == -torch.inf, -torch.inf)
+    scores = _products(P, Q, columns).masked_fill_(values == -torch.inf, -torch.inf)
     best, best_scores = _best_first(columns, scores)
+    least = best_scores[:, k - 1 : k]
+    # Where the k-th score is not the k-th's alone, lower columns that have it may be left out.
+    shared = (best_scores[:, k : k + 1] == least) & (least > -np.inf)
+    rows = shared.any(axis=1).nonzero()[0]
+    if len(rows):
+        among = _index(rows, rough)
+        exact = (P[among] @ Q.T).masked_fill_(rough[among] == -torch.inf, -torch.inf)
+        best[rows, :k], best_scores[rows, :k] = top_k(exact, k)
     return best[:, :k], best_scores[:, :k]
+
+
+def _products(P: Tensor, Q: Tensor, columns: Tensor) -> Tensor:
+    """Compute the entries of P Q^T in these columns of each row, shape (n_rows, n_columns)."""
+    values = torch.ones_like(columns, dtype=torch.float32)
+    offsets = torch.arange(0, columns.numel() + 1, columns.shape[1], device=columns.device)
+    chosen = InteractionBatch(columns.flatten(), values.flatten(), offsets, len(Q))
+    return chosen.products(P, Q).view_as(columns)
 
 
 def _index(numbers: np.ndarray, like: Tensor) -> Tensor:
@@ -280,9 +294,9 @@ None, default=None
         return torch.tensor(np.asarray(scores), dtype=torch.float32)
 
     # Recommenders predict block by block as well, and do once what comes before.
-    score_rows = predict_rows
+    score_rows: Callable[[slice], Scores] = predict_rows
     if getattr(type(estimator), "predict", None) is BaseRecommender.predict:
         check_is_fitted(estimator)
-        score_rows = estimator._row_scorer(estimator._check_rows(X))
+        score_rows = estimator._ranking_scorer(estimator._check_rows(X))
     items, scores = rank(score_rows, seen, k, exclude_seen=exclude_seen, candidates=candidates)
     return (items, scores) if return_scores else items

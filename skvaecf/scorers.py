@@ -121,6 +121,8 @@ capped=True)
         above = f"_above_{self.relevance_threshold:g}" if self.relevance_threshold else ""
         return f"{self.metric}@{self.k}{uncapped}{above}"
 
+    __name__ = name  # by which scikit-learn's displays call a scorer
+
     def at(self, k: int) -> RankingScorer:
         """Make the same scorer with another cut-off.
 
@@ -195,8 +197,8 @@ class MultiRankingScorer:
     Raises
     ------
     ValueError
-        If there are no scorers, they differ in ``heldout`` or ``random_state``, or two have
-        the same name.
+        If there is anything else than scorers, or none, they differ in ``heldout`` or
+        ``random_state``, or two have the same name.
 
     Examples
     --------
@@ -213,6 +215,10 @@ class MultiRankingScorer:
 
     def __post_init__(self) -> None:
         """Check the parameters."""
+        if not isinstance(self.scorers, tuple) or not all(
+            isinstance(scorer, RankingScorer) for scorer in self.scorers
+        ):
+            raise ValueError(f"scorers must be a tuple of RankingScorer, got {self.scorers!r}.")
         if len({(scorer.heldout, scorer.random_state) for scorer in self.scorers}) != 1:
             raise ValueError(
                 "scorers must be one or more that agree in heldout and random_state, got"

@@ -175,7 +175,7 @@ VALUES = {
     "batch_size": Values(7, (0, -1, 2.5)),
     "data_adversary_weight": Values(0.0, (-0.1, None)),
     "decoder_layer_sizes": Values((5,), (3, "3", None, (0,), (-1,), ("a",), (2.5,), (True,))),
-    "device": Values("cpu:0", ("quantum", 3.5, None)),
+    "device": Values("cpu:0", ("quantum", "meta", 3.5, None)),
     "dropout": Values(0.1, (1.0, -0.1, "half")),
     "early_stopping": Values(False, ("yes", None)),
     "encoder_layer_sizes": Values((9,), (3, "3", None, (0,), (-1,), ("a",), (2.5,), (True,))),

@@ -39,6 +39,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Binarizer, MaxAbsScaler
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.estimator_checks import _generate_sparse_data, parametrize_with_checks
 
 import skvaecf
@@ -488,7 +489,7 @@ def test_similar_items(name):
     if sp.issparse(S):
         held = set((S[:, [2]] if name == "ItemKNN" else S[[2]].T).nonzero()[0].tolist())
     assert sorted(listed) == sorted(held)
-    assert model.similar_items(np.empty(0, int)).shape == (0, 10)
+    assert model.similar_items([]).shape == (0, 10)
 
 
 @pytest.mark.parametrize("items", [[24], [-1], [0.5], 3, [[1]], ["a"]])
@@ -547,6 +548,13 @@ def test_parameters_are_kept_as_given(name):
         assert f"{parameter}={given}" in shown or value == (
             inspect.signature(type(model)).parameters[parameter].default
         )
+
+
+def test_true_is_no_number(name, X):
+    for parameter, constraints in getattr(skvaecf, name)._parameter_constraints.items():
+        if any(isinstance(constraint, Interval) for constraint in constraints):
+            with pytest.raises(ValueError, match=parameter):
+                make(name, **{parameter: True}).fit(X)
 
 
 @pytest.mark.parametrize(

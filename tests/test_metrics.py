@@ -384,11 +384,19 @@ class TestScorer:
             (),
             (scorers.ndcg_at_k, RankingScorer("recall", random_state=1)),
             (scorers.ndcg_at_k, RankingScorer("ndcg", capped=False)),
+            ("ndcg", "recall"),
+            [scorers.ndcg_at_k],
+            scorers.ndcg_at_k,
         ],
     )
     def test_several_that_do_not_fit(self, several):
         with pytest.raises(ValueError, match="scorers must"):
             MultiRankingScorer(several)
+
+
+def test_scikit_learns_displays_know_the_name_of_a_scorer():
+    assert scorers.ndcg_at_k.__name__ == scorers.ndcg_at_k.name == "ndcg@100"
+    assert RankingScorer.__name__ == "RankingScorer"
 
 
 GRID = {"factor": [-1.0, 1.0]}

@@ -19,7 +19,13 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 import skvaecf
-from skvaecf import RankingMonitor, ndcg_at_k, split_interactions
+from skvaecf import (
+    MultiRankingScorer,
+    RankingMonitor,
+    ndcg_at_k,
+    recall_at_k,
+    split_interactions,
+)
 from skvaecf import neural as neural_module
 from skvaecf.datasets import make_interactions
 from skvaecf.interactions import InteractionBatch, binary_csr
@@ -185,6 +191,8 @@ def test_one_user_is_enough(neural):
         (lambda V: V * np.nan, "Input X_val contains NaN"),
         (lambda V: -V, "Negative values in data passed to X_val"),
         (lambda V: V.toarray()[0], "Expected 2D array"),
+        (lambda V: 0 * V, "X_val must hold a user of 5 interactions"),
+        (lambda V: np.eye(24), "X_val must hold a user of 5 interactions"),
         (lambda V: corrupted(V), "X_val has corrupt sparse indices"),
         (lambda V: (V, V, V), "X_val must be a matrix or a pair of them, got 3 values"),
         (lambda V: (V, V[:, :20]), "X_val must have the 24 items of X, got 20"),
@@ -628,6 +636,14 @@ def test_ranking_monitor_logs_the_score_after_every_epoch(neural, X, others):
     # Without early stopping the last epoch is the one that is kept.
     assert monitor.log_[-1]["ndcg@5"] == ndcg_at_k.at(5)(model, others)
     assert len({entry["ndcg@5"] for entry in monitor.log_}) > 1
+
+
+@pytest.mark.usefixtures("callbacks")
+def test_ranking_monitor_logs_several_scores(X, others):
+    scorer = MultiRankingScorer((ndcg_at_k.at(5), recall_at_k.at(7)))
+    monitor = RankingMonitor(others, scorer=scorer)
+    model = make_short("MultVAE", early_stopping=False).set_callbacks(monitor).fit(X)
+    assert monitor.log_ == [{"epoch": 1, **scorer(model, others)}]
 
 
 @pytest.mark.parametrize(("n_users", "batch_size"), [(30, 100), (4_200, 210), (30_000, 500)])

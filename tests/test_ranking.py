@@ -51,14 +51,21 @@ def test_best_of_cheap_scores_are_ranked_by_exact_ones():
 
     def score_rows(block):
         cheap = exact[block] + torch.from_numpy(noise[block])
-        return cheap, lambda columns: exact[block].gather(1, columns)
+        return cheap, exact[block], torch.eye(500)
 
     for options in ({}, {"exclude_seen": False}, {"candidates": [3, 4, 400]}):
-        items, values = rank(score_rows, X, 10, **options)
-        expected, best = rank(lambda block: exact[block].clone(), X, 10, **options)
-        assert_array_equal(values, best)
-        # Among ties at the end of the list, the cheap scores decide who is looked at.
-        assert (items == expected)[values > best[:, -1:]].all()
+        expected = rank(lambda block: exact[block].clone(), X, 10, **options)
+        assert_array_equal(rank(score_rows, X, 10, **options), expected)
+
+
+def test_ties_of_exact_scores_go_to_the_lower_number_beyond_those_looked_at():
+    exact = torch.zeros(3, 500)
+    exact[1, 400:] = 1
+    exact[2, :4] = torch.arange(4)
+    cheap = exact + torch.linspace(0, 0.1, 500)  # prefers high numbers
+    X = csr_array(([1.0], ([1], [401])), shape=(3, 500))
+    items, _ = rank(lambda block: (cheap[block], exact[block], torch.eye(500)), X, 5)
+    assert_array_equal(items, [[0, 1, 2, 3, 4], [400, 402, 403, 404, 405], [3, 2, 1, 0, 4]])
 
 
 def test_top_k_of_wide_rows_with_many_ties():

@@ -289,11 +289,7 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
 
         def score_rows(block: slice) -> Scores:
             P = factors(block)
-
-            def exact(columns: Tensor) -> Tensor:
-                return candidates(columns, len(items.Q)).products(P, items.Q).view_as(columns)
-
-            return P.bfloat16() @ rough, exact
+            return P.bfloat16() @ rough, P, items.Q
 
         return score_rows
 
@@ -312,14 +308,6 @@ def _rows(X: csr_array, device: torch.device) -> InteractionBatch:
     """Put rows on a device with the item numbers in the type that every product wants."""
     x = InteractionBatch.from_csr(X, device)
     return replace(x, items=x.items.long())
-
-
-def candidates(columns: Tensor, n_items: int) -> InteractionBatch:
-    """Make rows that hold these columns, given as (n_rows, n_columns)."""
-    n_columns = columns.shape[1]
-    values = torch.ones(columns.numel(), dtype=torch.float32, device=columns.device)
-    offsets = torch.arange(0, columns.numel() + 1, n_columns, device=columns.device)
-    return InteractionBatch(columns.flatten(), values, offsets, n_items)
 
 
 def leading_subspace(

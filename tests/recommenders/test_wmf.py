@@ -10,7 +10,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
-from skvaecf import WMF
+from skvaecf import WMF, recommend
 from skvaecf.datasets import make_interactions
 from skvaecf.interactions import InteractionBatch
 from skvaecf.least_squares import Fixed, LeastSquares, solve_positive
@@ -227,6 +227,14 @@ def test_bfloat16_finds_the_same_items():
     found, values = model.recommend(X, 20, return_scores=True)
     assert_allclose(values, scores, rtol=1e-4, atol=1e-5)  # exact, not rounded to 3 digits
     assert (found == items).mean() > 0.95  # equal but for ties within rounding
+
+
+def test_a_user_without_items_gets_the_same_list_in_bfloat16():
+    X = make_interactions(100, 400, n_blocks=4, random_state=0)
+    model = wmf(precision="bfloat16").fit(X)
+    nobody = csr_array((2, 400))
+    assert_array_equal(model.recommend(nobody, 5), [range(5)] * 2)
+    assert_array_equal(recommend(model, nobody, 5), [range(5)] * 2)
 
 
 def test_factors_stand_in_principal_axes(X):
