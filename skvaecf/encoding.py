@@ -64,8 +64,9 @@ class InteractionEncoder(  # type: ignore[call-arg]
     for ``WMF(counts=True)``. A total of zero is no interaction and is not stored. To keep, say,
     ratings of at least 4 only, filter the frame.
 
-    Ids may be of any type that can be sorted and hashed, one per column. Unused categories of a
-    categorical column are ignored. Strings are kept as Python objects, whatever their length.
+    Ids may be of any type that can be sorted and hashed, one per column, but for times with a time
+    zone. Unused categories of a categorical column are ignored. Strings are kept as Python
+    objects, whatever their length.
 
     There is no ``set_output``: the matrix is sparse. In a Pipeline, rows of a log are not rows of
     the matrix, so that what cuts its input into rows, like a grid search, must come after the
@@ -478,6 +479,11 @@ def _array(column: Any, name: str) -> np.ndarray:
     n_missing = 0
     series = nw.from_native(column, allow_series=True, pass_through=True)
     if isinstance(series, nw.Series):
+        if series.dtype.is_nested() or getattr(series.dtype, "time_zone", None):
+            raise ValueError(
+                f"Column {name!r} has dtype {series.dtype}, for which NumPy has none: change it"
+                " first, for instance to strings."
+            )
         n_missing = int(series.is_null().sum())
         values = series.to_numpy()
     else:
@@ -518,8 +524,8 @@ def _distinct(ids: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         return np.unique(ids, return_inverse=True)
     place: defaultdict[Any, int] = defaultdict()
     place.default_factory = place.__len__
-    places = np.fromiter(map(place.__getitem__, ids.tolist()), dtype=np.int64, count=len(ids))
     try:
+        places = np.fromiter(map(place.__getitem__, ids.tolist()), dtype=np.int64, count=len(ids))
         distinct = sorted(place)
     except TypeError as error:
         raise ValueError(

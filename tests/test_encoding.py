@@ -6,6 +6,8 @@ import copy
 import pickle
 import subprocess
 import sys
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import narwhals as nw
 import numpy as np
@@ -266,6 +268,31 @@ def test_missing_category():
 def test_ids_of_two_types():
     with pytest.raises(ValueError, match="Column 'item' must hold ids of one type"):
         InteractionEncoder().fit({"user": [1, 2], "item": [1, "a"]})
+
+
+def test_times_with_a_time_zone(library):
+    berlin = ZoneInfo("Europe/Berlin")
+    log = {"user": [datetime(2020, 1, day, tzinfo=berlin) for day in (1, 2)], "item": [1, 2]}
+    frame = frame_of(log, library)
+    with pytest.raises(ValueError, match=r"Column 'user' has dtype Datetime.*Berlin.*to strings"):
+        InteractionEncoder().fit(frame)
+    encoder = InteractionEncoder().fit({"user": ["a", "b"], "item": [1, 2]})
+    with pytest.raises(ValueError, match=r"Column 'users' has dtype Datetime.*Berlin"):
+        encoder.to_frame([[0], [1]], users=frame["user"])
+
+
+def test_nested_columns():
+    pl = pytest.importorskip("polars")
+    for column in (pl.Series([[1, 2], [2]]), pl.Series([{"a": 1}, {"a": 2}])):
+        with pytest.raises(ValueError, match=r"Column 'user' has dtype (List|Struct)"):
+            InteractionEncoder().fit({"user": column, "item": [1, 2]})
+
+
+def test_ids_without_a_hash():
+    users = np.empty(2, dtype=object)
+    users[:] = [[1, 2], [2]]
+    with pytest.raises(ValueError, match=r"Column 'user' must hold ids .*list"):
+        InteractionEncoder().fit({"user": users, "item": [1, 2]})
 
 
 # --- what is refused
