@@ -486,6 +486,8 @@ def _array(column: Any, name: str) -> np.ndarray:
             )
         n_missing = int(series.is_null().sum())
         values = series.to_numpy()
+    elif isinstance(column, list) and isinstance(next(iter(column), None), tuple):
+        values = np.fromiter(column, dtype=object, count=len(column))  # not a row per tuple
     else:
         values = np.asarray(column)
     # NumPy cuts strings, of which a list may hold numbers as well, and rounds large integers.

@@ -281,6 +281,16 @@ def test_times_with_a_time_zone(library):
         encoder.to_frame([[0], [1]], users=frame["user"])
 
 
+@pytest.mark.parametrize("ids", [[(1, 2), (0, 1), (1, 2)], [("b", 1), ("a",), ("b", 1)]])
+def test_lists_of_tuples(ids):
+    encoder = InteractionEncoder()
+    X = encoder.fit_transform({"user": ids, "item": [1, 2, 2]})
+    assert_array_equal(X.toarray(), [[0, 1], [1, 1]])
+    assert encoder.user_ids_.tolist() == sorted(set(ids))
+    back = encoder.to_frame([[0]], users=ids[:1])
+    assert back["user"].tolist() == ids[:1]
+
+
 def test_nested_columns():
     pl = pytest.importorskip("polars")
     for column in (pl.Series([[1, 2], [2]]), pl.Series([{"a": 1}, {"a": 2}])):
