@@ -194,12 +194,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
         """
         check_is_fitted(self)
         log = self._read(frame)
-        # By hash, so that ids of another integer type are found, too.
-        number = dict(zip(self.item_ids_.tolist(), range(len(self.item_ids_)), strict=True))
-        ids = log.item_ids
-        if ids.dtype.kind == self.item_ids_.dtype.kind == "M":
-            ids = ids.astype(self.item_ids_.dtype)  # dates in another unit
-        numbers = np.array([number.get(i, -1) for i in ids.tolist()], dtype=np.int64)
+        numbers = self._find(log.item_ids)
         ignored = np.count_nonzero(numbers[log.items] < 0)
         if ignored:
             unknown = log.item_ids[numbers < 0].tolist()
@@ -209,6 +204,39 @@ class InteractionEncoder(  # type: ignore[call-arg]
                 stacklevel=2,
             )
         return _matrix(log, numbers, len(self.item_ids_))
+
+    def item_numbers(self, ids: Any) -> np.ndarray:
+        """Find the column of each id: what ``similar_items`` and ``candidates`` take.
+
+        Parameters
+        ----------
+        ids : array-like of shape (n,)
+            Item ids, in any order.
+
+        Returns
+        -------
+        numbers : ndarray of shape (n,), int64
+            Item numbers, of which ``item_ids_[numbers]`` are the ids. -1 for ids that were not in
+            ``fit``; recommenders refuse it.
+
+        Raises
+        ------
+        NotFittedError
+            If the encoder is not fitted.
+        ValueError
+            If ids are no list, or hold missing values or ids of several types.
+
+        Examples
+        --------
+        >>> from skvaecf import InteractionEncoder
+        >>> encoder = InteractionEncoder().fit({"user": ["al", "bo", "bo"], "item": [7, 3, 5]})
+        >>> encoder.item_numbers([7, 3, 100])
+        array([ 2,  0, -1])
+        """
+        check_is_fitted(self)
+        distinct, places = _distinct(_array(ids, "ids"), "ids")
+        numbers: np.ndarray = self._find(distinct)[places]
+        return numbers
 
     def users(self, frame: Any) -> np.ndarray:
         """Tell which user each row of ``transform(frame)`` is.
@@ -355,6 +383,14 @@ class InteractionEncoder(  # type: ignore[call-arg]
         """
         check_is_fitted(self)
         return self.item_ids_.astype(object)
+
+    def _find(self, ids: np.ndarray) -> np.ndarray:
+        """Find the item number of each id, -1 for those unknown from ``fit``."""
+        # By hash, so that ids of another integer type are found, too.
+        number = dict(zip(self.item_ids_.tolist(), range(len(self.item_ids_)), strict=True))
+        if ids.dtype.kind == self.item_ids_.dtype.kind == "M":
+            ids = ids.astype(self.item_ids_.dtype)  # dates in another unit
+        return np.array([number.get(i, -1) for i in ids.tolist()], dtype=np.int64)
 
     def _read(self, frame: Any) -> _Log:
         users, items, values = self._columns(frame)

@@ -362,12 +362,55 @@ def test_parameters_are_validated():
         InteractionEncoder(value=3).fit(LOG)
 
 
-@pytest.mark.parametrize("call", ["transform", "inverse_transform", "to_frame"])
+@pytest.mark.parametrize("call", ["transform", "item_numbers", "inverse_transform", "to_frame"])
 def test_unfitted(call):
     with pytest.raises(NotFittedError):
         getattr(InteractionEncoder(), call)(LOG)
     with pytest.raises(NotFittedError):
         InteractionEncoder().get_feature_names_out()
+
+
+# --- from ids to item numbers
+
+
+def test_numbers_of_ids(kind):
+    encoder = InteractionEncoder().fit(frame_of(LOG, kind) if kind != "tuple" else LOG)
+    wanted = {"item": [30, 99, 10, 30, 20]}
+    ids = frame_of(wanted, kind)
+    numbers = encoder.item_numbers(ids[0] if kind == "tuple" else ids["item"])
+    assert numbers.tolist() == [2, -1, 0, 2, 1]
+    assert numbers.dtype == np.int64
+    assert encoder.item_numbers([]).tolist() == []
+    assert encoder.item_numbers(["10"]).tolist() == [-1]  # text is no number
+    assert encoder.item_numbers(encoder.item_ids_).tolist() == [0, 1, 2]
+
+
+def test_numbers_are_what_recommenders_take():
+    encoder = InteractionEncoder()
+    X = encoder.fit_transform(LOG | {"item": ["c", "b", "c", "a", "a"]})
+    model = ItemKNN().fit(X)
+    assert model.similar_items(encoder.item_numbers(["b"]), k=1).tolist() == [[0]]
+    among = encoder.item_numbers(["c", "b"])
+    assert model.recommend(X, k=1, candidates=among).tolist() == [[2], [1]]
+    with pytest.raises(ValueError, match="got values from -1"):
+        model.similar_items(encoder.item_numbers(["unheard of"]))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (30, r"Column 'ids' has shape \(\)"),
+        ("abc", r"Column 'ids' has shape \(\)"),
+        ({10, 20}, r"Column 'ids' has shape \(\)"),
+        ([[10], [20]], r"Column 'ids' has shape \(2, 1\)"),
+        ([10, None], "Column 'ids' has 1 missing values"),
+        ([10, "a"], "Column 'ids' must hold ids of one type"),
+        ([{10}, {20}], "Column 'ids' must hold ids .*set"),
+    ],
+)
+def test_no_list_of_ids(ids, message):
+    with pytest.raises(ValueError, match=message):
+        InteractionEncoder().fit(LOG).item_numbers(ids)
 
 
 # --- back to ids
