@@ -66,7 +66,8 @@ class InteractionEncoder(  # type: ignore[call-arg]
 
     Ids may be of any type that can be sorted and hashed, one per column, but for times with a time
     zone. Unused categories of a categorical column are ignored. Strings are kept as Python
-    objects, whatever their length.
+    objects, whatever their length. ``save`` takes numbers, strings and datetime64; with ids of any
+    other type, such as ``uuid.UUID``, change them to strings first or pickle the encoder.
 
     There is no ``set_output``: the matrix is sparse. In a Pipeline, rows of a log are not rows of
     the matrix, so that what cuts its input into rows, like a grid search, must come after the

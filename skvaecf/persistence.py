@@ -10,6 +10,7 @@ number, a string, a list of nodes, or an object of one entry, which names what i
 ``{"float": "nan"}``            a number that JSON does not have
 ``{"device": "cuda:0"}``        a torch.device
 ``{"array": [name, t, s]}``     the tensor of this name, of type t and shape s
+``{"dates": [node, t]}``        dates of type t, as integers
 ``{"strings": [node, node]}``   strings: their bytes in UTF-8 and where each of them ends
 ``{"csr": [node] * 3 + [s]}``   a csr_array of shape s: data, indices, indptr
 ``{"value": [c, {n: node}]}``   a dataclass named c of this package, by its fields
@@ -220,6 +221,8 @@ def _describe(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
             raise ValueError(f"Two arrays would be saved by the name {name!r}.")
         tensors[name] = value.astype(value.dtype.newbyteorder("="), order="C", copy=False)
         return {"array": [name, value.dtype.name, list(value.shape)]}
+    if isinstance(value, np.ndarray) and value.dtype.kind == "M":
+        return {"dates": [_describe(value.astype(np.int64), name, tensors), value.dtype.name]}
     if isinstance(value, np.ndarray) and value.ndim == 1 and _all_text(value):
         encoded = [text.encode() for text in value.tolist()]
         ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
@@ -237,9 +240,12 @@ def _describe(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
         if is_dataclass(value):
             parts = {field.name: getattr(value, field.name) for field in fields(value)}
             return {"value": [type(value).__name__, nodes_of(parts)]}
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, np.ndarray):
+        kind += f" of dtype {value.dtype}"
     raise ValueError(
-        f"{name or 'The estimator'} is a {type(value).__module__}.{type(value).__qualname__}, which"
-        " cannot be saved."
+        f"{name or 'The estimator'} is a {kind}, which cannot be saved. Arrays of numbers, strings"
+        " or datetime64 can; pickle takes others."
     )
 
 
@@ -310,6 +316,9 @@ def _restore(node: Any, file: Any) -> Any:
     if kind == "array":
         name, dtype, shape = content
         return _restore_array(file.get_tensor(name), name, dtype, shape)
+    if kind == "dates":
+        numbers, dtype = content
+        return _restore(numbers, file).view(dtype)
     if kind == "strings":
         return _restore_strings(*(_restore(part, file) for part in content))
     if kind == "csr":

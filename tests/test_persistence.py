@@ -8,6 +8,7 @@ import pickle
 import stat
 import subprocess
 import sys
+import uuid
 import warnings
 from pathlib import Path
 
@@ -260,6 +261,15 @@ def test_encoders(kind, tmp_path):
     assert columns_of(loaded.to_frame(items)) == columns_of(encoder.to_frame(items))
 
 
+@pytest.mark.parametrize("dtype", ["M8[D]", "M8[ns]", ">M8[us]"])
+def test_dates(dtype, tmp_path):
+    dates = np.array(["1969-12-31", "2026-01-02"], dtype=dtype)
+    encoder = InteractionEncoder().fit({"user": dates, "item": [1, 2]})
+    loaded = reload(encoder, tmp_path)
+    assert_array_equal(loaded.user_ids_, dates)
+    assert loaded.user_ids_.dtype == dates.dtype.newbyteorder("=")
+
+
 # --- writing
 
 
@@ -361,7 +371,6 @@ def test_only_classes_of_the_package_are_saved(model, X, tmp_path):
     [
         np.random.RandomState(0),
         np.array([1, None]),
-        np.array(["2020-01-01"], dtype="M8[D]"),
         {1: 2},
         object(),
         print,
@@ -376,6 +385,14 @@ def test_what_cannot_be_saved_is_named(value, X, tmp_path):
     with pytest.raises(ValueError, match=r"random_state\.1 is a .*, which cannot be saved"):
         model.save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ids", [[b"a", b"b"], [uuid.UUID(int=1), uuid.UUID(int=2)]])
+def test_ids_that_cannot_be_saved(ids, tmp_path):
+    encoder = InteractionEncoder().fit({"user": ids, "item": [1, 2]})
+    message = "user_ids_ is a .*ndarray of dtype object, which .*strings .*pickle"
+    with pytest.raises(ValueError, match=message):
+        encoder.save(tmp_path / "encoder")
 
 
 # --- damaged and tampered files
