@@ -63,6 +63,13 @@ GOWALLA = {
     "learning_rate": 4e-3,
     "n_iter_no_change": 5,
 }
+# The network of both papers, and with it nothing that they do not have.
+PAPERS = {
+    "encoder_layer_sizes": (600,),
+    "decoder_layer_sizes": (600,),
+    "l2": 0,
+    "learning_rate": 1e-3,
+}
 SIVAE_SEARCH = {
     "300": {},
     "300, noise 100": NOISIER,
@@ -110,6 +117,10 @@ SETTINGS = {
     ("MultVAE", "300, n-choose-k"): clone(LINEAR_VAE).set_params(
         encoder_layer_sizes=(300,), learning_rate=3e-3, likelihood="n-choose-k"
     ),
+    ("MultVAE", "600-200-600"): MultVAE(kl_weight=0.2, **PAPERS),
+    ("MultVAE", "600-200-600, Bernoulli"): MultVAE(kl_weight=0.2, likelihood="bernoulli", **PAPERS),
+    ("SIVAERecommender", "600-200-600"): SIVAERecommender(kl_weight=0.2, **NOISIER, **PAPERS),
+    ("VAEGANRecommender", "600-200-600"): VAEGANRecommender(normalize=False, **PAPERS),
     ("SIVAERecommender", "linear"): LINEAR_SIVAE,
     **{
         ("SIVAERecommender", name): clone(LINEAR_SIVAE).set_params(
