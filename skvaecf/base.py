@@ -48,8 +48,8 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
     def _scorer(self) -> Scorer:
         """Make the function that scores blocks of rows.
 
-        It returns a new float32 tensor of shape (n_rows, n_items) and is asked for once per call
-        of a public method: what is costly, such as a copy to the device, is done before it.
+        It returns a new float32 tensor of shape (n_rows, n_items). A public method makes it once
+        per call: what is costly, such as a copy to the device, belongs here, not into it.
         """
 
     def _row_scorer(self, X: Any) -> Callable[[slice], Tensor]:
@@ -58,7 +58,7 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         return lambda block: scorer(self._interactions(X[block]))
 
     def _ranking_scorer(self, X: Any) -> Callable[[slice], Scores]:
-        """Do the same for ``recommend``, which may be given rough scores and exact ones."""
+        """Do the same for ``recommend``, which takes rough scores with exact factors, too."""
         return self._row_scorer(X)
 
     def fit(self, X: Any, y: Any = None) -> Self:

@@ -22,7 +22,7 @@ def wide(logits: Tensor) -> torch.dtype:
 
 
 def by_block(function: Callable[..., Tensor], logits: Tensor, *columns: Tensor) -> Tensor:
-    """Apply a reduction over the items to blocks of the rows, copies that it may overwrite.
+    """Apply a reduction over the items block by block; each is a copy that it may overwrite.
 
     The columns hold a number for each row.
     """

@@ -69,9 +69,9 @@ class InteractionEncoder(  # type: ignore[call-arg]
     objects, whatever their length. ``save`` takes numbers, strings and datetime64; with ids of any
     other type, such as ``uuid.UUID``, change them to strings first or pickle the encoder.
 
-    There is no ``set_output``: the matrix is sparse. In a Pipeline, rows of a log are not rows of
-    the matrix, so that what cuts its input into rows, like a grid search, must come after the
-    encoder. Call the encoder first, then go on with the matrix, as in the example.
+    There is no ``set_output``: the matrix is sparse. Rows of a log are not rows of the matrix, so a
+    search cannot cut a Pipeline that starts with the encoder: encode first, then go on with the
+    matrix, as in the example.
 
     Examples
     --------

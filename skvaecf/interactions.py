@@ -23,7 +23,7 @@ def check_structure(X: Any, name: str = "X") -> Any:
     Returns
     -------
     X : object
-        X itself, but in native byte order, and of a type in which what stands twice can be added.
+        X, in native byte order and of a type in which duplicate entries can be summed.
     """
     if isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.dtype.itemsize == 2:
         return X.astype(np.float32)  # SciPy has no matrices of float16
@@ -32,10 +32,10 @@ def check_structure(X: Any, name: str = "X") -> Any:
     if not issparse(X) or len(X.shape) != 2:
         return X
     try:
-        if X.format == "lil" and any(map(_differ_in_length, X.rows, X.data)):
+        if X.format == "lil" and [*map(len, X.rows)] != [*map(len, X.data)]:
             raise ValueError("rows and data must have the same lengths")
-        # A new container around the same arrays: the check itself rebinds attributes. Lists, keys
-        # and diagonals have no such arrays.
+        # check_format rebinds attributes: a new container around the same arrays is checked. LIL,
+        # DOK and DIA have no such arrays.
         of_arrays = X.format in ("csr", "csc", "bsr", "coo")
         shell = _with_data(X, X.data) if of_arrays else X.tocsr()
         if X.format != "coo":  # which was checked as it was made
@@ -54,10 +54,6 @@ def _with_data(X: Any, data: np.ndarray) -> Any:
     """Make a matrix of other values at the same places, in the same order."""
     places = ((X.row, X.col),) if X.format == "coo" else (X.indices, X.indptr)
     return type(X)((data, *places), shape=X.shape)
-
-
-def _differ_in_length(a: list[int], b: list[Any]) -> bool:
-    return len(a) != len(b)
 
 
 def binary_csr(X: Any) -> csr_array:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -237,3 +237,23 @@ POSTERIORS: dict[str, Posterior] = {
     "normal": NormalPosterior(),
     "iaf": InverseAutoregressiveFlow(),
 }
+
+
+def build_prior(prior: str | Prior, n_items: int, n_components: int) -> nn.Module:
+    """Build the module of a prior or of the one of this name."""
+    chosen = PRIORS[prior] if isinstance(prior, str) else prior
+    return _built("prior", chosen, n_items, n_components)
+
+
+def build_posterior(posterior: str | Posterior, n_components: int) -> nn.Module:
+    """Build the module of a posterior or of the one of this name."""
+    chosen = POSTERIORS[posterior] if isinstance(posterior, str) else posterior
+    return _built("posterior", chosen, n_components)
+
+
+def _built(parameter: str, value: Any, *sizes: int) -> nn.Module:
+    try:
+        module: nn.Module = value.build(*sizes)
+    except TypeError as error:
+        raise ValueError(f"{parameter} cannot be built, got {value!r}: {error}") from error
+    return module

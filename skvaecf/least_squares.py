@@ -183,8 +183,8 @@ def solve_positive(A: Tensor, b: Tensor) -> Tensor:
     """Solve positive definite systems A x = b, of shapes (n, m, m) and (n, m).
 
     Not by ``torch.linalg.solve``: for many systems of 150 or more it may hang after
-    ``torch.set_num_threads``. It is left what is singular but for rounding, one by one; what it
-    cannot solve is 0.
+    ``torch.set_num_threads``. Only systems that Cholesky finds singular go to ``solve_ex``, one
+    by one; where that fails, too, the answer is 0.
     """
     factor, failed = torch.linalg.cholesky_ex(A)
     x = torch.cholesky_solve(b[..., None], factor).squeeze(2)

@@ -30,9 +30,8 @@ class ItemLikelihood(ABC):
     Parameters
     ----------
     logits : Tensor of shape (n_users, n_items) or FactoredLogits, float32 or bfloat16
-        Scores of the items. Reductions over the items are made in float32 in any case. Factors
-        are multiplied out for a part of the items at a time, and never all held, if the law
-        allows it.
+        Scores of the items. Reductions over the items are made in float32 or wider. If
+        ``has_parts``, factors are multiplied out for a part of the items at a time.
 
     Attributes
     ----------
@@ -60,7 +59,7 @@ class ItemLikelihood(ABC):
     @staticmethod
     @abstractmethod
     def log_normalizer(parts: Iterable[Tensor], n: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute A for rows with n interactions, and what ``mean`` wants to know again.
+        """Compute A for rows with n interactions, and what ``mean`` needs of it.
 
         The logits come in parts, of any type, each of shape (n_rows, n_items of the part); all in
         one if not ``has_parts``. Further shapes: n and A (n_rows, 1); known (n_rows, ...).
@@ -138,8 +137,8 @@ class NChooseK(ItemLikelihood):
     Attributes
     ----------
     tolerance : float, default=1e-3
-        Rows with a last term of the series below this many nats are left to the series. 0 makes
-        all rows exact.
+        The series is used for rows in which its last term is below this many nats, the circle for
+        the others. 0 makes all rows exact.
 
     Notes
     -----

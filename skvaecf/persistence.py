@@ -94,8 +94,8 @@ class SaveMixin:
 def load(path: str | os.PathLike[str]) -> Any:
     """Load an estimator from a file of its method ``save``.
 
-    No code of the file is run. Only classes exported by skvaecf are made, and the estimator is
-    made last, when all that the file holds was found in order; then it is tried on a row.
+    No code of the file is run. Only classes that skvaecf exports are instantiated, the estimator
+    last, after all that the file holds has been validated; then it is tried on one row.
 
     Parameters
     ----------
@@ -146,8 +146,8 @@ def write_file(value: Any, path: Path, folder: Path) -> None:
     path : Path
         File to write.
     folder : Path
-        Where to write until then, beside the file. It is removed; what an earlier process that
-        was killed has left there, too.
+        Temporary folder beside the file. It is removed in the end, and one that a killed process
+        has left is removed first.
     """
     tensors: dict[str, np.ndarray] = {}
     node = _describe(value, "", tensors)

@@ -25,8 +25,8 @@ SCORERS = (ndcg_at_k, recall_at_k.at(20))
 class BenchmarkDisplay:
     """Metrics of many models, and the time of their fits: a row per model, the best on top.
 
-    Of each metric, those models are dark that cannot be told from the best: user by user, their
-    mean difference from it is less than 1.96 of its standard errors.
+    In each panel, the models that cannot be distinguished from the best are dark: the mean of
+    their differences from it, user by user, is less than 1.96 of its standard errors.
 
     Make it with :meth:`from_estimator` or :meth:`from_predictions`; or of values of your own, such
     as the scores of a cross-validation.

@@ -55,8 +55,8 @@ class AWAERecommender(TorchRecommender):
     kl_weight : float, default=0.5
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
-        Updates in which the weight of the KL term rises linearly from 0 to its final value. "auto"
-        takes 30 epochs.
+        Updates over which this weight rises linearly from 0 to its final value. "auto" takes 30
+        epochs.
     l1 : float, default=1e-3
         Weight :math:`\rho` of the sum of the absolute values of a user's latent vector.
     dropout : float, default=0.5
@@ -64,19 +64,19 @@ class AWAERecommender(TorchRecommender):
     learning_rate : float, default=1e-3
         Step size of Adam.
     batch_size : int or "auto", default="auto"
-        Users per update. "auto" takes a twentieth of the users, but from 100 to 500, so that small
-        data give enough updates per epoch.
+        Users per update. "auto" is a twentieth of the users, but at least 100 and at most 500, so
+        that small data sets get enough updates per epoch.
     max_epochs : int, default=200
         Passes over the users, at most.
     ema_decay : float, default=0.8
         Decay per epoch of the moving average of the parameters, which is what is validated and
         kept. 0 takes the parameters as they are.
     early_stopping : bool, default=True
-        Set users apart, compute their NDCG@100 after each epoch, stop when it has not risen for
-        ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5 interactions, none
-        can be set apart and all epochs are run.
+        Hold out validation users, compute their NDCG@100 after each epoch, stop when it has not
+        risen for ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5
+        interactions, nobody can be held out and all epochs are run.
     validation_fraction : float, default=0.1
-        Share of the users to set apart when ``early_stopping``, unless ``fit`` is given ``X_val``.
+        Share of the users to hold out when ``early_stopping``, unless ``fit`` is given ``X_val``.
     n_iter_no_change : int, default=20
         Epochs without a better validation score before training stops.
     device : str or torch.device, default="auto"
@@ -106,7 +106,7 @@ class AWAERecommender(TorchRecommender):
 
     See Also
     --------
-    MultVAE : The same without the last two terms, which it equals at ``mmd_weight=0, l1=0``.
+    MultVAE : The same without the last two terms.
     skvaecf.objectives.mmd : The estimate of the discrepancy and its kernel.
 
     Notes

@@ -78,19 +78,19 @@ class CFGAN(TorchRecommender):
     discriminator_learning_rate : float or None, default=None
         Step size of Adam for the discriminator. None takes ``learning_rate``.
     batch_size : int or "auto", default="auto"
-        Users per update. "auto" takes a twentieth of the users, but from 100 to 500, so that small
-        data give enough updates per epoch.
+        Users per update. "auto" is a twentieth of the users, but at least 100 and at most 500, so
+        that small data sets get enough updates per epoch.
     max_epochs : int, default=200
-        Passes over the users, at most.
+        Alternations of discriminator and generator, at most.
     ema_decay : float, default=0.8
         Decay per epoch of the moving average of the parameters, which is what is validated and
         kept. 0 takes the parameters as they are.
     early_stopping : bool, default=True
-        Set users apart, compute their NDCG@100 after each epoch, stop when it has not risen for
-        ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5 interactions, none
-        can be set apart and all epochs are run.
+        Hold out validation users, compute their NDCG@100 after each epoch, stop when it has not
+        risen for ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5
+        interactions, nobody can be held out and all epochs are run.
     validation_fraction : float, default=0.1
-        Share of the users to set apart when ``early_stopping``, unless ``fit`` is given ``X_val``.
+        Share of the users to hold out when ``early_stopping``, unless ``fit`` is given ``X_val``.
     n_iter_no_change : int, default=20
         Epochs without a better validation score before training stops.
     device : str or torch.device, default="auto"
@@ -139,8 +139,9 @@ class CFGAN(TorchRecommender):
 
     In user mode a user's row is the input. In item mode the vector of item i is
     :math:`\hat{y}_{ui} = w_u^\top h_i + b_u` for a user u in ``fit``, with :math:`h_i` the last
-    hidden layer: a row that was in ``fit`` is ranked by it (by the first, if several users had the
-    same). Any other row gets weights of its own by least squares with the :math:`h_i` fixed,
+    hidden layer: a row that was in ``fit`` is ranked by that user's weights (the first's, if
+    several users had the same row). Any other row gets weights of its own by least squares with
+    the :math:`h_i` fixed,
 
     .. math:: \min_{w, b} \sum_{i \in S} (w^\top h_i + b - 1)^2
               + a \sum_{i \notin S} (w^\top h_i + b)^2 + \mu \|w\|^2,
@@ -358,7 +359,7 @@ class UserGAN(nn.Module):
 
 
 class ItemGAN(UserGAN, OwnStart):
-    """The same of vectors that items are represented by; new users get output weights afterwards.
+    """The game on the items' vectors; new users are folded in by fitting output weights to them.
 
     Parameters
     ----------
@@ -387,7 +388,8 @@ class ItemGAN(UserGAN, OwnStart):
         self.fold_in_weight = fold_in_weight
         self.fold_in_l2 = fold_in_l2
         self.register_buffer("codes", torch.zeros(n_items, n_components + 1))
-        # A user is known by the sum of the items' keys: users in the order of their sums.
+        # A row is recognised by the sum of its items' random keys: the sums in ascending order, and
+        # whose they are.
         self.register_buffer("keys", torch.zeros(n_items, dtype=torch.int64))
         self.register_buffer("sums", torch.zeros(n_users, dtype=torch.int64))
         self.register_buffer("users", torch.zeros(n_users, dtype=torch.int64))

@@ -67,19 +67,19 @@ class IRGAN(TorchRecommender):
     pretraining_learning_rate : float, default=0.01
         Step size of Adam in the pretraining.
     batch_size : int or "auto", default="auto"
-        Users per update. "auto" takes a twentieth of the users, but from 100 to 500, so that small
-        data give enough updates per epoch.
+        Users per update. "auto" is a twentieth of the users, but at least 100 and at most 500, so
+        that small data sets get enough updates per epoch.
     max_epochs : int, default=200
-        Passes over the users, at most.
+        Alternations of discriminator and generator, at most.
     ema_decay : float, default=0.8
         Decay per epoch of the moving average of the parameters, which is what is validated and
         kept. 0 takes the parameters as they are.
     early_stopping : bool, default=True
-        Set users apart, compute their NDCG@100 after each epoch, stop when it has not risen for
-        ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5 interactions, none
-        can be set apart and all epochs are run.
+        Hold out validation users, compute their NDCG@100 after each epoch, stop when it has not
+        risen for ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5
+        interactions, nobody can be held out and all epochs are run.
     validation_fraction : float, default=0.1
-        Share of the users to set apart when ``early_stopping``, unless ``fit`` is given ``X_val``.
+        Share of the users to hold out when ``early_stopping``, unless ``fit`` is given ``X_val``.
     n_iter_no_change : int, default=20
         Epochs without a better validation score before training stops.
     device : str or torch.device, default="auto"
@@ -124,8 +124,8 @@ class IRGAN(TorchRecommender):
     were drawn from all; those that the user has are not taken. Updates are Adam's throughout, the
     authors' are plain gradient steps.
 
-    Vectors of users are learned for those in ``fit`` only, and never used again: all users are
-    represented, to their rows, by the vector that the items' fixed vectors make most likely,
+    The user vectors learned in ``fit`` are not used for prediction. Every user is folded in: with
+    the items' vectors fixed, by the vector that makes the row most likely,
 
     .. math:: \hat{p} = \arg\max_p \frac{1}{|S|} \sum_{i \in S} \log \operatorname{softmax}_i
               (p^\top q_i + b_i) - \lambda \|p\|^2.
@@ -382,8 +382,8 @@ def fold_in(items: ItemLogits, x: InteractionBatch, l2: float, n_steps: int = 15
     r"""Find argmax_p mean_S log softmax(Qp + b) - l2 |p|^2 for every row, by Newton's method.
 
     Along a step by which the scores change in a range r, the third derivative is at most r times
-    the second. So the step is shortened by log(1 + r) / r, which lowers the objective surely, and
-    is 1 in the end.
+    the second. The step is therefore scaled by log(1 + r) / r, which guarantees an increase and
+    tends to 1 near the maximum.
 
     Parameters
     ----------

@@ -48,19 +48,19 @@ class MultDAE(TorchRecommender):
     learning_rate : float, default=1e-3
         Step size of Adam.
     batch_size : int or "auto", default="auto"
-        Users per update. "auto" takes a twentieth of the users, but from 100 to 500, so that small
-        data give enough updates per epoch.
+        Users per update. "auto" is a twentieth of the users, but at least 100 and at most 500, so
+        that small data sets get enough updates per epoch.
     max_epochs : int, default=200
         Passes over the users, at most.
     ema_decay : float, default=0.8
         Decay per epoch of the moving average of the parameters, which is what is validated and
         kept. 0 takes the parameters as they are.
     early_stopping : bool, default=True
-        Set users apart, compute their NDCG@100 after each epoch, stop when it has not risen for
-        ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5 interactions, none
-        can be set apart and all epochs are run.
+        Hold out validation users, compute their NDCG@100 after each epoch, stop when it has not
+        risen for ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5
+        interactions, nobody can be held out and all epochs are run.
     validation_fraction : float, default=0.1
-        Share of the users to set apart when ``early_stopping``, unless ``fit`` is given ``X_val``.
+        Share of the users to hold out when ``early_stopping``, unless ``fit`` is given ``X_val``.
     n_iter_no_change : int, default=20
         Epochs without a better validation score before training stops.
     device : str or torch.device, default="auto"

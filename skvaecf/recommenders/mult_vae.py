@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..distributions import DiagonalNormal
 from ..interactions import InteractionBatch
-from ..latent import POSTERIORS, PRIORS, Posterior, Prior
+from ..latent import POSTERIORS, PRIORS, Posterior, Prior, build_posterior, build_prior
 from ..likelihoods import LIKELIHOODS
 from ..modules import Autoencoder, Decoder, Encoder
 from ..neural import TorchRecommender
@@ -57,8 +57,8 @@ class MultVAE(TorchRecommender):
     kl_weight : float, default=0.5
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
-        Updates in which the weight of the KL term rises linearly from 0 to its final value. "auto"
-        takes 30 epochs.
+        Updates over which this weight rises linearly from 0 to its final value. "auto" takes 30
+        epochs.
     l2 : float, default=0.0
         Weight :math:`\lambda` of the squared norm of all weight matrices of encoder and decoder.
         It is added once per update to the mean loss of the users.
@@ -67,19 +67,19 @@ class MultVAE(TorchRecommender):
     learning_rate : float, default=1e-3
         Step size of Adam.
     batch_size : int or "auto", default="auto"
-        Users per update. "auto" takes a twentieth of the users, but from 100 to 500, so that small
-        data give enough updates per epoch.
+        Users per update. "auto" is a twentieth of the users, but at least 100 and at most 500, so
+        that small data sets get enough updates per epoch.
     max_epochs : int, default=200
         Passes over the users, at most.
     ema_decay : float, default=0.8
         Decay per epoch of the moving average of the parameters, which is what is validated and
         kept. 0 takes the parameters as they are.
     early_stopping : bool, default=True
-        Set users apart, compute their NDCG@100 after each epoch, stop when it has not risen for
-        ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5 interactions, none
-        can be set apart and all epochs are run.
+        Hold out validation users, compute their NDCG@100 after each epoch, stop when it has not
+        risen for ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5
+        interactions, nobody can be held out and all epochs are run.
     validation_fraction : float, default=0.1
-        Share of the users to set apart when ``early_stopping``, unless ``fit`` is given ``X_val``.
+        Share of the users to hold out when ``early_stopping``, unless ``fit`` is given ``X_val``.
     n_iter_no_change : int, default=20
         Epochs without a better validation score before training stops.
     device : str or torch.device, default="auto"
@@ -203,8 +203,8 @@ class MultVAE(TorchRecommender):
         return VariationalAutoencoder(
             Encoder(n_items, self.encoder_layer_sizes, 2 * self.n_components),
             Decoder(self.n_components, self.decoder_layer_sizes, n_items),
-            build(POSTERIORS, "posterior", self.posterior, self.n_components),
-            build(PRIORS, "prior", self.prior, n_items, self.n_components),
+            build_posterior(self.posterior, self.n_components),
+            build_prior(self.prior, n_items, self.n_components),
         )
 
     def _players(self, network: VariationalAutoencoder) -> list[Player]:
@@ -226,15 +226,6 @@ class MultVAE(TorchRecommender):
     def _latent(self, network: VariationalAutoencoder, x: InteractionBatch) -> Tensor:
         mean: Tensor = network.q(x.l2_normalized()).mean
         return mean
-
-
-def build(known: dict[str, Any], parameter: str, value: Any, *sizes: int) -> nn.Module:
-    """Build the module of a prior or posterior, which may be given by its name."""
-    try:
-        module: nn.Module = (known[value] if isinstance(value, str) else value).build(*sizes)
-    except TypeError as error:
-        raise ValueError(f"{parameter} cannot be built, got {value!r}: {error}") from error
-    return module
 
 
 class VariationalAutoencoder(Autoencoder):

@@ -83,9 +83,9 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
 
     Notes
     -----
-    The answer is exact but for rounding. A guess of which weights are not zero, and of their
-    signs, leaves a linear system; where its solution contradicts the guess, the guess is changed
-    and tried again: block principal pivoting [2]_. Time grows with the cube of the number of
+    The answer is exact but for rounding. Given which weights are not zero, and their signs, the
+    problem is a linear system. As long as its solution contradicts that guess, the guess is
+    changed: block principal pivoting [2]_. Time grows with the cube of the number of
     weights per item. For little l1, with which W is dense, :class:`~skvaecf.EASE` is the model.
 
     Scikit-learn's ``ElasticNet`` divides by the number of users n: l1 is n * alpha * l1_ratio and
