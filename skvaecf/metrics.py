@@ -8,13 +8,12 @@ held-out items. A user with nothing held out gets NaN, which
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
+from ._checks import check_count
 from .interactions import binary_csr, check_structure
 
 PerUser = NDArray[np.float64]
@@ -261,9 +260,7 @@ def coverage(ranked: NDArray[np.int64], n_items: int, k: int = 100) -> float:
 
 
 def _check_lists(ranked: Any, n_items: int, k: int) -> NDArray[np.int64]:
-    validate_parameter_constraints(
-        {"k": [Interval(Integral, 1, None, closed="left")]}, {"k": k}, caller_name="The metric"
-    )
+    check_count("k", k)
     ranked = np.asarray(ranked)
     if ranked.ndim != 2 or not np.issubdtype(ranked.dtype, np.integer) or not ranked.shape[1]:
         raise ValueError(

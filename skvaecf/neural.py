@@ -61,10 +61,11 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
     """Base of the recommenders that train a network.
 
     A subclass builds its network, names its players (see :mod:`skvaecf.training`), and says how
-    the fitted network scores rows. Parameters are those of its own constructor; the ones read
+    the network represents rows. Parameters are those of its own constructor; the ones read
     here are documented in :class:`skvaecf.MultVAE`.
     """
 
+    # Those of training: a fitted model keeps what else its network was built with.
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],

@@ -17,7 +17,7 @@ from ..scorers import (
     recall_at_k,
     values_of_lists,
 )
-from ._shared import class_name, in_words, line_style, means_and_errors, with_a_value_per_user
+from ._shared import in_words, line_style, means_and_errors, with_a_value_per_user
 
 SCORERS = (ndcg_at_k, recall_at_k.at(20))
 
@@ -131,7 +131,8 @@ class BenchmarkDisplay:
             two users have anything held out.
         """
         together = MultiRankingScorer(with_a_value_per_user(scorers))
-        models = estimator if isinstance(estimator, Mapping) else {class_name(estimator): estimator}
+        one = not isinstance(estimator, Mapping)
+        models = {type(estimator).__name__: estimator} if one else estimator
         values = {name: together.per_user(model, X, y) for name, model in models.items()}
         return cls(values, fit_seconds=fit_seconds).plot(error_bar=error_bar, ax=ax, **kwargs)
 

@@ -13,7 +13,6 @@ from ..metrics import PerUser
 from ..model_selection import stored_interactions
 from ..scorers import MultiRankingScorer, RankingScorer, ndcg_at_k, values_of_lists
 from ._shared import (
-    class_name,
     in_words,
     line_style,
     means_and_errors,
@@ -144,7 +143,8 @@ class RankingCurveDisplay:
             two users have anything held out.
         """
         scorers = MultiRankingScorer(_at_all(scorer, k_values))
-        models = estimator if isinstance(estimator, Mapping) else {class_name(estimator): estimator}
+        one = not isinstance(estimator, Mapping)
+        models = {type(estimator).__name__: estimator} if one else estimator
         curves = {
             name: RankingCurve.of(scorers.per_user(model, X, y).values())
             for name, model in models.items()

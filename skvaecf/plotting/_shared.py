@@ -48,11 +48,6 @@ def line_style(given: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     return defaults | given
 
 
-def class_name(estimator: Any) -> str:
-    """Name a model that was given no name."""
-    return type(estimator).__name__
-
-
 def in_words(key: str) -> str:
     """Name a figure: "validation_ndcg" is "validation NDCG", "ndcg@20" is "NDCG@20"."""
     return re.sub(r"\b(ndcg|map|mrr)\b", lambda word: word[0].upper(), key.replace("_", " "))

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from ._shared import class_name, in_words, panels
+from ._shared import in_words, panels
 
 # Columns of ``history_`` that are not figures of the training.
 _NO_FIGURES = {"epoch", "iter", "seconds"}
@@ -103,8 +103,10 @@ class TrainingHistoryDisplay:
         """
         check_is_fitted(estimator)
         if not hasattr(estimator, "history_"):
-            raise TypeError(f"estimator must have history_, which {class_name(estimator)} has not.")
-        name = class_name(estimator) if name is None else name
+            raise TypeError(
+                f"estimator must have history_, which {type(estimator).__name__} has not."
+            )
+        name = type(estimator).__name__ if name is None else name
         best_iter = getattr(estimator, "best_iter_", None)
         display = cls(estimator.history_, best_iter=best_iter, name=name)
         return display.plot(figures=figures, ax=ax, **kwargs)
@@ -131,6 +133,8 @@ class TrainingHistoryDisplay:
         ValueError
             If there is no such figure, or another number of axes.
         """
+        if isinstance(figures, str):
+            raise ValueError(f"figures must be a list of names, got {figures!r}.")
         if not self.history:
             raise ValueError("history must hold one epoch or more, got none.")
         recorded = [key for key in self.history[0] if key not in _NO_FIGURES]

@@ -47,6 +47,10 @@ class EASE(SimilarItemsMixin, BaseRecommender):
     n_features_in_ : int
         Number of items.
 
+    See Also
+    --------
+    SLIM : Sparse weights, for more items than a dense matrix can have.
+
     Notes
     -----
     Memory is a dense float32 matrix of n_items x n_items and a fifth of one, on a GPU three, and

@@ -215,7 +215,7 @@ class MultVAE(TorchRecommender):
             x = batch.x
             q = network.q(x.l2_normalized().dropout(self.dropout, batch.generator))
             z = q.rsample(generator=batch.generator)
-            p = likelihood(network.decoder.factored(z))
+            p = likelihood(network.decoder.factored(z))  # users x items is never held
             beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
             kl = divergence(q, network.p(z), z)
             penalty = weight_penalty(self.l2, network.encoder, network.decoder)

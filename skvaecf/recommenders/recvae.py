@@ -233,6 +233,7 @@ class RecVAE(TorchRecommender):
             z = q.rsample(generator=batch.generator)
             kl = divergence(q, composite_prior(old_encoder(rows), self.prior_weights), z)
             weight = self.kl_weight + self.kl_weight_per_item * x.sum(x.values)
+            # Multiplied out: factors would compute the gradient of the decoder's weights as well.
             return (weight * kl - likelihood(network.decoder(z)).log_prob(x)).mean()
 
         def decoder_loss(batch: Batch) -> Tensor:

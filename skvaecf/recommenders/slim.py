@@ -28,8 +28,11 @@ from ..item_item import (
 )
 from ..least_squares import solve_positive
 
+# Linear systems per item, at most; items left over are in a warning.
 MAX_ROUNDS = 1000
+# Rounds without fewer contradictions until one item is exchanged at a time.
 PATIENCE = 10
+# Items that may enter in a round, at least and at most: with many at once most would leave again.
 MIN_NEW = 32
 MAX_NEW = 128
 # Numbers in the linear systems solved at once.
@@ -71,15 +74,20 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
     ----------
     item_similarity_ : csr_array of shape (n_items, n_items), float32
         The matrix W; column j holds the weights that predict item j.
-    n_features_in_ : int
-        Number of items.
     n_iter_ : int
         Linear systems solved for one item, at most.
+    n_features_in_ : int
+        Number of items.
 
     Warns
     -----
     ConvergenceWarning
         If items violate their conditions by more than ``tol``; it says how many.
+
+    See Also
+    --------
+    EASE : The same without ``l1`` and signs, solved at once for dense weights.
+    ItemKNN : Similarities in the place of weights.
 
     Notes
     -----

@@ -75,7 +75,8 @@ class VAEGANRecommender(TorchRecommender):
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="bernoulli"
-        Law of a user's items given the scores.
+        Law of a user's items given the scores. "n-choose-k" is Bernoulli's law once the number of
+        the user's items is known.
     normalize : bool, default=True
         Scale the encoder's input rows to length 1.
     noise_size : int, default=32

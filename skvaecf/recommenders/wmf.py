@@ -95,6 +95,10 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     n_features_in_ : int
         Number of items.
 
+    See Also
+    --------
+    MultVAE : Factors of the items, and an encoder in the place of the users' factors.
+
     Notes
     -----
     Hu et al. and Liang et al. weight ones with w and zeros with 1: ``WMF(unobserved_weight=1,
