@@ -11,24 +11,18 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, check_array
+from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from ._version import __version__
-from .interactions import binary_csr, check_structure
+from .interactions import binary_csr, check_rows
 from .persistence import SaveMixin
 from .ranking import Scores, rank, row_blocks
 
 Scorer = Callable[[csr_array], Tensor]
-
-
-def check_rows(X: Any, name: str = "X") -> Any:
-    """Validate interactions; return them as CSR or, if dense, as an array. X is not changed."""
-    X = check_structure(X, name)
-    return check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name=name)
 
 
 class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):

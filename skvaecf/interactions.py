@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import csr_array, issparse
+from sklearn.utils import check_array
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,6 +55,19 @@ def _with_data(X: Any, data: np.ndarray) -> Any:
     """Make a matrix of other values at the same places, in the same order."""
     places = ((X.row, X.col),) if X.format == "coo" else (X.indices, X.indptr)
     return type(X)((data, *places), shape=X.shape)
+
+
+def check_rows(X: Any, name: str = "X") -> Any:
+    """Validate interactions; return them as CSR or, if dense, as an array. X is not changed."""
+    X = check_structure(X, name)
+    return check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name=name)
+
+
+def stored_interactions(X: Any, name: str = "X") -> csr_array:
+    """Copy to CSR without zeros: values and the order of the stored entries are kept."""
+    X = csr_array(check_rows(X, name), copy=True)
+    X.eliminate_zeros()
+    return X
 
 
 def binary_csr(X: Any) -> csr_array:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.model_selection import BaseCrossValidator
-from sklearn.utils import Bunch, check_array, check_random_state
+from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
-from .interactions import binary_csr, check_structure
+from .interactions import binary_csr, check_rows, stored_interactions
 
 _SHARE = Interval(Real, 0, 1, closed="neither")
 _POSITIVE = Interval(Integral, 1, None, closed="left")
@@ -219,10 +219,8 @@ class UserSplitter(BaseCrossValidator):
         ValueError
             If there are too few eligible users.
         """
-        X = check_structure(X)
-        X = check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name="X")
         # The base class turns the test rows found below into pairs; counts will do for that.
-        yield from super().split(np.diff(binary_csr(X).indptr))
+        yield from super().split(np.diff(binary_csr(check_rows(X)).indptr))
 
     def _iter_test_indices(self, X: Any, y: Any, groups: Any) -> Iterator[NDArray[np.int64]]:
         rng = check_random_state(self.random_state)
@@ -393,15 +391,6 @@ def strong_generalization_split(
         test_users=test_users,
         train_items=items,
     )
-
-
-def stored_interactions(X: Any, input_name: str = "X") -> csr_array:
-    """Copy to CSR without zeros: values and the order of the stored entries are kept."""
-    X = check_structure(X, input_name)
-    X = check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name=input_name)
-    X = csr_array(X, copy=True)
-    X.eliminate_zeros()
-    return X
 
 
 def _entries(X: csr_array, keep: NDArray[np.bool_]) -> csr_array:

@@ -33,11 +33,10 @@ from .base import (
     LatentFactorMixin,
     Scorer,
     SimilarItemsMixin,
-    check_rows,
     cosines,
 )
 from .checkpoint import Checkpoint, arrays, digest, digest_rows
-from .interactions import InteractionBatch, binary_csr
+from .interactions import InteractionBatch, binary_csr, check_rows
 from .metrics import ndcg
 from .model_selection import split_interactions
 from .modules import TopItems, initialize, set_precision

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import csr_array, issparse
-from sklearn.utils import _safe_indexing, check_array
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ._checks import check_count
-from .interactions import InteractionBatch, binary_csr, check_structure
+from .interactions import InteractionBatch, binary_csr, check_rows, check_structure
 
 BLOCK_ROWS = 512
 
@@ -285,8 +285,7 @@ None, default=None
 
     if not hasattr(estimator, "predict"):
         raise TypeError(f"estimator must have a predict method, got {type(estimator).__name__}.")
-    seen = check_structure(X)
-    seen = check_array(seen, accept_sparse="csr", ensure_non_negative=True, input_name="X")
+    seen = check_rows(X)
     rows = seen if issparse(X) else X
 
     def predict_rows(block: slice) -> Tensor:

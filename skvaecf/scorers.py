@@ -13,6 +13,7 @@ from scipy.sparse import csr_array, issparse
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 
+from .interactions import stored_interactions
 from .metrics import (
     PerUser,
     average_precision,
@@ -23,7 +24,7 @@ from .metrics import (
     precision,
     recall,
 )
-from .model_selection import split_interactions, stored_interactions
+from .model_selection import split_interactions
 from .ranking import recommend
 
 _METRICS: dict[str, Callable[..., PerUser]] = {

@@ -113,6 +113,8 @@ def test_history_errors(X):
         TrainingHistoryDisplay.from_estimator(Popularity().fit(X))
     with pytest.raises(ValueError, match=r"figures must be among .*got \['seconds'\]"):
         TrainingHistoryDisplay(HISTORY).plot(figures=["seconds"])
+    with pytest.raises(ValueError, match="figures must be a list of names, got 'validation_ndcg'"):
+        TrainingHistoryDisplay(HISTORY).plot(figures="validation_ndcg")
     with pytest.raises(ValueError, match="figures"):
         TrainingHistoryDisplay(HISTORY).plot(figures=[])
     with pytest.raises(ValueError, match="ax must have 2 axes"):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._optional import require
-from ..model_selection import stored_interactions
+from ..interactions import stored_interactions
 from ..scorers import (
     MultiRankingScorer,
     RankingScorer,

@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..interactions import stored_interactions
 from ..metrics import PerUser
-from ..model_selection import stored_interactions
 from ..scorers import MultiRankingScorer, RankingScorer, ndcg_at_k, values_of_lists
 from ._shared import (
     in_words,
