@@ -27,6 +27,28 @@ def item_blocks(n_items: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n_items))
 
 
+def sparse_item_blocks(X: csr_array) -> Iterator[np.ndarray]:
+    """Cut items into blocks whose rows of X'X may be held at once, as short as they are.
+
+    The bounds of the rows of a block differ by less than a factor of two, so that a rectangle as
+    wide as the longest row takes little more.
+    """
+    n_items = X.shape[1]
+    n_u = np.diff(X.indptr)
+    # A row has at most as many entries as the item's users have items.
+    at_most = np.bincount(X.indices, n_u.repeat(n_u), minlength=n_items).clip(1, n_items)
+    order = np.argsort(-at_most)
+    rising = -at_most[order]
+    start = 0
+    while start < n_items:
+        longest = -rising[start]
+        # A quarter, as an entry takes several numbers of 8 bytes.
+        size = max(1, int(BLOCK_ENTRIES // 4 // longest))
+        stop = min(start + size, np.searchsorted(rising, -longest / 2))
+        yield order[start:stop]
+        start = stop
+
+
 def dense_gram(X: csr_array, device: torch.device, padding: int = 0) -> Tensor:
     """X'X, float32, with rows and columns of zeros behind it, in blocks of little memory.
 

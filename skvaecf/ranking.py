@@ -106,6 +106,37 @@ def _largest(scores: Tensor, k: int, *, ordered: bool = False) -> tuple[Tensor, 
     return values, columns.gather(1, order)
 
 
+def largest_positive(rows: csr_array, k: int) -> csr_array:
+    """Keep the k largest of each row's positive entries, ties to the lower column.
+
+    An entry and its column make one integer, so that none are equal and the order of the entries
+    in ``rows``, which a sparse product leaves open, is of no account.
+
+    Parameters
+    ----------
+    rows : csr_array, float32, without negative entries
+    k : int
+
+    Returns
+    -------
+    kept : csr_array of the same shape, float32
+        The entries of a row are in no order.
+    """
+    n_entries, last = np.diff(rows.indptr), rows.shape[1] - 1
+    keys = np.zeros((rows.shape[0], n_entries.max()), dtype=np.int64)
+    # The bits of a positive number, read as an integer, grow as it does.
+    bits = rows.data.view(np.int32).astype(np.int64)
+    keys[np.arange(keys.shape[1]) < n_entries[:, None]] = bits << 32 | (last - rows.indices)
+    if k < keys.shape[1]:
+        keys.partition(-k, axis=1)
+        keys = keys[:, -k:]
+    positive = keys >> 32 > 0
+    indptr = np.append(0, positive.sum(axis=1).cumsum())
+    keys = keys[positive]
+    data = (keys >> 32).astype(np.int32).view(np.float32)
+    return csr_array((data, last - (keys & 0xFFFFFFFF), indptr), shape=rows.shape)
+
+
 def rank(
     score_rows: Callable[[slice], Scores],
     X: Any,

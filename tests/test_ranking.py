@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
 from skvaecf import EASE, recommend
-from skvaecf.ranking import BLOCK_ROWS, rank, row_blocks, top_k
+from skvaecf.ranking import BLOCK_ROWS, largest_positive, rank, row_blocks, top_k
 
 
 def brute_force_top_k(scores, k):
@@ -34,6 +34,23 @@ def test_top_k_is_a_stable_sort(drawn):
     assert values.dtype == np.float32
     assert_array_equal(columns, brute_force_top_k(scores, k))
     assert_array_equal(values, np.take_along_axis(scores, columns, axis=1))
+
+
+@given(scores_and_k(), st.integers(0, 9))
+def test_largest_positive_is_a_stable_sort_of_entries_in_any_order(drawn, seed):
+    scores, k = drawn
+    scores = np.maximum(scores, 0)
+    columns = np.random.RandomState(seed).rand(*scores.shape).argsort(axis=1)
+    data = np.take_along_axis(scores, columns, axis=1)
+    indptr = np.arange(len(scores) + 1) * scores.shape[1]
+    unordered = csr_array((data.ravel(), columns.ravel(), indptr), shape=scores.shape)
+    expected = np.zeros_like(scores)
+    best = brute_force_top_k(scores, k)
+    np.put_along_axis(expected, best, np.take_along_axis(scores, best, axis=1), axis=1)
+    kept = largest_positive(unordered, k)
+    assert kept.dtype == np.float32
+    assert kept.nnz == (expected > 0).sum()
+    assert_array_equal(kept.toarray(), expected)
 
 
 @pytest.mark.parametrize("n_columns", [3000, 3001, 3007])

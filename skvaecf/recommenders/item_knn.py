@@ -7,14 +7,13 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
-from ..item_item import item_blocks, sparse_scorer, stored_similarities
-from ..ranking import top_k
+from ..item_item import sparse_item_blocks, sparse_scorer, stored_similarities
+from ..ranking import largest_positive
 
 # Robertson and Zaragoza, section 3.5: common values of the two constants of BM25.
 BM25_SATURATION = 1.2
@@ -93,16 +92,13 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
         self.shrinkage = shrinkage
 
     def _fit(self, X: csr_array) -> None:
-        n_items = X.shape[1]
         A = _weighted(X, self.weighting)
         items = csr_array(A.T)
-        squared = np.bincount(A.indices, A.data**2, minlength=n_items)  # |a_i|^2
-        k = min(self.n_neighbors, n_items)
-        neighbors = np.empty((n_items, k), dtype=np.int64)
-        similarities = np.empty((n_items, k), dtype=np.float32)
-        for block in item_blocks(n_items):
-            shared = (items[block] @ A).tocoo()
-            i, j = shared.coords[0] + block.start, shared.coords[1]
+        squared = np.bincount(A.indices, A.data**2, minlength=X.shape[1])  # |a_i|^2
+        blocks, nearest = list(sparse_item_blocks(A)), []
+        for block in blocks:
+            shared = items[block] @ A
+            i, j = block.repeat(np.diff(shared.indptr)), shared.indices
             if self.metric == "cosine":
                 scale = np.sqrt(squared[i] * squared[j])
             else:
@@ -111,11 +107,9 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
             similarity = np.divide(shared.data, scale, out=np.zeros(len(i)), where=scale > 0)
             similarity[i == j] = 0
             shared.data = similarity.astype(np.float32)
-            neighbors[block], similarities[block] = top_k(torch.from_numpy(shared.toarray()), k)
-        columns = np.arange(n_items).repeat(k)
-        S = csr_array((similarities.ravel(), (neighbors.ravel(), columns)), shape=(n_items,) * 2)
-        S.eliminate_zeros()
-        self.item_similarity_ = S
+            nearest.append(largest_positive(shared, int(self.n_neighbors)))
+        place = np.argsort(np.concatenate(blocks))
+        self.item_similarity_ = csr_array(vstack(nearest, format="csr")[place].T)
 
     def _scorer(self) -> Scorer:
         return sparse_scorer(self.item_similarity_)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
 from skvaecf import ItemKNN
 from skvaecf.datasets import make_interactions
+from skvaecf.item_item import sparse_item_blocks
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +100,33 @@ def test_blocks_do_not_change_the_similarities(X, monkeypatch):
     monkeypatch.setattr("skvaecf.item_item.BLOCK_ENTRIES", 1)
     blocks = ItemKNN(5, weighting="bm25").fit(X).item_similarity_
     assert (whole != blocks).nnz == 0
+
+
+def test_of_very_many_items_those_that_share_users_are_looked_at(X):
+    S = ItemKNN().fit(X).item_similarity_.tocoo()
+    spread = csr_array((X.data, X.indices * 8000 + 7, X.indptr), shape=(50, 200_000))
+    tracemalloc.start()
+    wide = ItemKNN().fit(spread).item_similarity_.tocoo()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 * 2**20
+    assert_array_equal(wide.coords, [c * 8000 + 7 for c in S.coords])
+    assert_array_equal(wide.data, S.data)
+
+
+def test_work_grows_with_the_pairs_of_items_that_users_have():
+    r = np.random.RandomState(0)
+    columns = np.minimum(r.zipf(1.3, 9000) - 1, 199_999)
+    X = csr_array((np.ones(9000), (r.randint(300, size=9000), columns)), shape=(300, 200_000))
+    blocks = list(sparse_item_blocks(X))
+    assert_array_equal(np.sort(np.concatenate(blocks)), np.arange(200_000))
+    lengths = np.diff((csr_array(X.T) @ X).indptr)
+    held = [len(block) * max(1, lengths[block].max()) for block in blocks]
+    assert max(held) <= 2**20
+    pairs = int((np.diff(X.indptr) ** 2).sum())
+    assert sum(held) < 2 * (pairs + 200_000)
+
+
+def test_small_blocks_for_long_rows():
+    X = csr_array(np.ones((2, 3000)))
+    assert max(map(len, sparse_item_blocks(X))) == 2**20 // 3000
