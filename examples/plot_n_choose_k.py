@@ -1,8 +1,8 @@
 """
-The law of a set, and its two bounds
-====================================
+The distribution of a set, and its two bounds
+=============================================
 
-A user has N of the items: a set, each item once. Given scores, the law of such a set is
+A user has N of the items: a set, each item once. Given scores, the distribution of such a set is
 
     log p(x | scores, N) = sum of the scores of the N items - log e_N(exp(scores)),
 
@@ -14,8 +14,8 @@ autoencoders are trained, bound it from below, as both bound log e_N from above:
 * Bernoulli: log e_N <= sum softplus(scores + t) - N t, for any offset t. The least bound over t
   is that of a user's own intercept.
 
-How far off are they, for whom, and does it matter? ``likelihood="n-choose-k"`` trains with the law
-itself.
+How far off are they, for whom, and does it matter? ``likelihood="n-choose-k"`` trains with the
+distribution itself.
 """
 
 # %%

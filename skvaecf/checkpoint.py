@@ -84,12 +84,12 @@ class Checkpoint:
     def _folder(self, path: Path) -> Path:
         return path.with_name(f".{path.name}.partial")
 
-    def resume(self, go_on_from: Callable[[Any], None]) -> None:
+    def resume(self, load: Callable[[Any], None]) -> None:
         """Hand the state over, if there is one; write it again, to see that this can be done."""
         if self.state is None:
             return
         with naming_the_file(self.path or "The checkpoint of the first rank"):
-            go_on_from(tensors(self.state))
+            load(tensors(self.state))
         if self.path is not None:
             self._write(self.path, self.state)
         self.state = None

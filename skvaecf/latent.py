@@ -57,7 +57,7 @@ class _StandardNormal(nn.Module):
 
 @dataclass(frozen=True)
 class VampPrior:
-    r"""Variational mixture of posteriors: the prior is made of the posteriors of M invented users.
+    r"""Variational mixture of posteriors: the prior is made of the posteriors of M pseudo-inputs.
 
     .. math:: p(z) = \frac{1}{M} \sum_{m=1}^M q_\phi(z | u_m)
 
@@ -67,7 +67,7 @@ class VampPrior:
     Parameters
     ----------
     n_pseudo_inputs : int, default=5
-        Number M of invented users.
+        Number M of pseudo-inputs.
 
     Raises
     ------

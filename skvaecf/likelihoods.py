@@ -125,8 +125,8 @@ class NChooseK(ItemLikelihood):
     .. math:: \log p(x | \eta, N) = \sum_i x_i \eta_i - \log e_N(e^\eta), \qquad
               e_N(e^\eta) = \sum_{|c| = N} \exp \sum_{i \in c} \eta_i
 
-    Independent items with probabilities :math:`p_i = \sigma(\eta_i + t)` have the same law once
-    their number S is known to be N, whatever t is. So
+    Independent items with probabilities :math:`p_i = \sigma(\eta_i + t)` have the same distribution
+    once their number S is known to be N, whatever t is. So
 
     .. math:: \log e_N(e^\eta) = \sum_i \log(1 + e^{\eta_i + t}) - N t + \log P(S = N),
 

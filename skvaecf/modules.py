@@ -135,15 +135,15 @@ class Autoencoder(nn.Module):
 
 
 class OwnStart(nn.Module):
-    """A module that chooses its initial values itself, where the common law does not suit it."""
+    """A module that chooses its initial values itself, where the common rule does not suit it."""
 
     def start(self, generator: torch.Generator, x: InteractionBatch) -> None:
-        """Set parameters and buffers, which the common law has filled; x are the training rows."""
+        """Set parameters and buffers, which the common rule has filled; x are the training rows."""
         raise NotImplementedError
 
 
 def initialize(network: nn.Module, generator: torch.Generator, x: InteractionBatch) -> None:
-    """Draw weights from Glorot's uniform law and biases from a narrow truncated normal."""
+    """Draw weights from Glorot's uniform distribution and biases from a narrow truncated normal."""
     for parameter in network.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter, generator=generator)

@@ -252,7 +252,7 @@ None, default=None
         batch_size = auto if isinstance(self.batch_size, str) else self.batch_size
 
         progress = Progress(network, averaged, game, generator)
-        checkpoint.resume(progress.go_on_from)
+        checkpoint.resume(progress.load_state_dict)
         history, best = progress.history, progress.best
         epochs = range(len(history) + 1, self.max_epochs + 1)
         task = self._init_callback_context(max_subtasks=len(epochs))
@@ -283,7 +283,7 @@ None, default=None
                 )
                 if of_first_rank(stop) or epoch - best.epoch >= self.n_iter_no_change:
                     break
-                checkpoint.save(epoch, progress.state)
+                checkpoint.save(epoch, progress.state_dict)
         except KeyboardInterrupt:
             if not history:
                 raise

@@ -52,7 +52,7 @@ def divergence(q: Any, p: Any, z: Tensor) -> Tensor:
 
 
 def mmd(z: Tensor, p: Tensor) -> Tensor:
-    r"""Estimate the squared maximum mean discrepancy of two laws from draws of them.
+    r"""Estimate the squared maximum mean discrepancy of two distributions from draws of them.
 
     .. math:: \mathrm{MMD}^2 = \frac{1}{n (n - 1)} \sum_{a \ne b} k(z_a, z_b)
               + \frac{1}{m (m - 1)} \sum_{a \ne b} k(p_a, p_b)

@@ -1,4 +1,4 @@
-"""The law of the number S of items, when each is there with a probability of its own.
+"""The distribution of the number S of items, when each is there with a probability of its own.
 
 The items have the probabilities sigmoid(logits + t), independently. What :class:`NChooseK` asks of
 it: the t at which S is n on average, log P(S = n), and who is there if S is n.

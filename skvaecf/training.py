@@ -148,14 +148,14 @@ class Game:
                 )
         return {name: math.fsum(_read(values)) / len(values) for name, values in figures.items()}
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Give what the players have gathered: per player, its updates and Adam's averages."""
         return {
             name: {"steps": self.steps[name], "adam": [*optimizer.state_dict()["state"].values()]}
             for name, optimizer in self.optimizers.items()
         }
 
-    def go_on_from(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the place of the game that gave this state.
 
         Raises
@@ -246,24 +246,24 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best: BestEpoch = field(default_factory=BestEpoch)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Give it as tensors, numbers and names."""
         return {
             "network": dict(self.network.state_dict()),
             "averaged": dict(self.averaged.state_dict()),
-            "game": self.game.state(),
+            "game": self.game.state_dict(),
             "generator": self.generator.get_state(),
             "history": self.history,
             "best": vars(self.best),
         }
 
-    def go_on_from(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the place of the training that gave this state."""
         best = state["best"]
         self.averaged.load_state_dict(best["parameters"])
         self.best.update(best["score"], best["epoch"], self.averaged)
         self.averaged.load_state_dict(state["averaged"])
         self.network.load_state_dict(state["network"])
-        self.game.go_on_from(state["game"])
+        self.game.load_state_dict(state["game"])
         self.generator.set_state(state["generator"])
         self.history += state["history"]

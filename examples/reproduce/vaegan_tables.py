@@ -50,6 +50,7 @@ FORMS = {
     "AVB+D": {"data_adversary_weight": 0.2},
     "AVB+D+C": {"data_adversary_weight": 0.2, "contractive_weight": 3e-4},
 }
+# As in the paper, but that the weight of T rises in 30 epochs; there it takes 80.
 PAPER = {
     "encoder_layer_sizes": (600,),
     "decoder_layer_sizes": (600,),

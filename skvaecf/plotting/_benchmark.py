@@ -56,7 +56,7 @@ class BenchmarkDisplay:
     -----
     The bars are those of each model's own mean. Users differ more than models do, so bars may
     overlap although one model is better for nearly all users; the colour tells. Among many models
-    one in twenty is told apart by chance.
+    one in twenty is distinguished by chance.
 
     Examples
     --------

@@ -25,8 +25,8 @@ class AWAERecommender(TorchRecommender):
     **The formulas of the paper were not available to the authors of this class.** It is built from
     the paper's abstract, which names the parts of the objective (a Wasserstein autoencoder of the
     user's items with one of two losses, a term that compares the latent vectors with their
-    assumed law, an L1 penalty on them), and from the Wasserstein autoencoder's own paper. It may
-    differ from the authors' model, and its figures are not theirs.
+    assumed distribution, an L1 penalty on them), and from the Wasserstein autoencoder's own paper.
+    It may differ from the authors' model, and its figures are not theirs.
 
     The encoder gives :math:`q(z|x) = N(\mu(x), \operatorname{diag} \sigma^2(x))`. Training lowers,
     on average over the users,
@@ -47,8 +47,8 @@ class AWAERecommender(TorchRecommender):
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
-        Law of a user's items given the scores. "n-choose-k" is Bernoulli's law once the number of
-        the user's items is known.
+        Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
+        number.
     mmd_weight : float, default=10.0
         Weight :math:`\lambda` of the discrepancy between the latent vectors of a batch and draws
         of the prior. 0 leaves it out.

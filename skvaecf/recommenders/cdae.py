@@ -50,8 +50,8 @@ class CDAE(TorchRecommender):
     activation : {"sigmoid", "tanh", "linear"}, default="sigmoid"
         Function s of the hidden layer.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="bernoulli"
-        Law of a user's items given the scores. With "bernoulli" the loss is the paper's logistic
-        one. "n-choose-k" is Bernoulli's law once the number of the user's items is known.
+        Distribution of a user's items given the scores. With "bernoulli" the loss is the paper's
+        logistic one. "n-choose-k" is Bernoulli's given their number.
     l2 : float, default=1.0
         Weight :math:`\lambda` of the squared norms of the user's vector and of both weight
         matrices. The biases are free.

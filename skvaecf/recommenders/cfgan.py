@@ -112,7 +112,7 @@ class CFGAN(TorchRecommender):
         ``discriminator``.
     history_ : list of dict
         Per epoch: its number, the mean loss of each player, the share of vectors that the
-        discriminator told right, the validation NDCG@100, seconds. An epoch has
+        discriminator classified correctly, the validation NDCG@100, seconds. An epoch has
         ``n_discriminator_steps`` and ``n_generator_steps`` passes over the rows.
     n_iter_ : int
         Epochs run.

@@ -24,7 +24,7 @@ from ..training import Batch, Player
 class HVampVAE(TorchRecommender):
     r"""Hierarchical variational autoencoder with gated layers and a VampPrior.
 
-    A latent vector :math:`z_2` is drawn from a mixture of the posteriors of M invented users, a
+    A latent vector :math:`z_2` is drawn from a mixture of the posteriors of M pseudo-inputs, a
     second one :math:`z_1 \sim p_\theta(z_1|z_2)` from a normal that depends on it, and a user's
     items :math:`x` from both. The posterior goes the same way,
     :math:`q_\phi(z_2|x) \, q_\phi(z_1|x, z_2)`, of two normals with independent components.
@@ -54,10 +54,10 @@ class HVampVAE(TorchRecommender):
     layer_size : int, default=600
         Width of each hidden layer.
     n_pseudo_inputs : int, default=100
-        Number M of invented users.
+        Number M of pseudo-inputs.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
-        Law of a user's items given the scores. "n-choose-k" is Bernoulli's law once the number of
-        the user's items is known.
+        Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
+        number.
     kl_weight : float, default=0.3
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
@@ -98,7 +98,7 @@ class HVampVAE(TorchRecommender):
     Attributes
     ----------
     network_ : torch.nn.Module
-        The trained network; its parts are named after their laws.
+        The trained network; its parts are named after their distributions.
     history_ : list of dict
         Per epoch: its number, the mean loss of each player, the validation NDCG@100, seconds.
     n_iter_ : int
@@ -116,7 +116,7 @@ class HVampVAE(TorchRecommender):
     -----
     The constant terms of the likelihood are left out of the losses. Log-variances are kept in
     [-12, 4]. The KL term of :math:`z_1` is exact, given :math:`z_2`, the other one is that of the
-    :math:`z_2` drawn. The paper has 1000 invented users, whose dense rows cost most of the time of
+    :math:`z_2` drawn. The paper has 1000 pseudo-inputs, whose dense rows cost most of the time of
     an update, raises :math:`\beta` for 100 epochs and has no moving average, ``ema_decay=0``.
 
     References
@@ -226,7 +226,7 @@ class HVampVAE(TorchRecommender):
 
 
 class HierarchicalAutoencoder(nn.Module):
-    """The laws q(z2|x), q(z1|x, z2), p(z2), p(z1|z2) and the scores of the items."""
+    """The distributions q(z2|x), q(z1|x, z2), p(z2), p(z1|z2) and the scores of the items."""
 
     def __init__(self, n_items: int, n_components: int, layer_size: int, prior: nn.Module) -> None:
         super().__init__()

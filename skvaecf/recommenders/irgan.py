@@ -100,7 +100,7 @@ class IRGAN(TorchRecommender):
         The trained ``generator`` and ``discriminator``.
     history_ : list of dict
         Per epoch: its number, the mean loss of each player, the share of items that the
-        discriminator told right, the validation NDCG@100, seconds. An epoch has
+        discriminator classified correctly, the validation NDCG@100, seconds. An epoch has
         ``n_discriminator_steps`` and ``n_generator_steps`` passes over the users.
     n_iter_ : int
         Epochs run, without those of the pretraining.

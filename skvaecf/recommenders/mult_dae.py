@@ -39,8 +39,8 @@ class MultDAE(TorchRecommender):
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
-        Law of a user's items given the scores. "n-choose-k" is Bernoulli's law once the number of
-        the user's items is known.
+        Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
+        number.
     l2 : float, default=2e-5
         Weight :math:`\lambda` of the penalty on the weight matrices, per user.
     dropout : float, default=0.5

@@ -34,8 +34,8 @@ class MultVAE(TorchRecommender):
     the likelihood being summed over the items, one z drawn per user and update, and
     :math:`\beta` rising from 0 to ``kl_weight``. Users are ranked by :math:`f_\theta(\mu_\phi(x))`.
 
-    Other laws ``prior`` and ``posterior`` may stand for :math:`p(z)` and :math:`q_\phi(z|x)`; their
-    KL term is :math:`\log q_\phi(z|x) - \log p(z)` of the z drawn where no closed form exists.
+    A ``prior`` and a ``posterior`` of other shapes may stand for :math:`p(z)` and
+    :math:`q_\phi(z|x)`; their KL term is :math:`\log q_\phi(z|x) - \log p(z)` of the z drawn where no closed form exists.
 
     Parameters
     ----------
@@ -46,8 +46,8 @@ class MultVAE(TorchRecommender):
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
-        Law of a user's items given the scores. With "bernoulli" the model is the paper's logistic
-        VAE. "n-choose-k" is Bernoulli's law once the number of the user's items is known.
+        Distribution of a user's items given the scores. With "bernoulli" the model is the paper's
+        logistic VAE. "n-choose-k" is Bernoulli's given their number.
     prior : {"normal", "vamp"} or object, default="normal"
         Law p(z) of the latent vectors: N(0, I); or a mixture of posteriors, as "vamp" or as a
         :class:`VampPrior` with its number of components.

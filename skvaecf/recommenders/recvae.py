@@ -55,8 +55,8 @@ class RecVAE(TorchRecommender):
         Number of hidden layers, all of the encoder. Each gets, besides the one before, the sum of
         all before.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
-        Law of a user's items given the scores. "n-choose-k" is Bernoulli's law once the number of
-        the user's items is known.
+        Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
+        number.
     prior_weights : tuple of 3 floats, default=(0.15, 0.75, 0.1)
         Shares :math:`w` of the standard normal, of the old posterior and of the wide normal in the
         prior. They must add up to 1.

@@ -67,8 +67,8 @@ class SIVAERecommender(TorchRecommender):
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
-        Law of a user's items given the scores. "n-choose-k" is Bernoulli's law once the number of
-        the user's items is known.
+        Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
+        number.
     noise : {"gaussian", "bernoulli"}, default="gaussian"
         Law of the noise, of mean 0 and variance 1: standard normal, or -1 and 1 with even odds.
     noise_size : int, default=100
@@ -339,7 +339,7 @@ class SemiImplicitEncoder(OwnStart):
 
     def start(self, generator: torch.Generator, x: InteractionBatch) -> None:
         """Make noise and items move a unit alike; fix the draws for ``fixed_samples``."""
-        # A row has length 1, the noise about sqrt(noise_size): by Glorot's law, which looks at
+        # A row has length 1, the noise about sqrt(noise_size): by Glorot's rule, which looks at
         # widths only, it would drown the row.
         limit = math.sqrt(6 / sum(self.from_items.weight.shape) / self.noise_size)
         for weight in self.from_noise.parameters():

@@ -75,8 +75,8 @@ class VAEGANRecommender(TorchRecommender):
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="bernoulli"
-        Law of a user's items given the scores. "n-choose-k" is Bernoulli's law once the number of
-        the user's items is known.
+        Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
+        number.
     normalize : bool, default=True
         Scale the encoder's input rows to length 1.
     noise_size : int, default=32
@@ -170,8 +170,8 @@ class VAEGANRecommender(TorchRecommender):
     1 and without dropout, which therefore is noise of the posterior, too. Without hidden layers it
     is the only noise that is not normal: the other has rank ``noise_size``. There the contractive
     penalty is a decay of the encoder's weights, the same for all users, and T learns little of how
-    z depends on x (on MovieLens 1M 6 of 285 nats), so that :math:`\alpha T` compares the law of all
-    users' z with :math:`p(z)` rather than each user's.
+    z depends on x (with 1,000 items of MovieLens 1M 6 of 285 nats), so that :math:`\alpha T`
+    compares the distribution of all users' z with :math:`p(z)` rather than each user's.
 
     :math:`\hat x` are probabilities if the likelihood is "bernoulli"; the scores of the others have
     no fixed level, and D sees them at any.
