@@ -35,7 +35,8 @@ class MultVAE(TorchRecommender):
     :math:`\beta` rising from 0 to ``kl_weight``. Users are ranked by :math:`f_\theta(\mu_\phi(x))`.
 
     A ``prior`` and a ``posterior`` of other shapes may stand for :math:`p(z)` and
-    :math:`q_\phi(z|x)`; their KL term is :math:`\log q_\phi(z|x) - \log p(z)` of the z drawn where no closed form exists.
+    :math:`q_\phi(z|x)`; their KL term is :math:`\log q_\phi(z|x) - \log p(z)` of the z drawn where
+    no closed form exists.
 
     Parameters
     ----------
