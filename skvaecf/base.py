@@ -12,7 +12,7 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, InvalidParameterError
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -83,13 +83,14 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
 
     def _validate_params(self) -> None:
         super()._validate_params()
-        for name, constraints in self._parameter_constraints.items():
+        for name, value in self.get_params(deep=False).items():
             # scikit-learn takes True for the number 1.
+            constraints = self._parameter_constraints.get(name, [])
             is_number = any(isinstance(constraint, Interval) for constraint in constraints)
-            if is_number and isinstance(getattr(self, name), bool):
-                raise ValueError(
-                    f"The {name!r} parameter of {type(self).__name__} must be a number, got"
-                    f" {getattr(self, name)} instead."
+            if isinstance(value, bool) and is_number and "boolean" not in constraints:
+                raise InvalidParameterError(
+                    f"The {name!r} parameter of {type(self).__name__} must be a number. Got"
+                    f" {value!r} instead."
                 )
 
     def predict(self, X: Any) -> np.ndarray:

@@ -51,6 +51,8 @@ class RankingMonitor:
 
     def setup(self, estimator: Any, context: Any) -> None:
         """Begin a new log."""
+        if not isinstance(self.scorer, RankingScorer | MultiRankingScorer):
+            raise TypeError(f"scorer must be a RankingScorer or several, got {self.scorer!r}.")
         self.log_: list[dict[str, float]] = []
 
     def teardown(self, estimator: Any, context: Any) -> None:

@@ -22,7 +22,7 @@ from .persistence import naming_the_file, read_file, write_file
 
 
 class Checkpoint:
-    """The file of one fit; it is written at once, so that a path that cannot be fails early.
+    """The file of one fit; it is written at once, so a path that cannot be written fails early.
 
     Parameters
     ----------

@@ -58,7 +58,7 @@ class FlowPosterior:
     Parameters
     ----------
     base : DiagonalNormal
-        Law of z_0.
+        Distribution of z_0.
     maps : sequence of nn.Module
         The parts of T in their order. A call returns the mapped vectors and the log-determinants,
         shapes (..., n_components) and (...); ``inverse`` goes back.

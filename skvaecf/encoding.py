@@ -64,8 +64,8 @@ class InteractionEncoder(  # type: ignore[call-arg]
     for ``WMF(counts=True)``. A total of zero is no interaction and is not stored. To keep, say,
     ratings of at least 4 only, filter the frame.
 
-    Ids may be of any type that can be sorted and hashed, one per column, but for times with a time
-    zone. Unused categories of a categorical column are ignored. Strings are kept as Python
+    Ids may be of any type that can be sorted and hashed, one per column, except times with a
+    time zone. Unused categories of a categorical column are ignored. Strings are kept as Python
     objects, whatever their length. ``save`` takes numbers, strings and datetime64; with ids of any
     other type, such as ``uuid.UUID``, change them to strings first or pickle the encoder.
 
@@ -389,9 +389,12 @@ class InteractionEncoder(  # type: ignore[call-arg]
         """Find the item number of each id, -1 for those unknown from ``fit``."""
         # By hash, so that ids of another integer type are found, too.
         number = dict(zip(self.item_ids_.tolist(), range(len(self.item_ids_)), strict=True))
+        known = ids
         if ids.dtype.kind == self.item_ids_.dtype.kind == "M":
-            ids = ids.astype(self.item_ids_.dtype)  # dates in another unit
-        return np.array([number.get(i, -1) for i in ids.tolist()], dtype=np.int64)
+            known = ids.astype(self.item_ids_.dtype)  # dates in another unit
+        numbers = np.array([number.get(i, -1) for i in known.tolist()], dtype=np.int64)
+        numbers[known != ids] = -1  # noon is not its day
+        return numbers
 
     def _read(self, frame: Any) -> _Log:
         users, items, values = self._columns(frame)
@@ -518,12 +521,12 @@ def _array(column: Any, name: str) -> np.ndarray:
     if isinstance(series, nw.Series):
         if series.dtype.is_nested() or getattr(series.dtype, "time_zone", None):
             raise ValueError(
-                f"Column {name!r} has dtype {series.dtype}, for which NumPy has none: change it"
-                " first, for instance to strings."
+                f"Column {name!r} has dtype {series.dtype}, which has no NumPy equivalent: change"
+                " it first, for instance to strings."
             )
         n_missing = int(series.is_null().sum())
         values = series.to_numpy()
-    elif isinstance(column, list) and isinstance(next(iter(column), None), tuple):
+    elif isinstance(column, list) and tuple in set(map(type, column)):
         values = np.fromiter(column, dtype=object, count=len(column))  # not a row per tuple
     else:
         values = np.asarray(column)
@@ -570,6 +573,9 @@ def _distinct(ids: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"Column {name!r} must hold ids of one type, such as integers or strings: {error}"
         ) from error
+    if any(getattr(value, "tzinfo", None) for value in distinct):
+        # Two instants of the hour that a zone repeats are equal, and would be one id.
+        raise ValueError(f"Column {name!r} holds times with a time zone: change them to strings.")
     order = np.empty(len(place), dtype=np.int64)
     order[[place[value] for value in distinct]] = np.arange(len(place))
     return np.fromiter(distinct, dtype=object, count=len(distinct)), order[places]

@@ -28,7 +28,7 @@ def item_blocks(n_items: int) -> Iterator[slice]:
 
 
 def sparse_item_blocks(X: csr_array) -> Iterator[np.ndarray]:
-    """Cut items into blocks whose rows of X'X may be held at once, as short as they are.
+    """Cut items into blocks whose rows of X'X, being short, may be held at once.
 
     The bounds of the rows of a block differ by less than a factor of two, so that a rectangle as
     wide as the longest row takes little more.

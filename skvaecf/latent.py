@@ -28,14 +28,14 @@ Encode = Callable[[InteractionBatch | Tensor], DiagonalNormal]
 
 
 class Prior(Protocol):
-    """Law of the latent vectors of all users."""
+    """Distribution of the latent vectors of all users."""
 
     def build(self, n_items: int, n_components: int) -> nn.Module:
         """Build the module (z, encode) -> distribution."""
 
 
 class Posterior(Protocol):
-    """Law of one user's latent vector, given the user's items."""
+    """Distribution of one user's latent vector, given the user's items."""
 
     def build(self, n_components: int) -> nn.Module:
         """Build the module normal -> distribution."""
@@ -61,7 +61,7 @@ class VampPrior:
 
     .. math:: p(z) = \frac{1}{M} \sum_{m=1}^M q_\phi(z | u_m)
 
-    The rows :math:`u_m` of these users, with entries in [0, 1], are learned with everything else;
+    The pseudo-inputs :math:`u_m`, rows with entries in [0, 1], are learned with everything else;
     they start from users drawn at random from the training data. The encoder is that of the model.
 
     Parameters

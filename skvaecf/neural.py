@@ -159,9 +159,9 @@ None, default=None
         Raises
         ------
         ValueError
-            If X or X_val hold NaN, infinity or negative values, are empty or corrupt, if a
-            parameter is invalid, or if the file is damaged or of a fit with other data or
-            parameters.
+            If X or X_val hold NaN, infinity or negative values, are empty or corrupt, if no user of
+            X_val has 5 interactions to validate by, if a parameter is invalid, or if the file is
+            damaged or of a fit with other data or parameters.
         OSError
             If the file cannot be written when fit begins. Later on, a state that cannot be written
             is a warning, and the state before stays in the file.
@@ -186,8 +186,10 @@ None, default=None
             X_val = _check_pair(X_val, rows.shape[1])
         elif X_val is not None:
             X_val = _check_validation_rows(X_val, rows.shape[1])
-            if np.diff(X_val.indptr).max(initial=0) < MIN_INTERACTIONS:
-                raise ValueError(f"X_val must hold a user of {MIN_INTERACTIONS} interactions.")
+            if self.early_stopping and np.diff(X_val.indptr).max(initial=0) < MIN_INTERACTIONS:
+                raise ValueError(
+                    f"X_val must hold a user with at least {MIN_INTERACTIONS} interactions."
+                )
         if checkpoint_path is not None:
             checkpoint_path = Path(checkpoint_path)
         check_count("checkpoint_every", checkpoint_every)

@@ -318,6 +318,8 @@ def _restore(node: Any, file: Any) -> Any:
         return _restore_array(file.get_tensor(name), name, dtype, shape)
     if kind == "dates":
         numbers, dtype = content
+        if np.dtype(dtype).kind != "M":
+            raise ValueError(f"dates cannot be of type {dtype!r}")
         return _restore(numbers, file).view(dtype)
     if kind == "strings":
         return _restore_strings(*(_restore(part, file) for part in content))

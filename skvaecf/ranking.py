@@ -150,9 +150,9 @@ def rank(
     Parameters
     ----------
     score_rows : callable
-        Scores of a block of rows as a new tensor of shape (n_rows, n_items). If they are cheap
-        ones, the k best are chosen by their exact scores among half as many again, at least 32
-        more.
+        Scores of a block of rows as a new tensor of shape (n_rows, n_items); or cheap ones with
+        factors of the exact ones, see ``Scores``. Then the k best are chosen by their exact scores
+        among half as many again, at least 32 more, or among all where the last place is shared.
     X : sparse or dense matrix of shape (n_users, n_items)
         What the users have seen, sliceable by rows.
     k, exclude_seen, candidates
@@ -204,7 +204,7 @@ def _rescore(rough: Tensor, P: Tensor, Q: Tensor, k: int) -> tuple[np.ndarray, n
     scores = _products(P, Q, columns).masked_fill_(values == -torch.inf, -torch.inf)
     best, best_scores = _best_first(columns, scores)
     least = best_scores[:, k - 1 : k]
-    # Where the k-th score is not the k-th's alone, lower columns that have it may be left out.
+    # Where several columns share the k-th score, lower ones may be missing.
     shared = (best_scores[:, k : k + 1] == least) & (least > -np.inf)
     rows = shared.any(axis=1).nonzero()[0]
     if len(rows):
@@ -216,9 +216,9 @@ def _rescore(rough: Tensor, P: Tensor, Q: Tensor, k: int) -> tuple[np.ndarray, n
 
 def _products(P: Tensor, Q: Tensor, columns: Tensor) -> Tensor:
     """Compute the entries of P Q^T in these columns of each row, shape (n_rows, n_columns)."""
-    values = torch.ones_like(columns, dtype=torch.float32)
+    values = torch.ones(columns.numel(), device=columns.device)
     offsets = torch.arange(0, columns.numel() + 1, columns.shape[1], device=columns.device)
-    chosen = InteractionBatch(columns.flatten(), values.flatten(), offsets, len(Q))
+    chosen = InteractionBatch(columns.flatten(), values, offsets, len(Q))
     return chosen.products(P, Q).view_as(columns)
 
 

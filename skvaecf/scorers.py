@@ -13,6 +13,7 @@ from scipy.sparse import csr_array, issparse
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 
+from ._checks import check_count
 from .interactions import stored_interactions
 from .metrics import (
     PerUser,
@@ -114,6 +115,7 @@ capped=True)
             vars(self),
             caller_name="RankingScorer",
         )
+        check_count("k", self.k)  # above, True is the number 1
 
     @property
     def name(self) -> str:
@@ -198,7 +200,7 @@ class MultiRankingScorer:
     Raises
     ------
     ValueError
-        If there is anything else than scorers, or none, they differ in ``heldout`` or
+        If scorers is not a tuple of one or more RankingScorer, if they differ in ``heldout`` or
         ``random_state``, or two have the same name.
 
     Examples

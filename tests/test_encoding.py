@@ -279,6 +279,8 @@ def test_times_with_a_time_zone(library):
     encoder = InteractionEncoder().fit({"user": ["a", "b"], "item": [1, 2]})
     with pytest.raises(ValueError, match=r"Column 'users' has dtype Datetime.*Berlin"):
         encoder.to_frame([[0], [1]], users=frame["user"])
+    with pytest.raises(ValueError, match="Column 'user' holds times with a time zone"):
+        InteractionEncoder().fit(log)
 
 
 @pytest.mark.parametrize("ids", [[(1, 2), (0, 1), (1, 2)], [("b", 1), ("a",), ("b", 1)]])
@@ -289,6 +291,8 @@ def test_lists_of_tuples(ids):
     assert encoder.user_ids_.tolist() == sorted(set(ids))
     back = encoder.to_frame([[0]], users=ids[:1])
     assert back["user"].tolist() == ids[:1]
+    with pytest.raises(ValueError, match="Column 'user' has 1 missing"):
+        InteractionEncoder().fit({"user": [None, *ids[1:]], "item": [1, 2, 2]})
 
 
 def test_nested_columns():
@@ -383,6 +387,13 @@ def test_numbers_of_ids(kind):
     assert encoder.item_numbers([]).tolist() == []
     assert encoder.item_numbers(["10"]).tolist() == [-1]  # text is no number
     assert encoder.item_numbers(encoder.item_ids_).tolist() == [0, 1, 2]
+
+
+def test_a_finer_time_is_another_id():
+    days = np.array(["2020-01-01", "2020-01-02"], "M8[D]")
+    encoder = InteractionEncoder().fit({"user": [1, 2], "item": days})
+    assert encoder.item_numbers(days.astype("M8[h]")).tolist() == [0, 1]
+    assert encoder.item_numbers(days + np.timedelta64(12, "h")).tolist() == [-1, -1]
 
 
 def test_numbers_are_what_recommenders_take():

@@ -191,8 +191,8 @@ def test_one_user_is_enough(neural):
         (lambda V: V * np.nan, "Input X_val contains NaN"),
         (lambda V: -V, "Negative values in data passed to X_val"),
         (lambda V: V.toarray()[0], "Expected 2D array"),
-        (lambda V: 0 * V, "X_val must hold a user of 5 interactions"),
-        (lambda V: np.eye(24), "X_val must hold a user of 5 interactions"),
+        (lambda V: 0 * V, "X_val must hold a user with at least 5 interactions"),
+        (lambda V: np.eye(24), "X_val must hold a user with at least 5 interactions"),
         (lambda V: corrupted(V), "X_val has corrupt sparse indices"),
         (lambda V: (V, V, V), "X_val must be a matrix or a pair of them, got 3 values"),
         (lambda V: (V, V[:, :20]), "X_val must have the 24 items of X, got 20"),
@@ -208,6 +208,11 @@ def test_bad_validation_rows_are_refused_before_anything_changes(
         with pytest.raises(ValueError, match=message):
             model.fit(X, X_val=bad(others))
         check()
+
+
+def test_validation_rows_without_use_are_no_error(X):
+    model = make_short("MultVAE", early_stopping=False)
+    assert_array_equal(model.fit(X, X_val=np.eye(24)).predict(X), model.fit(X).predict(X))
 
 
 def corrupted(V):

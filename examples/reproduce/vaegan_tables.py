@@ -12,8 +12,8 @@ fit and not computed again; the published rows are printed below ours::
 
 For table 2 a fifth of each user's items is rounded down; a fifth of the items left is set apart,
 to choose the epoch and the setting by; the model is then fitted anew to all that is left, for as
-many epochs. With ``--draw all`` it is a fifth of all interactions, as where CFGAN's row was
-measured first. Recall is hits over held-out items there, and over the most hits possible in
+many epochs. With ``--draw all`` it is a fifth of all interactions, as in the
+paper of CFGAN. Recall is hits over held-out items there, and over the most hits possible in
 table 1, as in the paper.
 """
 
@@ -142,7 +142,7 @@ def run_held_out_users(model, split, seed):
 
 
 def split_all(X, random_state):
-    """Cut a fifth off all interactions, whoever's they are."""
+    """Hold out a fifth of all interactions, regardless of the user."""
     X = X.tocoo()
     return [
         csr_array((X.data[part], (X.row[part], X.col[part])), X.shape)
@@ -189,8 +189,8 @@ if __name__ == "__main__":
         reproduce(arguments, SETTINGS, "vaegan_table_1", run_held_out_users, load)
     else:
         draw = "" if arguments.draw == "user" else f"_{arguments.draw}"
-        run = partial(run_held_out_items, split=DRAWS[arguments.draw])
-        reproduce(arguments, SETTINGS, f"vaegan_table_2{draw}", run, load_whole)
+        run_table_2 = partial(run_held_out_items, split=DRAWS[arguments.draw])
+        reproduce(arguments, SETTINGS, f"vaegan_table_2{draw}", run_table_2, load_whole)
     names = [scorer.name for scorer in (TABLE_1, TABLE_2)[arguments.table - 1].scorers]
     for name, figures in PUBLISHED.get((arguments.table, Path(arguments.data).stem), {}).items():
         print(f"{name:9} published", *(f"{n} {f:.3f}" for n, f in zip(names, figures, strict=True)))

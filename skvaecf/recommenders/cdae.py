@@ -51,7 +51,7 @@ class CDAE(TorchRecommender):
         Function s of the hidden layer.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="bernoulli"
         Distribution of a user's items given the scores. With "bernoulli" the loss is the paper's
-        logistic one. "n-choose-k" is Bernoulli's given their number.
+        logistic one. "n-choose-k" is Bernoulli's given the number of the user's items.
     l2 : float, default=1.0
         Weight :math:`\lambda` of the squared norms of the user's vector and of both weight
         matrices. The biases are free.

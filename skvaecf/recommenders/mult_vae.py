@@ -48,13 +48,13 @@ class MultVAE(TorchRecommender):
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
         Distribution of a user's items given the scores. With "bernoulli" the model is the paper's
-        logistic VAE. "n-choose-k" is Bernoulli's given their number.
+        logistic VAE. "n-choose-k" is Bernoulli's given the number of the user's items.
     prior : {"normal", "vamp"} or object, default="normal"
-        Law p(z) of the latent vectors: N(0, I); or a mixture of posteriors, as "vamp" or as a
-        :class:`VampPrior` with its number of components.
+        Distribution p(z) of the latent vectors: N(0, I); or a mixture of posteriors, as "vamp" or
+        as a :class:`VampPrior` with its number of components.
     posterior : {"normal", "iaf"} or object, default="normal"
-        Law q(z|x) of a user's latent vector: a normal with independent components; or one carried
-        through a flow, as "iaf" or as an :class:`InverseAutoregressiveFlow`.
+        Distribution q(z|x) of a user's latent vector: a normal with independent components; or one
+        carried through a flow, as "iaf" or as an :class:`InverseAutoregressiveFlow`.
     kl_weight : float, default=0.5
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
@@ -216,7 +216,7 @@ class MultVAE(TorchRecommender):
             x = batch.x
             q = network.q(x.l2_normalized().dropout(self.dropout, batch.generator))
             z = q.rsample(generator=batch.generator)
-            p = likelihood(network.decoder.factored(z))  # users x items is never held
+            p = likelihood(network.decoder.factored(z))  # multiplied out part by part
             beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
             kl = divergence(q, network.p(z), z)
             penalty = weight_penalty(self.l2, network.encoder, network.decoder)

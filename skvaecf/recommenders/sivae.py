@@ -70,7 +70,8 @@ class SIVAERecommender(TorchRecommender):
         Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
         number.
     noise : {"gaussian", "bernoulli"}, default="gaussian"
-        Law of the noise, of mean 0 and variance 1: standard normal, or -1 and 1 with even odds.
+        Distribution of the noise, of mean 0 and variance 1: standard normal, or -1 and 1 with even
+        odds.
     noise_size : int, default=100
         Width of the noise that enters the layers of the encoder.
     shared_sigma : bool, default=False
@@ -300,7 +301,7 @@ class SemiImplicitEncoder(OwnStart):
     layer_sizes : sequence of int
         Widths of the M hidden layers.
     noise : callable
-        Law of the noise.
+        Distribution of the noise.
     shared_sigma : bool
         Whether the log-variances depend on the rows alone.
     n_fixed_draws : int

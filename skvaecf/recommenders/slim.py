@@ -30,7 +30,7 @@ from ..least_squares import solve_positive
 
 # Linear systems per item, at most; items left over are in a warning.
 MAX_ROUNDS = 1000
-# Rounds without fewer contradictions until one item is exchanged at a time.
+# Rounds without progress after which items are exchanged one at a time.
 PATIENCE = 10
 # Items that may enter in a round, at least and at most: with many at once most would leave again.
 MIN_NEW = 32
@@ -87,7 +87,7 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
     See Also
     --------
     EASE : The same without ``l1`` and signs, solved at once for dense weights.
-    ItemKNN : Similarities in the place of weights.
+    ItemKNN : Similarities in place of weights.
 
     Notes
     -----

@@ -167,14 +167,14 @@ class VAEGANRecommender(TorchRecommender):
     :math:`T(x, z) = \langle \theta(x), s(z) \rangle + a(x) + b(z) + \|z\|^2 / 2`, with networks
     of one hidden layer: the last term is :math:`- \log p(z)` up to a constant, which need not be
     learned. :math:`z_c` and the first layer of D are tanh layers. T and :math:`z_c` see x at length
-    1 and without dropout, which therefore is noise of the posterior, too. Without hidden layers it
-    is the only noise that is not normal: the other has rank ``noise_size``. There the contractive
+    1 and without dropout, so dropout acts as noise of the posterior. Without hidden layers all
+    other noise is normal, of rank ``noise_size``. There the contractive
     penalty is a decay of the encoder's weights, the same for all users, and T learns little of how
     z depends on x (with 1,000 items of MovieLens 1M 6 of 285 nats), so that :math:`\alpha T`
     compares the distribution of all users' z with :math:`p(z)` rather than each user's.
 
-    :math:`\hat x` are probabilities if the likelihood is "bernoulli"; the scores of the others have
-    no fixed level, and D sees them at any.
+    :math:`\hat x` are probabilities if the likelihood is "bernoulli"; with the
+    others the scores of a user may all be shifted, and D sees them at an arbitrary level.
 
     The paper's network is ``encoder_layer_sizes=(600,), decoder_layer_sizes=(600,),
     normalize=False, l2=0``; the defaults are what the validation users of MovieLens 1M chose. The
@@ -357,7 +357,7 @@ def warn_of_adversaries(record: dict[str, float]) -> None:
         loss = record.get(f"{name}_loss", 1.0)
         if not 0.01 <= loss <= 10:
             collapsed = "collapsed: it tells all it sees apart"
-            fate = collapsed if loss < 0.01 else "diverged, or not learned yet"
+            fate = collapsed if loss < 0.01 else "diverged or has not learned yet"
             warnings.warn(
                 f"The {name} has {fate}; its loss in the epoch kept is {loss:.3g}, that of a guess"
                 " is 1.39. Another adversary_learning_rate or adversary_size may help.",

@@ -97,7 +97,7 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
 
     See Also
     --------
-    MultVAE : Factors of the items, and an encoder in the place of the users' factors.
+    MultVAE : Factors of the items, and an encoder in place of the users' factors.
 
     Notes
     -----

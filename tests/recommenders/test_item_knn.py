@@ -121,6 +121,10 @@ def test_work_grows_with_the_pairs_of_items_that_users_have():
     blocks = list(sparse_item_blocks(X))
     assert_array_equal(np.sort(np.concatenate(blocks)), np.arange(200_000))
     lengths = np.diff((csr_array(X.T) @ X).indptr)
+    n_u = np.diff(X.indptr)
+    bound = np.maximum(np.bincount(X.indices, n_u.repeat(n_u), minlength=200_000), 1)
+    for block in blocks:
+        assert bound[block].max() < 2 * bound[block].min()
     held = [len(block) * max(1, lengths[block].max()) for block in blocks]
     assert max(held) <= 2**20
     pairs = int((np.diff(X.indptr) ** 2).sum())

@@ -237,6 +237,13 @@ def test_a_user_without_items_gets_the_same_list_in_bfloat16():
     assert_array_equal(recommend(model, nobody, 5), [range(5)] * 2)
 
 
+def test_the_function_gives_the_scores_of_the_method():
+    X = make_interactions(100, 400, n_blocks=4, random_state=0)
+    model = wmf(precision="bfloat16").fit(X)
+    of_method = model.recommend(X, 5, return_scores=True)
+    assert_array_equal(recommend(model, X, 5, return_scores=True), of_method)
+
+
 def test_factors_stand_in_principal_axes(X):
     gram = (lambda Q: Q.T @ Q)(wmf().fit(X).item_factors_)
     assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-4 * gram.max())
