@@ -398,6 +398,8 @@ before = state()
 import skvaecf
 assert state() == before, "import changed global state"
 import hashlib
+from threadpoolctl import threadpool_limits
+threadpool_limits(1)
 from skvaecf.datasets import make_interactions
 X = make_interactions(60, 24, n_blocks=2, noise=0.3, random_state=0)
 for name, params in CASES.items():
