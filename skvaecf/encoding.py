@@ -389,11 +389,11 @@ class InteractionEncoder(  # type: ignore[call-arg]
         """Find the item number of each id, -1 for those unknown from ``fit``."""
         # By hash, so that ids of another integer type are found, too.
         number = dict(zip(self.item_ids_.tolist(), range(len(self.item_ids_)), strict=True))
-        known = ids
+        wanted = ids
         if ids.dtype.kind == self.item_ids_.dtype.kind == "M":
-            known = ids.astype(self.item_ids_.dtype)  # dates in another unit
-        numbers = np.array([number.get(i, -1) for i in known.tolist()], dtype=np.int64)
-        numbers[known != ids] = -1  # noon is not its day
+            wanted = ids.astype(self.item_ids_.dtype)  # dates in another unit
+        numbers = np.array([number.get(i, -1) for i in wanted.tolist()], dtype=np.int64)
+        numbers[wanted != ids] = -1  # noon is not its day
         return numbers
 
     def _read(self, frame: Any) -> _Log:

@@ -272,6 +272,10 @@ class TestScorer:
         with pytest.raises(ValueError, match=f"'{next(iter(parameters))}' parameter of RankingS"):
             RankingScorer(**{"metric": "ndcg", **parameters})
 
+    def test_true_is_no_length(self):
+        with pytest.raises(ValueError, match="k must be an integer of at least 1, got True"):
+            RankingScorer("ndcg", True)
+
     @pytest.mark.parametrize("metric", PER_USER)
     def test_with_y_by_hand(self, metric):
         # Item 0 is seen; 1 and 2 tie and the lower one goes first.

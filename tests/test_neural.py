@@ -649,6 +649,8 @@ def test_ranking_monitor_logs_several_scores(X, others):
     monitor = RankingMonitor(others, scorer=scorer)
     model = make_short("MultVAE", early_stopping=False).set_callbacks(monitor).fit(X)
     assert monitor.log_ == [{"epoch": 1, **scorer(model, others)}]
+    with pytest.raises(TypeError, match="scorer must be a RankingScorer"):
+        make_short("MultVAE").set_callbacks(RankingMonitor(others, scorer=len)).fit(X)
 
 
 @pytest.mark.parametrize(("n_users", "batch_size"), [(30, 100), (4_200, 210), (30_000, 500)])

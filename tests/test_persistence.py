@@ -36,6 +36,7 @@ from skvaecf import (
     RankingMonitor,
     VampPrior,
 )
+from skvaecf.persistence import _restore
 
 
 def same(a, b):
@@ -268,6 +269,8 @@ def test_dates(dtype, tmp_path):
     loaded = reload(encoder, tmp_path)
     assert_array_equal(loaded.user_ids_, dates)
     assert loaded.user_ids_.dtype == dates.dtype.newbyteorder("=")
+    with pytest.raises(ValueError, match="dates cannot be of type 'float64'"):
+        _restore({"dates": [0, "float64"]}, None)
 
 
 # --- writing

@@ -63,7 +63,7 @@ GOWALLA = {
     "learning_rate": 4e-3,
     "n_iter_no_change": 5,
 }
-# The network of both papers, and with it nothing that they do not have.
+# The network of both papers, without decay.
 PAPERS = {
     "encoder_layer_sizes": (600,),
     "decoder_layer_sizes": (600,),

@@ -12,9 +12,8 @@ fit and not computed again; the published rows are printed below ours::
 
 For table 2 a fifth of each user's items is rounded down; a fifth of the items left is set apart,
 to choose the epoch and the setting by; the model is then fitted anew to all that is left, for as
-many epochs. With ``--draw all`` it is a fifth of all interactions, as in the
-paper of CFGAN. Recall is hits over held-out items there, and over the most hits possible in
-table 1, as in the paper.
+many epochs. With ``--draw all`` it is a fifth of all interactions, as in the paper of CFGAN. Recall
+is hits over held-out items there, and over the most hits possible in table 1, as in the paper.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ FORMS = {
     "AVB+D": {"data_adversary_weight": 0.2},
     "AVB+D+C": {"data_adversary_weight": 0.2, "contractive_weight": 3e-4},
 }
-# As in the paper, but that the weight of T rises in 30 epochs; there it takes 80.
+# As in the paper, except that the weight of T rises in 30 epochs, not in 80.
 PAPER = {
     "encoder_layer_sizes": (600,),
     "decoder_layer_sizes": (600,),

@@ -167,14 +167,15 @@ class VAEGANRecommender(TorchRecommender):
     :math:`T(x, z) = \langle \theta(x), s(z) \rangle + a(x) + b(z) + \|z\|^2 / 2`, with networks
     of one hidden layer: the last term is :math:`- \log p(z)` up to a constant, which need not be
     learned. :math:`z_c` and the first layer of D are tanh layers. T and :math:`z_c` see x at length
-    1 and without dropout, so dropout acts as noise of the posterior. Without hidden layers all
-    other noise is normal, of rank ``noise_size``. There the contractive
-    penalty is a decay of the encoder's weights, the same for all users, and T learns little of how
-    z depends on x (with 1,000 items of MovieLens 1M 6 of 285 nats), so that :math:`\alpha T`
-    compares the distribution of all users' z with :math:`p(z)` rather than each user's.
+    1 and without dropout, so dropout acts as noise of the posterior.
 
-    :math:`\hat x` are probabilities if the likelihood is "bernoulli"; with the
-    others the scores of a user may all be shifted, and D sees them at an arbitrary level.
+    Without hidden layers all other noise is normal, of rank ``noise_size``; the contractive penalty
+    is a decay of the encoder's weights, the same for all users; and T learns little of how z
+    depends on x (6 of 285 nats with 1,000 items of MovieLens 1M), so that :math:`\alpha T` compares
+    the distribution of all users' z with :math:`p(z)` rather than each user's.
+
+    :math:`\hat x` are probabilities if the likelihood is "bernoulli"; with the others the scores of
+    a user may all be shifted, and D sees them at an arbitrary level.
 
     The paper's network is ``encoder_layer_sizes=(600,), decoder_layer_sizes=(600,),
     normalize=False, l2=0``; the defaults are what the validation users of MovieLens 1M chose. The
