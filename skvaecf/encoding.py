@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -14,6 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags, check_array
 from sklearn.utils.validation import check_is_fitted
 
+from .columns import as_array, as_frame, library_of, unique_ids
 from .interactions import check_structure
 from .persistence import SaveMixin
 
@@ -235,7 +235,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
         array([ 2,  0, -1])
         """
         check_is_fitted(self)
-        distinct, places = _distinct(_array(ids, "ids"), "ids")
+        distinct, places = unique_ids(as_array(ids, "ids"), "ids")
         numbers: np.ndarray = self._find(distinct)[places]
         return numbers
 
@@ -259,7 +259,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
         TypeError
             If it is no frame.
         """
-        return _distinct(self._take(frame, 1)[0], self.user)[0]
+        return unique_ids(self._take(frame, 1)[0], self.user)[0]
 
     def inverse_transform(self, X: Any, users: Any = None) -> Any:
         """Make the long frame of a matrix.
@@ -398,13 +398,13 @@ class InteractionEncoder(  # type: ignore[call-arg]
 
     def _read(self, frame: Any) -> _Log:
         users, items, values = self._columns(frame)
-        return _Log(*_distinct(users, self.user), *_distinct(items, self.item), values)
+        return _Log(*unique_ids(users, self.user), *unique_ids(items, self.item), values)
 
     def _learn(self, log: _Log, frame: Any) -> None:
         if not len(log.values):
             raise ValueError("The frame has no rows; expected at least one interaction.")
         self.user_ids_, self.item_ids_ = log.user_ids, log.item_ids
-        self._library = _library(frame)
+        self._library = library_of(frame)
 
     @property
     def _names(self) -> list[str]:
@@ -420,7 +420,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
                 )
             frame = dict(zip(names, frame, strict=True))
         elif not isinstance(frame, Mapping):
-            frame = _as_frame(frame)
+            frame = as_frame(frame)
         present = list(frame.keys() if isinstance(frame, Mapping) else frame.columns)
         names = names[:n_columns]
         for argument, name in zip(("user", "item", "value"), names, strict=False):
@@ -428,7 +428,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
                 raise ValueError(
                     f"{argument}={name!r} is not a column of the frame; its columns are {present}."
                 )
-        return [_array(frame[name], name) for name in names]
+        return [as_array(frame[name], name) for name in names]
 
     def _columns(self, frame: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Take users, items and values out of a frame, all of shape (n_rows,)."""
@@ -451,7 +451,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
                 f"There are {n_rows} rows, and fit saw {len(self.user_ids_)} users: pass"
                 " users=encoder.users(frame) with the frame that was transformed."
             )
-        ids = self.user_ids_ if users is None else _array(users, "users")
+        ids = self.user_ids_ if users is None else as_array(users, "users")
         if len(ids) != n_rows:
             raise ValueError(f"users has {len(ids)} ids; expected one for each of {n_rows} rows.")
         return ids
@@ -495,87 +495,3 @@ def _matrix(log: _Log, columns: np.ndarray, n_items: int) -> csr_array:
     X = X.astype(np.float32)
     X.eliminate_zeros()
     return X
-
-
-def _as_frame(frame: Any) -> nw.DataFrame[Any]:
-    try:
-        return nw.from_native(frame, eager_only=True)
-    except TypeError as error:
-        raise TypeError(
-            "frame must be an eager frame (pandas, polars, pyarrow), a dict of columns or a tuple"
-            f" of columns, got {type(frame)}: {error}"
-        ) from error
-
-
-def _library(frame: Any) -> Any:
-    """Name the library of a frame; None for dicts and tuples."""
-    if isinstance(frame, (Mapping, tuple)):
-        return None
-    return _as_frame(frame).implementation.value
-
-
-def _array(column: Any, name: str) -> np.ndarray:
-    """Take a column as an array of shape (n_rows,); strings as objects. Nothing may be missing."""
-    n_missing = 0
-    series = nw.from_native(column, allow_series=True, pass_through=True)
-    if isinstance(series, nw.Series):
-        if series.dtype.is_nested() or getattr(series.dtype, "time_zone", None):
-            raise ValueError(
-                f"Column {name!r} has dtype {series.dtype}, which has no NumPy equivalent: change"
-                " it first, for instance to strings."
-            )
-        n_missing = int(series.is_null().sum())
-        values = series.to_numpy()
-    elif isinstance(column, list) and tuple in set(map(type, column)):
-        values = np.fromiter(column, dtype=object, count=len(column))  # not a row per tuple
-    else:
-        values = np.asarray(column)
-    # NumPy cuts strings, of which a list may hold numbers as well, and rounds large integers.
-    integers = values.dtype.kind == "f" and not isinstance(column, np.ndarray)
-    if values.dtype.kind in "US" or (integers and all(isinstance(v, int) for v in column)):
-        values = np.array(column, dtype=object)
-    if values.ndim != 1:
-        raise ValueError(f"Column {name!r} has shape {values.shape}; expected one dimension.")
-    if not n_missing:  # polars and pyarrow tell NaN from null
-        try:
-            missing = values != values
-            if values.dtype.kind == "O":
-                missing |= values == np.array(None)
-        except TypeError:  # pandas.NA is neither equal to anything nor not
-            missing = np.array([v is None or _differs_from_itself(v) for v in values])
-        n_missing = int(np.count_nonzero(missing))
-    if n_missing:
-        raise ValueError(f"Column {name!r} has {n_missing} missing values; expected none.")
-    return values
-
-
-def _differs_from_itself(value: Any) -> bool:
-    """Tell NaN, NaT and pandas.NA."""
-    try:
-        return bool(value != value)
-    except TypeError:
-        return True
-
-
-def _distinct(ids: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Sort the distinct ids; also give the place of each id among them.
-
-    Like ``numpy.unique``, which takes seconds to sort a million Python strings.
-    """
-    if ids.dtype.kind != "O":
-        return np.unique(ids, return_inverse=True)
-    place: defaultdict[Any, int] = defaultdict()
-    place.default_factory = place.__len__
-    try:
-        places = np.fromiter(map(place.__getitem__, ids.tolist()), dtype=np.int64, count=len(ids))
-        distinct = sorted(place)
-    except TypeError as error:
-        raise ValueError(
-            f"Column {name!r} must hold ids of one type, such as integers or strings: {error}"
-        ) from error
-    if any(getattr(value, "tzinfo", None) for value in distinct):
-        # Two instants of the hour that a zone repeats are equal, and would be one id.
-        raise ValueError(f"Column {name!r} holds times with a time zone: change them to strings.")
-    order = np.empty(len(place), dtype=np.int64)
-    order[[place[value] for value in distinct]] = np.arange(len(place))
-    return np.fromiter(distinct, dtype=object, count=len(distinct)), order[places]
