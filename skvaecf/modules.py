@@ -143,7 +143,29 @@ class OwnStart(nn.Module):
 
 
 def initialize(network: nn.Module, generator: torch.Generator, x: InteractionBatch) -> None:
-    """Draw weights from Glorot's uniform distribution and biases from a narrow truncated normal."""
+    """Draw weights from Glorot's uniform distribution and biases from a narrow truncated normal.
+
+    Networks are built without storage, so whatever a constructor wrote into a tensor is lost: a
+    vector of ones, such as the weight of a ``LayerNorm``, is drawn like a bias. A module that is,
+    or is part of, an :class:`OwnStart` sets its own values after that.
+
+    Raises
+    ------
+    ValueError
+        If there are buffers that nobody sets.
+    """
+    set_by_start = {
+        id(buffer)
+        for module in network.modules()
+        if isinstance(module, OwnStart)
+        for buffer in module.buffers()
+    }
+    for name, buffer in network.named_buffers():
+        if id(buffer) not in set_by_start:
+            raise ValueError(
+                f"The buffer {name!r} of the network has no values, because networks are built"
+                " without storage: let its module be an OwnStart, and set it in start."
+            )
     for parameter in network.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter, generator=generator)

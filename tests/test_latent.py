@@ -20,7 +20,7 @@ from skvaecf.datasets import make_interactions
 from skvaecf.distributions import DiagonalNormal, FlowPosterior, standard_normal
 from skvaecf.interactions import InteractionBatch
 from skvaecf.latent import AutoregressiveMap
-from skvaecf.modules import initialize
+from skvaecf.modules import OwnStart, initialize
 from skvaecf.objectives import divergence
 from skvaecf.training import Batch
 
@@ -369,6 +369,30 @@ def test_a_prior_of_ones_own(X):
     for prior, mean in (("normal", 0.0), (Shifted(), 2.0)):
         model = small(prior=prior, early_stopping=False, **settings).fit(X)
         assert_allclose(model.transform(X), mean, atol=0.3)
+
+
+def test_buffers_of_a_prior_of_ones_own_are_set_in_start_or_refused(X):
+    def prior_of(kind):
+        class Module(kind):
+            def __init__(self, n_components):
+                super().__init__()
+                self.register_buffer("loc", torch.full((n_components,), 2.0))
+
+            def start(self, generator, x):
+                self.loc.fill_(2.0)
+
+            def forward(self, z, encode):
+                return DiagonalNormal(self.loc.expand_as(z), torch.zeros_like(z))
+
+        class Prior:
+            def build(self, n_items, n_components):
+                return Module(n_components)
+
+        return Prior()
+
+    assert_allclose(small(prior=prior_of(OwnStart)).fit(X).network_.prior.loc, 2.0)
+    with pytest.raises(ValueError, match=r"The buffer 'prior\.loc' of the network has no values"):
+        small(prior=prior_of(torch.nn.Module)).fit(X)
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "five", True])
