@@ -83,6 +83,10 @@ class Game:
         self.order = order
         self.steps: dict[str, int] = defaultdict(int)
         self.optimizers = {p.name: _adam(p) for p in players}
+        if len(self.optimizers) < len(players):
+            raise ValueError(
+                f"players must differ in their names, got {[p.name for p in players]}."
+            )
 
     def play(
         self, x: InteractionBatch, minibatches: Minibatches, generator: torch.Generator

@@ -66,6 +66,11 @@ def test_no_gradient_is_left_behind():
     assert b.grad is None
 
 
+def test_players_of_one_name_are_refused():
+    with pytest.raises(ValueError, match=r"players must differ in their names, got \['a', 'a'\]"):
+        Game([player("a", scalar(1)), player("a", scalar(2))])
+
+
 def test_each_player_has_its_own_learning_rate():
     a, b = scalar(0), scalar(0)
     game = Game(
