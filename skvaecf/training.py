@@ -215,10 +215,13 @@ def move_average(averaged: nn.Module, network: nn.Module, decay: float, epoch: i
 
     average <- d average + (1 - d) parameters, with d = min(decay, (1 + epoch) / (10 + epoch)), so
     that the average does not lag behind the fast first epochs. Without decay it is the network.
+    Buffers are copied.
     """
     weight = 1 - min(decay, (1 + epoch) / (10 + epoch))
     for average, parameter in zip(averaged.parameters(), network.parameters(), strict=True):
         average.lerp_(parameter, weight)
+    for copy, buffer in zip(averaged.buffers(), network.buffers(), strict=True):
+        copy.copy_(buffer)
 
 
 class BestEpoch:

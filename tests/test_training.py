@@ -255,3 +255,11 @@ def test_moving_average_by_hand():
     assert expected == pytest.approx(4.5127272727)
     move_average(averaged, network, 0.0, 4)
     assert averaged.weight.item() == 5.0
+
+
+def test_the_average_has_the_buffers_of_the_network():
+    network, averaged = nn.Module(), nn.Module()
+    network.register_buffer("count", torch.tensor(3))
+    averaged.register_buffer("count", torch.tensor(0))
+    move_average(averaged, network, 0.9, 1)
+    assert averaged.count == 3
