@@ -239,7 +239,6 @@ None, default=None
         train, validation = self._hold_out(X, X_val, checkpoint.seed)
         x = InteractionBatch.from_csr(self._game_rows(train), device)
         shape = train.shape
-        fitted_so_far = partial(self._fitted_so_far, shape, names)
         del train  # a copy of X
         if checkpoint.state is None:
             network = self._initial_network(x, shape, generator)
@@ -256,6 +255,7 @@ None, default=None
         progress = Progress(network, averaged, game, generator)
         checkpoint.resume(progress.load_state_dict)
         history, best = progress.history, progress.best
+        fitted_so_far = partial(self._fitted_so_far, shape, names, progress)
         epochs = range(len(history) + 1, self.max_epochs + 1)
         task = self._init_callback_context(max_subtasks=len(epochs))
         task.call_on_fit_task_begin(estimator=self, X=X)
@@ -281,7 +281,7 @@ None, default=None
                 stop = subtask.call_on_fit_task_end(
                     estimator=self,
                     X=X,
-                    reconstruction_attributes=partial(fitted_so_far, averaged),
+                    reconstruction_attributes=fitted_so_far,
                 )
                 if of_first_rank(stop) or epoch - best.epoch >= self.n_iter_no_change:
                     break
@@ -300,10 +300,7 @@ None, default=None
             # After an error, too: nothing that was learned is lost.
             if history:
                 averaged.load_state_dict(best.parameters)
-                self.__dict__.update(fitted_so_far(averaged))
-                self.history_ = history
-                self.n_iter_ = len(history)
-                self.best_iter_ = best.epoch
+                self.__dict__.update(fitted_so_far())
         task.call_on_fit_task_end(estimator=self, X=X)
 
     def _identity(self, X: csr_array, X_val: csr_array | Pair | None, seed: int) -> dict[str, str]:
@@ -368,13 +365,16 @@ None, default=None
         return TopItems(self.network_, self._logits, self.n_features_in_, k)
 
     def _fitted_so_far(
-        self, shape: tuple[int, int], names: np.ndarray | None, network: nn.Module
+        self, shape: tuple[int, int], names: np.ndarray | None, progress: Progress
     ) -> dict[str, Any]:
-        """Attributes that make a fitted recommender of a network."""
+        """Attributes that make a fitted recommender of the training so far."""
         of_training = TorchRecommender._parameter_constraints
         params = self.get_params(deep=False)
         return {
-            "network_": network,
+            "network_": progress.averaged,
+            "history_": [*progress.history],
+            "n_iter_": len(progress.history),
+            "best_iter_": progress.best.epoch,
             "_shape": shape,
             # To build the network again, whatever becomes of the parameters until then.
             "_built_with": {n: value for n, value in params.items() if n not in of_training},

@@ -537,6 +537,22 @@ def test_callbacks_get_the_model_of_their_epoch(neural, X):
         assert_array_equal(scores, expected.predict(X))
 
 
+class CopyHistory(StopAfter):
+    """Callback that takes down the history after each epoch."""
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None, **_):
+        if context.task_name == "epoch":
+            self.calls.append((fitted_estimator.n_iter_, fitted_estimator.history_))
+
+
+@pytest.mark.usefixtures("callbacks")
+def test_callbacks_get_the_history_up_to_their_epoch(neural, X):
+    callback = CopyHistory(0)
+    history = make(neural).set_callbacks(callback).fit(X).history_
+    seen = [call for call in callback.calls if isinstance(call, tuple)]
+    assert seen == [(1, history[:1]), (2, history)]
+
+
 @pytest.mark.usefixtures("callbacks")
 def test_callbacks_survive_clone_and_grid_search(neural, X):
     callback = StopAfter(1)
