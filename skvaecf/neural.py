@@ -307,7 +307,7 @@ None, default=None
         """Tell what the numbers that are learned depend on."""
         device = check_device(self.device)
         identity = {name: repr(value) for name, value in self.get_params(deep=False).items()}
-        del identity["verbose"]
+        identity.pop("verbose", None)
         if X_val is not None:
             identity["X_val"] = digest_rows(*(X_val if isinstance(X_val, tuple) else (X_val,)))
         warm = self._warm_network()

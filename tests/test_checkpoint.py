@@ -558,3 +558,11 @@ def test_a_failed_game_leaves_the_file(path, X, monkeypatch):
         model.fit(X, checkpoint_path=path)
     assert model.n_iter_ == 2
     assert path.exists()
+
+
+def test_a_model_of_ones_own_that_cannot_be_verbose(X, path):
+    class Quiet(MultVAE):
+        def __init__(self, max_epochs=2):
+            super().__init__(6, max_epochs=max_epochs, random_state=0)
+
+    assert Quiet().fit(X, checkpoint_path=path).n_iter_ == 2
