@@ -5,7 +5,14 @@ vectors and with the function that encodes rows to normal posteriors, the module
 distribution with ``log_prob``.
 
 A posterior is an object whose ``build(n_components)`` returns a module. Called with the normal
-that the encoder gives, it gives a distribution with ``rsample``, ``log_prob`` and ``mean``.
+that the encoder gives, it gives a distribution with ``rsample``, ``log_prob`` and ``mean``;
+:class:`~skvaecf.distributions.FlowPosterior` makes it of invertible maps.
+
+``log_prob`` gives one number per user: ``torch.distributions.Independent`` sums over components.
+Of what ``build`` makes, the values are lost and drawn by :func:`~skvaecf.modules.initialize`; a
+module that is an :class:`~skvaecf.modules.OwnStart` sets its own, buffers included. A frozen
+dataclass is what such an object is best: it has a ``repr`` for checkpoints, and compares by value.
+Of another's making it goes into pickles, but not into the files of ``save``.
 """
 
 from __future__ import annotations

@@ -244,8 +244,8 @@ def _describe(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
     if isinstance(value, np.ndarray):
         kind += f" of dtype {value.dtype}"
     raise ValueError(
-        f"{name or 'The estimator'} is a {kind}, which cannot be saved. Arrays of numbers, strings"
-        " or datetime64 can; pickle takes others."
+        f"{name or 'The estimator'} is a {kind}, which cannot be saved. Classes of skvaecf and"
+        " arrays of numbers, strings or datetime64 can; pickle takes others."
     )
 
 

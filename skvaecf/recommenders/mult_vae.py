@@ -51,10 +51,12 @@ class MultVAE(TorchRecommender):
         logistic VAE. "n-choose-k" is Bernoulli's given the number of the user's items.
     prior : {"normal", "vamp"} or object, default="normal"
         Distribution p(z) of the latent vectors: N(0, I); or a mixture of posteriors, as "vamp" or
-        as a :class:`VampPrior` with its number of components.
+        as a :class:`VampPrior` with its number of components; or one of your own, see
+        :mod:`skvaecf.latent`.
     posterior : {"normal", "iaf"} or object, default="normal"
         Distribution q(z|x) of a user's latent vector: a normal with independent components; or one
-        carried through a flow, as "iaf" or as an :class:`InverseAutoregressiveFlow`.
+        carried through a flow, as "iaf" or as an :class:`InverseAutoregressiveFlow`; or one of
+        your own, see :mod:`skvaecf.latent`.
     kl_weight : float, default=0.5
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
