@@ -12,7 +12,7 @@ that the encoder gives, it gives a distribution with ``rsample``, ``log_prob`` a
 Of what ``build`` makes, the values are lost and drawn by :func:`~skvaecf.modules.initialize`; a
 module that is an :class:`~skvaecf.modules.OwnStart` sets its own, buffers included. A frozen
 dataclass is what such an object is best: it has a ``repr`` for checkpoints, and compares by value.
-Of another's making it goes into pickles, but not into the files of ``save``.
+One of your own goes into files of pickle and skops, but not into those of ``save``.
 """
 
 from __future__ import annotations
