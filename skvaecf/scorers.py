@@ -54,9 +54,10 @@ class RankingScorer:
 
     Parameters
     ----------
-    metric : {"ndcg", "recall", "precision", "mrr", "map", "hit_rate", "coverage"}
+    metric : {"ndcg", "recall", "precision", "mrr", "map", "hit_rate", "coverage"} or callable
         The function of :mod:`skvaecf.metrics`; ``"map"`` is
-        :func:`~skvaecf.metrics.average_precision`.
+        :func:`~skvaecf.metrics.average_precision`. Or one of your own, ``metric(ranked, heldout,
+        k)``, which gives a number per user like those, or one of shape () like coverage.
     k : int, default=100
         Length of the lists.
     heldout : float, default=0.2
@@ -93,7 +94,7 @@ class RankingScorer:
 capped=True)
     """
 
-    metric: str
+    metric: str | Callable[..., PerUser]
     k: int = 100
     _: KW_ONLY
     heldout: float = 0.2
@@ -105,7 +106,7 @@ capped=True)
         """Check the parameters."""
         validate_parameter_constraints(
             {
-                "metric": [StrOptions(set(_METRICS))],
+                "metric": [StrOptions(set(_METRICS)), callable],
                 "k": [Interval(Integral, 1, None, closed="left")],
                 "heldout": [Interval(Real, 0, 1, closed="neither")],
                 "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
@@ -122,7 +123,7 @@ capped=True)
         """Metric and cut-off, as in ``"ndcg@100"``, with what differs from the default."""
         uncapped = "_uncapped" if self.metric in _CAPPED and not self.capped else ""
         above = f"_above_{self.relevance_threshold:g}" if self.relevance_threshold else ""
-        return f"{self.metric}@{self.k}{uncapped}{above}"
+        return f"{getattr(self.metric, '__name__', self.metric)}@{self.k}{uncapped}{above}"
 
     __name__ = name  # by which scikit-learn's displays call a scorer
 
@@ -291,7 +292,8 @@ def values_of_lists(scorer: RankingScorer, ranked: Any, heldout: Any) -> PerUser
     """Score lists, best item first, by what is held out of the raw X."""
     options = {"capped": scorer.capped} if scorer.metric in _CAPPED else {}
     hits = heldout > scorer.relevance_threshold
-    return _METRICS[scorer.metric](ranked, hits, scorer.k, **options)
+    metric = _METRICS[scorer.metric] if isinstance(scorer.metric, str) else scorer.metric
+    return metric(ranked, hits, scorer.k, **options)
 
 
 def _mean(values: PerUser, name: str) -> float:

@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Binarizer, MinMaxScaler
 
-from skvaecf import metrics, recommend, scorers
+from skvaecf import Popularity, metrics, recommend, scorers
 from skvaecf.base import BaseRecommender
 from skvaecf.model_selection import UserSplitter, split_interactions
 from skvaecf.scorers import MultiRankingScorer, RankingScorer
@@ -501,3 +501,19 @@ class TestInScikitLearn:
                     search.fit(ratings, sample_weight=weights)
         key = "mean_test_score" if kind == "one" else "mean_test_ndcg@100"
         assert np.isfinite(search.cv_results_[key]).all()
+
+
+def longest_number(ranked, heldout, k):
+    """Metric of ones own: the largest item number of each list."""
+    return ranked[:, :k].max(axis=1).astype(float)
+
+
+def test_a_metric_of_ones_own(X):
+    scorer = RankingScorer(longest_number, k=3)
+    assert scorer.name == "longest_number@3"
+    model = Popularity().fit(X)
+    scores = MultiRankingScorer((scorer, scorers.ndcg_at_k))(model, X)
+    fold_in, _ = split_interactions(X, random_state=0)
+    expected = model.recommend(fold_in, k=3).max(axis=1).mean()
+    assert scores == {"longest_number@3": expected, "ndcg@100": scorers.ndcg_at_k(model, X)}
+    assert pickle.loads(pickle.dumps(scorer)) == scorer

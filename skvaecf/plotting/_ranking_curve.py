@@ -149,7 +149,7 @@ class RankingCurveDisplay:
             name: RankingCurve.of(scorers.per_user(model, X, y).values())
             for name, model in models.items()
         }
-        display = cls(k_values, curves, metric=scorer.metric)
+        display = cls(k_values, curves, metric=scorer.name.partition("@")[0])
         return display.plot(error_band=error_band, ax=ax, **kwargs)
 
     @classmethod
@@ -205,7 +205,7 @@ class RankingCurveDisplay:
             model: RankingCurve.of(values_of_lists(s, of_model, heldout) for s in scorers)
             for model, of_model in lists.items()
         }
-        display = cls(k_values, curves, metric=scorer.metric)
+        display = cls(k_values, curves, metric=scorer.name.partition("@")[0])
         return display.plot(error_band=error_band, ax=ax, **kwargs)
 
     def plot(self, *, error_band: float | None = 1.96, ax: Any = None, **kwargs: Any) -> Self:
