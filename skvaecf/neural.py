@@ -80,18 +80,19 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
         "warm_start": ["boolean"],
     }
 
-    learning_rate: float
-    batch_size: int | Literal["auto"]
-    max_epochs: int
-    ema_decay: float
-    early_stopping: bool
-    validation_fraction: float
-    n_iter_no_change: int
-    device: str | torch.device
-    precision: str
-    random_state: Any
-    verbose: int
-    warm_start: bool
+    # What a model of one's own has without naming it as a parameter.
+    learning_rate: float = 1e-3
+    batch_size: int | Literal["auto"] = "auto"
+    max_epochs: int = 200
+    ema_decay: float = 0.8
+    early_stopping: bool = True
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 20
+    device: str | torch.device = "auto"
+    precision: str = "auto"
+    random_state: Any = None
+    verbose: int = 0
+    warm_start: bool = False
     network_: Any
 
     # In which order the players move.
