@@ -5,7 +5,9 @@ They are exponential families in the scores :math:`\eta` of the items,
 .. math:: \log p(x | \eta) = \sum_i x_i \eta_i - A(\eta), \qquad
           \nabla_\eta \log p(x | \eta) = x - \nabla A(\eta),
 
-so each is its log-normaliser :math:`A` and the mean :math:`\nabla A` of its observations.
+so each is its log-normaliser :math:`A` and the mean :math:`\nabla A` of its observations. One of
+your own is a subclass of :class:`ItemLikelihood` that gives these two, or writes ``log_prob``
+itself.
 """
 
 from __future__ import annotations
@@ -195,6 +197,14 @@ LIKELIHOODS: dict[str, type[ItemLikelihood]] = {
     "bernoulli": Bernoulli,
     "n-choose-k": NChooseK,
 }
+
+
+def likelihood_of(value: Any) -> type[ItemLikelihood]:
+    """Give the class of a name; a class of one's own is given back, or refused by a ValueError."""
+    likelihood = LIKELIHOODS[value] if isinstance(value, str) else value
+    if not issubclass(likelihood, ItemLikelihood):
+        raise ValueError(f"likelihood must be a subclass of ItemLikelihood, got {likelihood!r}.")
+    return likelihood
 
 
 class _LogProb(torch.autograd.Function):

@@ -9,12 +9,16 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
+from sklearn.base import clone
 from torch.distributions import Bernoulli as TorchBernoulli
 from torch.distributions import Multinomial as TorchMultinomial
+from torch.distributions import Normal as TorchNormal
 from torch.nn import functional as F
 
+import skvaecf
+from skvaecf.datasets import make_interactions
 from skvaecf.interactions import InteractionBatch
-from skvaecf.likelihoods import LIKELIHOODS, _parts
+from skvaecf.likelihoods import LIKELIHOODS, Bernoulli, ItemLikelihood, _parts
 from skvaecf.modules import FactoredLogits
 
 
@@ -255,3 +259,51 @@ def test_parts_cover_all_items_once():
             assert all(a.stop == b.start < b.stop for a, b in pairwise(items))
             assert items[-1].stop == n_items
     assert len(list(_parts(torch.empty(1000, 2), 100_000, LIKELIHOODS["multinomial"]))) == 49
+
+
+class Gaussian(ItemLikelihood):
+    """One of ones own: - ||x - logits||^2 / 2, without what does not depend on the logits."""
+
+    @staticmethod
+    def log_normalizer(parts, n):
+        return sum(logits.float().square().sum(dim=1, keepdim=True) for logits in parts) / 2, n
+
+    @staticmethod
+    def mean(logits, n, known):
+        return logits
+
+
+def test_a_likelihood_of_ones_own():
+    logits, dense, x, upstream = problem()
+    logits.requires_grad_()
+    value = Gaussian(logits).log_prob(x)
+    expected = TorchNormal(logits, 1).log_prob(dense).sum(dim=1)
+    nothing = TorchNormal(0.0, 1).log_prob(dense).sum(dim=1)
+    assert_allclose(value.detach(), (expected - nothing).detach(), rtol=1e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad(value, logits, upstream)
+    (plain_gradient,) = torch.autograd.grad(expected, logits, upstream)
+    assert_allclose(gradient, plain_gradient, rtol=1e-5, atol=1e-6)
+
+
+MODELS = [
+    model
+    for model in (getattr(skvaecf, name) for name in skvaecf.__all__)
+    if "likelihood" in getattr(model, "_parameter_constraints", {})
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_takes_a_likelihood_of_ones_own(model):
+    X = make_interactions(n_users=60, n_items=24, random_state=0)
+    settings = {"n_components": 3, "max_epochs": 2, "random_state": 0}
+
+    def scores(likelihood):
+        return clone(model(likelihood=likelihood, **settings)).fit(X).predict(X)
+
+    # The same as by its name, and another than all that have one.
+    assert_allclose(scores(Bernoulli), scores("bernoulli"), rtol=0, atol=0)
+    own = scores(Gaussian)
+    for name in LIKELIHOODS:
+        assert np.abs(own - scores(name)).max() > 1e-6
+    with pytest.raises(ValueError, match=r"likelihood must be a subclass of ItemLikelihood"):
+        scores(dict)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..distributions import DiagonalNormal, standard_normal
 from ..interactions import InteractionBatch
-from ..likelihoods import LIKELIHOODS
+from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
 from ..modules import Autoencoder, Decoder, Encoder
 from ..neural import TorchRecommender
 from ..objectives import anneal, divergence, mmd
@@ -46,9 +46,9 @@ class AWAERecommender(TorchRecommender):
         Widths of the encoder's hidden tanh layers; ``()`` makes it linear.
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
         Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
-        number.
+        number. A class is one of your own, see :mod:`skvaecf.likelihoods`.
     mmd_weight : float, default=10.0
         Weight :math:`\lambda` of the discrepancy between the latent vectors of a batch and draws
         of the prior. 0 leaves it out.
@@ -138,7 +138,7 @@ class AWAERecommender(TorchRecommender):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "encoder_layer_sizes": ["array-like"],
         "decoder_layer_sizes": ["array-like"],
-        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
         "mmd_weight": [Interval(Real, 0, None, closed="left")],
         "kl_weight": [Interval(Real, 0, None, closed="left")],
         "anneal_steps": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
@@ -152,7 +152,7 @@ class AWAERecommender(TorchRecommender):
         *,
         encoder_layer_sizes: Sequence[int] = (600,),
         decoder_layer_sizes: Sequence[int] = (),
-        likelihood: str = "multinomial",
+        likelihood: str | type[ItemLikelihood] = "multinomial",
         mmd_weight: float = 10.0,
         kl_weight: float = 0.5,
         anneal_steps: int | Literal["auto"] = "auto",
@@ -200,7 +200,7 @@ class AWAERecommender(TorchRecommender):
         )
 
     def _players(self, network: Autoencoder) -> list[Player]:
-        likelihood = LIKELIHOODS[self.likelihood]
+        likelihood = likelihood_of(self.likelihood)
 
         def loss(batch: Batch) -> Tensor:
             """- E_q log p(x|z) + beta KL(q(z|x) || p(z)) + rho E_q ||z||_1 + lambda MMD^2."""

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
 from ..interactions import InteractionBatch
-from ..likelihoods import LIKELIHOODS
+from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
 from ..modules import Autoencoder, Decoder, Encoder
 from ..neural import TorchRecommender
 from ..objectives import weight_penalty
@@ -49,9 +49,10 @@ class CDAE(TorchRecommender):
         Width of the hidden layer h, and of the users' vectors.
     activation : {"sigmoid", "tanh", "linear"}, default="sigmoid"
         Function s of the hidden layer.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="bernoulli"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="bernoulli"
         Distribution of a user's items given the scores. With "bernoulli" the loss is the paper's
         logistic one. "n-choose-k" is Bernoulli's given the number of the user's items.
+        A class is one of your own, see :mod:`skvaecf.likelihoods`.
     l2 : float, default=1.0
         Weight :math:`\lambda` of the squared norms of the user's vector and of both weight
         matrices. The biases are free.
@@ -141,7 +142,7 @@ class CDAE(TorchRecommender):
         **TorchRecommender._parameter_constraints,
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS))],
-        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
         "l2": [Interval(Real, 0, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
     }
@@ -151,7 +152,7 @@ class CDAE(TorchRecommender):
         n_components: int = 50,
         *,
         activation: str = "sigmoid",
-        likelihood: str = "bernoulli",
+        likelihood: str | type[ItemLikelihood] = "bernoulli",
         l2: float = 1.0,
         dropout: float = 0.5,
         learning_rate: float = 1e-2,
@@ -209,7 +210,7 @@ class CDAE(TorchRecommender):
     ) -> Tensor:
         """- log p(x | W' h + b') + lambda ||v||^2 with h = s(a + v), shape (n_users,)."""
         h = ACTIVATIONS[self.activation](a + v)
-        p = LIKELIHOODS[self.likelihood](network.decoder.factored(h))
+        p = likelihood_of(self.likelihood)(network.decoder.factored(h))
         return self.l2 * v.square().sum(dim=1) - p.log_prob(x)
 
     def _latent(self, network: CollaborativeAutoencoder, x: InteractionBatch) -> Tensor:

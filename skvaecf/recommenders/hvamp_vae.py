@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..distributions import DiagonalNormal
 from ..interactions import InteractionBatch
 from ..latent import VampPrior
-from ..likelihoods import LIKELIHOODS
+from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
 from ..modules import FactoredLogits, ItemEmbedding, ItemLogits, OwnStart
 from ..neural import TorchRecommender
 from ..objectives import anneal, divergence
@@ -55,9 +55,9 @@ class HVampVAE(TorchRecommender):
         Width of each hidden layer.
     n_pseudo_inputs : int, default=100
         Number M of pseudo-inputs.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
         Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
-        number.
+        number. A class is one of your own, see :mod:`skvaecf.likelihoods`.
     kl_weight : float, default=0.3
         Final weight :math:`\beta` of the KL term. 0 leaves it out.
     anneal_steps : int or "auto", default="auto"
@@ -142,7 +142,7 @@ class HVampVAE(TorchRecommender):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "layer_size": [Interval(Integral, 1, None, closed="left")],
         "n_pseudo_inputs": [Interval(Integral, 1, None, closed="left")],
-        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
         "kl_weight": [Interval(Real, 0, None, closed="left")],
         "anneal_steps": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -154,7 +154,7 @@ class HVampVAE(TorchRecommender):
         *,
         layer_size: int = 600,
         n_pseudo_inputs: int = 100,
-        likelihood: str = "multinomial",
+        likelihood: str | type[ItemLikelihood] = "multinomial",
         kl_weight: float = 0.3,
         anneal_steps: int | Literal["auto"] = "auto",
         dropout: float = 0.5,
@@ -200,7 +200,7 @@ class HVampVAE(TorchRecommender):
         )
 
     def _players(self, network: HierarchicalAutoencoder) -> list[Player]:
-        likelihood = LIKELIHOODS[self.likelihood]
+        likelihood = likelihood_of(self.likelihood)
 
         def loss(batch: Batch) -> Tensor:
             """- E log p(x|z1, z2) + beta E [KL(q(z1|x, z2) || p(z1|z2)) + log q(z2|x) / p(z2)]."""

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
 from ..interactions import InteractionBatch
-from ..likelihoods import LIKELIHOODS
+from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
 from ..modules import Autoencoder, Decoder, Encoder
 from ..neural import TorchRecommender
 from ..objectives import weight_penalty
@@ -38,9 +38,9 @@ class MultDAE(TorchRecommender):
         Widths of the encoder's hidden tanh layers; ``()`` makes it linear.
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
         Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
-        number.
+        number. A class is one of your own, see :mod:`skvaecf.likelihoods`.
     l2 : float, default=2e-5
         Weight :math:`\lambda` of the penalty on the weight matrices, per user.
     dropout : float, default=0.5
@@ -117,7 +117,7 @@ class MultDAE(TorchRecommender):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "encoder_layer_sizes": ["array-like"],
         "decoder_layer_sizes": ["array-like"],
-        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
         "l2": [Interval(Real, 0, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
     }
@@ -128,7 +128,7 @@ class MultDAE(TorchRecommender):
         *,
         encoder_layer_sizes: Sequence[int] = (),
         decoder_layer_sizes: Sequence[int] = (),
-        likelihood: str = "multinomial",
+        likelihood: str | type[ItemLikelihood] = "multinomial",
         l2: float = 2e-5,
         dropout: float = 0.5,
         learning_rate: float = 1e-3,
@@ -170,7 +170,7 @@ class MultDAE(TorchRecommender):
         )
 
     def _players(self, network: Autoencoder) -> list[Player]:
-        likelihood = LIKELIHOODS[self.likelihood]
+        likelihood = likelihood_of(self.likelihood)
 
         def loss(batch: Batch) -> Tensor:
             """- log p(x|z) + lambda sum ||W||^2."""

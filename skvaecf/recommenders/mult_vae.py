@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..distributions import DiagonalNormal
 from ..interactions import InteractionBatch
 from ..latent import POSTERIORS, PRIORS, Posterior, Prior, build_posterior, build_prior
-from ..likelihoods import LIKELIHOODS
+from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
 from ..modules import Autoencoder, Decoder, Encoder
 from ..neural import TorchRecommender
 from ..objectives import anneal, divergence, weight_penalty
@@ -46,9 +46,10 @@ class MultVAE(TorchRecommender):
         Widths of the encoder's hidden tanh layers; ``()`` makes it linear.
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
         Distribution of a user's items given the scores. With "bernoulli" the model is the paper's
         logistic VAE. "n-choose-k" is Bernoulli's given the number of the user's items.
+        A class is one of your own, see :mod:`skvaecf.likelihoods`.
     prior : {"normal", "vamp"} or object, default="normal"
         Distribution p(z) of the latent vectors: N(0, I); or a mixture of posteriors, as "vamp" or
         as a :class:`VampPrior` with its number of components; or one of your own, see
@@ -144,7 +145,7 @@ class MultVAE(TorchRecommender):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "encoder_layer_sizes": ["array-like"],
         "decoder_layer_sizes": ["array-like"],
-        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
         "prior": [StrOptions(set(PRIORS)), HasMethods("build")],
         "posterior": [StrOptions(set(POSTERIORS)), HasMethods("build")],
         "kl_weight": [Interval(Real, 0, None, closed="left")],
@@ -159,7 +160,7 @@ class MultVAE(TorchRecommender):
         *,
         encoder_layer_sizes: Sequence[int] = (600,),
         decoder_layer_sizes: Sequence[int] = (),
-        likelihood: str = "multinomial",
+        likelihood: str | type[ItemLikelihood] = "multinomial",
         prior: str | Prior = "normal",
         posterior: str | Posterior = "normal",
         kl_weight: float = 0.5,
@@ -211,7 +212,7 @@ class MultVAE(TorchRecommender):
         )
 
     def _players(self, network: VariationalAutoencoder) -> list[Player]:
-        likelihood = LIKELIHOODS[self.likelihood]
+        likelihood = likelihood_of(self.likelihood)
 
         def loss(batch: Batch) -> Tensor:
             """- E_q log p(x|z) + beta KL(q(z|x) || p(z)) + lambda sum ||W||^2, eq. 7."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..distributions import DiagonalNormal
 from ..interactions import InteractionBatch
-from ..likelihoods import LIKELIHOODS
+from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
 from ..modules import Autoencoder, Decoder, ItemEmbedding, OwnStart
 from ..neural import TorchRecommender
 from ..objectives import divergence
@@ -54,9 +54,9 @@ class RecVAE(TorchRecommender):
     n_layers : int, default=5
         Number of hidden layers, all of the encoder. Each gets, besides the one before, the sum of
         all before.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
         Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
-        number.
+        number. A class is one of your own, see :mod:`skvaecf.likelihoods`.
     prior_weights : tuple of 3 floats, default=(0.15, 0.75, 0.1)
         Shares :math:`w` of the standard normal, of the old posterior and of the wide normal in the
         prior. They must add up to 1.
@@ -142,7 +142,7 @@ class RecVAE(TorchRecommender):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "layer_size": [Interval(Integral, 1, None, closed="left")],
         "n_layers": [Interval(Integral, 1, None, closed="left")],
-        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
         "prior_weights": ["array-like"],
         "kl_weight": [Interval(Real, 0, None, closed="left")],
         "kl_weight_per_item": [Interval(Real, 0, None, closed="left")],
@@ -159,7 +159,7 @@ class RecVAE(TorchRecommender):
         *,
         layer_size: int = 600,
         n_layers: int = 5,
-        likelihood: str = "multinomial",
+        likelihood: str | type[ItemLikelihood] = "multinomial",
         prior_weights: Sequence[float] = (0.15, 0.75, 0.1),
         kl_weight: float = 0.0,
         kl_weight_per_item: float = 0.005,
@@ -219,7 +219,7 @@ class RecVAE(TorchRecommender):
         )
 
     def _players(self, network: Any) -> list[Player]:
-        likelihood = LIKELIHOODS[self.likelihood]
+        likelihood = likelihood_of(self.likelihood)
         # It belongs to the training, like the state of an optimizer, and not to the model.
         old_encoder = deepcopy(network.encoder).requires_grad_(False)
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..distributions import SemiImplicitNormal, standard_normal
 from ..interactions import InteractionBatch
-from ..likelihoods import LIKELIHOODS, ItemLikelihood
+from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
 from ..modules import Autoencoder, Decoder, ItemEmbedding, Linear, OwnStart
 from ..neural import TorchRecommender
 from ..objectives import anneal, weight_penalty
@@ -66,9 +66,9 @@ class SIVAERecommender(TorchRecommender):
         Widths of the encoder's hidden tanh layers; ``()`` makes it linear.
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="multinomial"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
         Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
-        number.
+        number. A class is one of your own, see :mod:`skvaecf.likelihoods`.
     noise : {"gaussian", "bernoulli"}, default="gaussian"
         Distribution of the noise, of mean 0 and variance 1: standard normal, or -1 and 1 with even
         odds.
@@ -171,7 +171,7 @@ class SIVAERecommender(TorchRecommender):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "encoder_layer_sizes": ["array-like"],
         "decoder_layer_sizes": ["array-like"],
-        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
         "noise": [StrOptions(set(NOISES))],
         "noise_size": [Interval(Integral, 1, None, closed="left")],
         "shared_sigma": ["boolean"],
@@ -190,7 +190,7 @@ class SIVAERecommender(TorchRecommender):
         *,
         encoder_layer_sizes: Sequence[int] = (600,),
         decoder_layer_sizes: Sequence[int] = (),
-        likelihood: str = "multinomial",
+        likelihood: str | type[ItemLikelihood] = "multinomial",
         noise: str = "gaussian",
         noise_size: int = 100,
         shared_sigma: bool = False,
@@ -256,7 +256,7 @@ class SIVAERecommender(TorchRecommender):
         )
 
     def _players(self, network: Any) -> list[Player]:
-        likelihood = LIKELIHOODS[self.likelihood]
+        likelihood = likelihood_of(self.likelihood)
         n_draws = self.n_latent_samples + self.n_mixing_samples
 
         def loss(batch: Batch) -> Tensor:
@@ -285,7 +285,7 @@ class SIVAERecommender(TorchRecommender):
         n_samples = len(network.encoder.fixed_latent_noise)
         if n_samples == 0:
             return super()._logits(network, x)
-        likelihood = LIKELIHOODS[self.likelihood]
+        likelihood = likelihood_of(self.likelihood)
         total = torch.zeros((), device=x.values.device)
         for z in network.encoder.fixed_samples(x.l2_normalized()):
             total = total + probabilities(likelihood, network.decoder(z))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..interactions import InteractionBatch
-from ..likelihoods import LIKELIHOODS
+from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
 from ..modules import Autoencoder, Decoder, ItemEmbedding, Linear
 from ..neural import Pair, TorchRecommender
 from ..objectives import (
@@ -74,9 +74,9 @@ class VAEGANRecommender(TorchRecommender):
         Widths of the encoder's hidden tanh layers; ``()`` makes it linear.
     decoder_layer_sizes : tuple of int, default=()
         Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"}, default="bernoulli"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="bernoulli"
         Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
-        number.
+        number. A class is one of your own, see :mod:`skvaecf.likelihoods`.
     normalize : bool, default=True
         Scale the encoder's input rows to length 1.
     noise_size : int, default=32
@@ -206,7 +206,7 @@ class VAEGANRecommender(TorchRecommender):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "encoder_layer_sizes": ["array-like"],
         "decoder_layer_sizes": ["array-like"],
-        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
         "normalize": ["boolean"],
         "noise_size": [Interval(Integral, 1, None, closed="left")],
         "adversary_weight": [Interval(Real, 0, None, closed="left")],
@@ -226,7 +226,7 @@ class VAEGANRecommender(TorchRecommender):
         *,
         encoder_layer_sizes: Sequence[int] = (),
         decoder_layer_sizes: Sequence[int] = (),
-        likelihood: str = "bernoulli",
+        likelihood: str | type[ItemLikelihood] = "bernoulli",
         normalize: bool = True,
         noise_size: int = 32,
         adversary_weight: float = 0.2,
@@ -293,7 +293,7 @@ class VAEGANRecommender(TorchRecommender):
         )
 
     def _players(self, network: Any) -> list[Player]:
-        likelihood = LIKELIHOODS[self.likelihood]
+        likelihood = likelihood_of(self.likelihood)
         encoder, decoder = network.encoder, network.decoder
         T, D = network.posterior_adversary, network.data_adversary
 
