@@ -223,6 +223,11 @@ def command_line(description):
 
 def reproduce(arguments, settings, table, run=run, load=load):
     """Fit what is asked for and not done yet."""
+    models, names = zip(*settings, strict=True)
+    for asked, known in ((arguments.models, models), (arguments.settings, names)):
+        unknown = set(asked or ()).difference(known)
+        if unknown:
+            raise SystemExit(f"There are no {sorted(unknown)} among {sorted(set(known))}.")
     data = load(arguments.data, arguments.n_heldout)
     arguments.out.mkdir(parents=True, exist_ok=True)
     heldout = f"_{arguments.n_heldout}" if arguments.n_heldout else ""
