@@ -271,6 +271,21 @@ def test_the_contractive_penalty_is_that_of_the_jacobian(X, layer_sizes):
     assert ((estimates.mean(dim=0) - expected).abs() < 5 * error + 1e-5).all()
 
 
+def test_the_signs_of_the_estimate_are_each_users_own_and_from_the_generator():
+    # Users without differences: what differs is their signs.
+    weights = [torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]])]
+    slopes = [torch.ones(100, 2)]
+    state = torch.get_rng_state()
+    first, again = (
+        squared_jacobian_estimate(weights, slopes, torch.Generator().manual_seed(0))
+        for _ in range(2)
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, again)
+    # J = [[1, 2], [4, 6]], and |J^T v|^2 is 25 + 64 or 9 + 16.
+    assert set(first.tolist()) == {89.0, 25.0}
+
+
 def test_accuracies_are_logged(X):
     model, network = build(X)
     dense = Dense(model, network, X)
