@@ -219,6 +219,25 @@ def test_gradient_is_that_of_the_value(likelihood):
     )
 
 
+def test_coefficients_are_the_gradient_of_the_series():
+    rng = np.random.RandomState(9)
+    logits = torch.tensor(rng.normal(size=(4, 20)) * [[0.3], [1], [2], [3]] - 1)
+    t = torch.zeros(4, 1, dtype=torch.float64)
+    cumulants = poisson_binomial._cumulants(logits.clone(), t).requires_grad_()
+    log_p, coefficients, _ = poisson_binomial.saddle_point(cumulants)
+    (by,) = torch.autograd.grad(log_p.sum(), cumulants)
+    # An item adds its own cumulants, and moves the tilt, which holds the mean.
+    k = cumulants.detach()[:, None]
+    own = poisson_binomial._cumulants(logits.view(-1, 1).clone(), torch.zeros(80, 1).double())
+    own = own.view(4, 20, 8)
+    w = own[:, :, 2]
+    change = own[:, :, 3:] - k[:, :, 3:] * (w / k[:, :, 2])[:, :, None]
+    expected = (by[:, None, 2:-1] * change).sum(dim=2)
+    r = (1 - 2 * logits.sigmoid())[:, :, None] ** torch.arange(6)
+    ours = w * (coefficients.detach()[:, None] * r).sum(dim=2)
+    assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
+
+
 def test_log_probabilities_of_all_sets_sum_to_one():
     scores = torch.tensor(np.random.RandomState(5).normal(size=7))
     sets = list(combinations(range(7), 3))
