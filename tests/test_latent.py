@@ -114,6 +114,13 @@ def test_density_of_what_was_drawn_equals_that_of_any_vectors():
     assert known.shape == (4,)
 
 
+def test_what_was_drawn_does_not_matter_for_the_density_of_other_vectors():
+    module = flow(3, 2)
+    q = module(normals())
+    other = q.rsample(generator=seeded(2)).detach() + 1
+    assert_array_equal(q.log_prob(other).detach(), module(normals()).log_prob(other).detach())
+
+
 def test_the_density_of_a_flow_integrates_to_one():
     base = DiagonalNormal(
         torch.tensor([[0.3, -0.5]]).double(), torch.tensor([[0.2, -1.0]]).double()
@@ -175,6 +182,16 @@ def test_pseudo_inputs_start_from_training_rows(n_pseudo_inputs):
     chosen = [tuple(row) for row in rows > 0.5]
     assert set(chosen) <= users
     assert len(set(chosen)) == min(n_pseudo_inputs, len(users))
+
+
+def test_pseudo_inputs_start_from_random_users():
+    X = make_interactions(N_USERS, N_ITEMS, random_state=0)
+    starts = set()
+    for seed in (0, 0, 1):
+        module = VampPrior(3).build(N_ITEMS, 2)
+        initialize(module, seeded(seed), InteractionBatch.from_csr(X))
+        starts.add(module.rows.detach().numpy().tobytes())
+    assert len(starts) == 2
 
 
 # --- the divergence
@@ -272,6 +289,17 @@ def test_loss_is_that_of_the_equations(X, variant):
         log_likelihood = (x * network.decoder(z).log_softmax(dim=1)).sum(dim=1)
         expected = (0.7 * kl - log_likelihood).mean().item() + penalty
     assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_l2_is_for_the_weights_of_encoder_and_decoder_alone(X):
+    losses = []
+    for l2 in (0.0, 0.5):
+        player, network = player_and_network(X, prior="vamp", posterior="iaf", l2=l2)
+        losses.append(player.loss(batch(X)).item())
+    encoder, logits = network.encoder, network.decoder.logits
+    weights = encoder.first.weight, encoder.rest[1].weight, logits.weight
+    expected = 0.5 * sum((w**2).sum().item() for w in weights)
+    assert losses[1] - losses[0] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
