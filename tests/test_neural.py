@@ -124,6 +124,14 @@ def dense(x):
     return A
 
 
+@pytest.mark.parametrize(("n_users", "n_validating"), [(3, 1), (14, 1), (16, 2), (27, 3)])
+def test_the_share_of_validation_users_is_rounded(n_users, n_validating):
+    X = csr_array(np.ones((n_users, 6), dtype=np.float32))
+    train, (fold_in, heldout) = make("MultVAE", validation_fraction=0.1)._hold_out(X, None, seed=0)
+    assert train.shape[0] == n_users - n_validating
+    assert fold_in.shape == heldout.shape == (n_validating, 6)
+
+
 def test_validation_is_by_ndcg_at_100_of_those_who_have_something_to_find():
     X = make_interactions(120, 400, n_blocks=2, noise=0.3, random_state=0)
     model = make("MultVAE", max_epochs=1)
@@ -267,6 +275,20 @@ def test_every_parameter_gets_a_gradient(neural, X):
             assert gradient.abs().max() > 1e-7
             reached.add(id(parameter))
     assert reached == {id(parameter) for parameter in network.parameters()}
+
+
+def test_weights_start_from_glorots_uniform_law_and_biases_near_0():
+    network = make("MultVAE", n_components=50, encoder_layer_sizes=(300,))._build(1, 400)
+    initialize(network, torch.Generator().manual_seed(0), None)
+    for parameter in network.parameters():
+        largest, spread = parameter.abs().max().item(), parameter.std().item()
+        if parameter.dim() > 1:
+            limit = np.sqrt(6 / sum(parameter.shape))
+            assert 0.99 * limit < largest <= limit
+            assert spread == pytest.approx(limit / np.sqrt(3), rel=0.02)
+        else:
+            assert largest <= 0.002
+            assert spread == pytest.approx(0.00088, rel=0.15)  # cut at two standard deviations
 
 
 def test_the_objective_runs_on_another_device_without_help_from_the_cpu(neural, X):
