@@ -68,29 +68,29 @@ def squares(*modules):
 
 @pytest.mark.parametrize("mode", ["user", "item"])
 @pytest.mark.parametrize("layer_sizes", [(), (5,), (5, 3)])
-@pytest.mark.parametrize("share", [0.0, 1.0])
-def test_losses_are_those_of_the_equations(X, mode, layer_sizes, share):
+@pytest.mark.parametrize(("shown", "pulled"), [(0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
+def test_losses_are_those_of_the_equations(X, mode, layer_sizes, shown, pulled):
     # With shares of 0 and 1 the masks are not random.
     _, network, (judge, maker), batch = build(
         X,
         mode=mode,
         generator_layer_sizes=layer_sizes,
         discriminator_layer_sizes=layer_sizes,
-        masking_ratio=share,
-        reconstruction_ratio=share,
+        masking_ratio=shown,
+        reconstruction_ratio=pulled,
         reconstruction_weight=0.7,
         discriminator_l2=0.2,
     )
     c = X.toarray() if mode == "user" else X.toarray().T
     y = dense_generator(network, c)
-    fake = dense_discriminator(network, c, y if share else y * c)
+    fake = dense_discriminator(network, c, y if shown else y * c)
     real = dense_discriminator(network, c, c)
     log = {}
     loss = judge.loss(batch._replace(log=log.__setitem__))
     expected = np.logaddexp(0, -real).mean() + np.logaddexp(0, fake).mean()
     assert loss.item() == pytest.approx(expected + 0.2 * squares(network.discriminator), rel=1e-5)
     assert log["accuracy"].item() == pytest.approx(((real > 0).mean() + (fake < 0).mean()) / 2)
-    zeros = (y**2 * (1 - c)).sum(axis=1).mean() if share else 0.0
+    zeros = (y**2 * (1 - c)).sum(axis=1).mean() if pulled else 0.0
     expected = np.logaddexp(0, -fake).mean() + 0.7 * zeros
     expected += 0.1 * squares(network.encoder, network.decoder)
     assert maker.loss(batch).item() == pytest.approx(expected, rel=1e-5)
@@ -209,6 +209,16 @@ def test_users_in_fit_are_ranked_by_what_the_generator_makes(X):
     other = csr_array(other)
     folded_in = model.network_.fold_in(InteractionBatch.from_csr(other, "cpu"))[:, :-1]
     assert_allclose(model.transform(other), folded_in, rtol=1e-5)
+
+
+def test_users_of_the_same_row_are_ranked_by_the_weights_of_the_first(X):
+    twice = csr_array(np.vstack([X.toarray(), X.toarray()[::-1]]))
+    model = make("CFGAN", mode="item", early_stopping=False).fit(twice)
+    of_users = model.network_.decoder.logits.weight.detach().T
+    rows = [tuple(row) for row in twice.toarray()]
+    first = [rows.index(row) for row in rows]
+    assert_array_equal(model.transform(twice), of_users[first])
+    assert not np.allclose(of_users[first], of_users)
 
 
 def test_latent_vectors_of_item_mode_have_the_width_of_the_fit(X):
