@@ -214,6 +214,14 @@ def test_descent_of_a_row_does_not_know_the_others():
         assert_allclose(alone[0], together[r], rtol=1e-5)
 
 
+def test_the_first_step_of_a_descent_is_no_longer_than_1():
+    visited = []
+    downhill = torch.tensor([[30.0, 40.0], [0.3, 0.4]])  # gradients of the lengths 50 and 0.5
+    descend(lambda v: visited.append(v.detach()) or (v * downhill).sum(dim=1), 0 * downhill, 1)
+    lengths = (visited[1] - visited[0]).norm(dim=1)
+    assert_allclose(lengths, [50 / 51, 0.5 / 1.5], rtol=1e-6)
+
+
 def test_descent_stays_where_nothing_is_to_gain():
     start = torch.tensor([[1.0, -2.0]])
     assert_array_equal(descend(lambda v: 0 * v.sum(dim=1), start, 5), start)
