@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import make
 from numpy.testing import assert_allclose
-from scipy.optimize import minimize
+from scipy.optimize import brentq, minimize
+from scipy.sparse import csr_array
 from scipy.special import expit, logsumexp, softmax
 
 from skvaecf import IRGAN
@@ -228,6 +229,38 @@ def test_folded_in_users_are_the_maximum(l2, scale):
         s = Q @ ours + b
         gradient = row @ Q / row.sum() - softmax(s) @ Q - 2 * l2 * ours
         assert np.abs(gradient).max() < 1e-4 * scale
+
+
+def test_folding_in_does_not_jump_over_the_maximum():
+    # At p = 0 the item is so unlikely that Newton's own steps go to 500 and back, for ever.
+    items = ItemLogits(1, 2)
+    with torch.no_grad():
+        items.weight.copy_(torch.tensor([[0.0, 10.0]]))
+        items.bias.copy_(torch.tensor([0.0, -20.0]))
+    p = fold_in(items, InteractionBatch.from_csr(csr_array([[0.0, 1.0]])), 0.01).item()
+    # 10 (1 - sigmoid(10 p - 20)) - 0.02 p = 0
+    assert p == pytest.approx(brentq(lambda p: 10 * expit(20 - 10 * p) - 0.02 * p, 0, 10), rel=1e-5)
+
+
+def test_folding_in_does_not_amplify_rounding():
+    # All items have the same second number, about which a user's row says nothing.
+    items = ItemLogits(2, 50)
+    with torch.no_grad():
+        items.weight.copy_(torch.stack((torch.linspace(-1, 1, 50), torch.ones(50))))
+        items.bias.copy_(torch.linspace(0, 1, 50).sin())
+    X = make_interactions(20, 50, n_blocks=3, random_state=0)
+    p = fold_in(items, InteractionBatch.from_csr(X), 1e-5)
+    assert p[:, 1].abs().max() < 1e-6 < p[:, 0].abs().min()
+
+
+def test_folding_in_by_items_whose_products_are_singular_to_rounding():
+    items = ItemLogits(6, 40)
+    with torch.no_grad():
+        items.weight.copy_(100 * torch.linspace(-1, 1, 40) + torch.arange(6)[:, None])
+        items.bias.zero_()
+    X = make_interactions(20, 40, n_blocks=3, random_state=0)
+    p = fold_in(items, InteractionBatch.from_csr(X), 1e-9)
+    assert torch.isfinite(p).all()
 
 
 def test_a_user_without_items_gets_the_biases():
