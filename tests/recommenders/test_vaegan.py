@@ -379,3 +379,16 @@ def test_dropout_falls_on_the_normalised_input(X):
     kept = (inputs[0] > 0).numpy()
     assert 0.3 < kept.mean() < 0.7
     assert_allclose(inputs[0][kept], np.repeat(2 / np.sqrt(counts), counts)[kept], rtol=1e-5)
+
+
+def test_adversaries_know_users_by_whole_rows(X):
+    model, network = build(X, dropout=0.5)
+    inputs = []
+    for layer in (network.posterior_adversary.from_items, network.data_adversary.user):
+        layer.register_forward_hook(lambda _, args, __: inputs.append(args[0].values))
+    for player in model._players(network):
+        player.loss(batch(X))
+    counts = np.diff(X.indptr)
+    assert len(inputs) == 5  # T of z and of the prior, z_c; T and z_c of the autoencoder
+    for values in inputs:
+        assert_allclose(values, np.repeat(1 / np.sqrt(counts), counts), rtol=1e-5)
