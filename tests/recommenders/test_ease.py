@@ -77,6 +77,14 @@ def test_two_items_by_hand():
     assert_allclose(model.predict([[0, 1], [1, 0]]), [[2 / 3, 0], [0, 1 / 2]], rtol=1e-6)
 
 
+def test_similar_items_are_those_that_an_item_has_weights_for():
+    # The weights of the test above: that of item 0 for 1 is 1 / 2.
+    model = EASE(l2=1.0).fit([[1, 1], [1, 1], [1, 0]])
+    similar, scores = model.similar_items([0, 1], k=1, return_scores=True)
+    assert similar.tolist() == [[1], [0]]
+    assert_allclose(scores, [[1 / 2], [2 / 3]], rtol=1e-6)
+
+
 def test_dropout_is_the_mean_over_all_draws(X):
     """The Gram matrix of dropped-out rows, scaled by 1 / (1 - p), has the mean X'X + p / (1 - p) D.
 

@@ -99,6 +99,14 @@ def test_two_items_by_hand():
     assert SLIM(2.0, 1.0).fit([[1, 1], [1, 1], [1, 0]]).item_similarity_.nnz == 0
 
 
+def test_similar_items_are_those_that_an_item_has_weights_for():
+    # The weights of the test above: that of item 0 for 1 is 1.5 / 4.
+    model = SLIM(0.5, 1.0).fit([[1, 1], [1, 1], [1, 0]])
+    similar, scores = model.similar_items([0, 1], k=1, return_scores=True)
+    assert similar.tolist() == [[1], [0]]
+    assert_allclose(scores, [[1.5 / 4], [1.5 / 3]], rtol=1e-6)
+
+
 def test_three_items_by_hand():
     # Item 2 is had by those who have exactly one of 0 and 1, which share one user.
     X = [[1, 1, 0], [1, 0, 1], [0, 1, 1]]
