@@ -160,6 +160,18 @@ def test_losses_and_gradients_are_those_of_the_equations(X, params):
             assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+def test_l2_is_relative_to_all_users_whatever_the_batch(X):
+    few = batch(X)._replace(users=torch.arange(4), x=batch(X).x.rows(torch.arange(4)))
+    losses = []
+    for l2 in (0.0, 2.0):
+        model, network = build(X, l2=l2)
+        few.generator.manual_seed(1)
+        losses.append(model._players(network)[-1].loss(few).item())
+    weights = [*network.encoder.parameters(), *network.decoder.parameters()]
+    squares = sum((w**2).sum().item() for w in weights if w.dim() > 1)
+    assert losses[1] - losses[0] == pytest.approx(2 / N_USERS * squares, rel=1e-4)
+
+
 def test_the_weight_of_the_posterior_adversary_rises_from_0(X):
     model, network = build(X, anneal_steps=20, adversary_weight=0.8)
     autoencoder = model._players(network)[-1]
