@@ -103,6 +103,15 @@ def test_exact_half_step_solves_the_normal_equations(X, settings):
             assert_allclose(Q, normal_equations(model, X.T, P), rtol=2e-3, atol=1e-4)
 
 
+def test_a_sweep_that_lowers_the_objective_by_less_than_a_share_of_it_is_the_last(X):
+    model = wmf(tol=0.003, max_iter=50).fit(X)
+    objectives = np.array([record["objective"] for record in model.history_])
+    shares = -np.diff(objectives) / objectives[1:]
+    assert len(shares) > 1
+    assert shares[-1] < 0.003 <= shares[:-1].min()
+    assert np.diff(objectives)[-1] < -0.003
+
+
 def test_many_steps_of_conjugate_gradients_are_exact(X):
     exact = wmf(solver="cholesky").fit(X)
     assert_allclose(wmf(cg_steps=50).fit(X).item_factors_, exact.item_factors_, atol=2e-3)
@@ -250,6 +259,17 @@ def test_factors_stand_in_principal_axes(X):
     assert np.all(np.diff(np.diag(gram)) >= 0)
 
 
+def test_similarities_are_cosines_of_the_factors(X):
+    model = wmf().fit(X)
+    Q = model.item_factors_.astype(np.float64)
+    items, scores = model.similar_items([0, 7], k=4, return_scores=True)
+    lengths = np.linalg.norm(Q, axis=1)
+    for item, similar, found in zip([0, 7], items, scores, strict=True):
+        cosines = Q[similar] @ Q[item] / lengths[similar] / lengths[item]
+        assert_allclose(found, cosines, rtol=1e-5)
+    assert lengths[[0, 7]].min() != pytest.approx(1, abs=0.01)
+
+
 def test_start_spans_the_leading_singular_vectors():
     # Three separate blocks: the three leading vectors are known, each constant on a block.
     X = csr_array(np.kron(np.eye(3), np.ones((20, 8))).astype(np.float32))
@@ -289,6 +309,20 @@ def test_the_preconditioner_is_the_diagonal():
     # The systems are diagonal, so one step is exact.
     change, _ = problem.conjugate_gradients(torch.ones(2, 4), 1)
     assert_allclose(change, 1 / (0.6 + counts.toarray()), rtol=1e-5)
+
+
+def test_as_many_conjugate_gradients_as_components_are_exact():
+    generator = torch.Generator().manual_seed(0)
+    X = csr_array((np.random.RandomState(0).rand(6, 12) < 0.4).astype(np.float32))
+    x = InteractionBatch.from_csr(X)
+    Q = torch.randn(12, 4, generator=generator) * torch.tensor([1.0, 2.0, 3.0, 4.0])
+    problem = LeastSquares(x, Fixed.of(Q), x.values, 0.5, torch.full((6, 1), 0.1))
+    residual = torch.randn(6, 4, generator=generator)
+    exact, _ = problem.cholesky(residual)
+    change, moved = problem.conjugate_gradients(residual, 4)
+    assert_allclose(change, exact, rtol=1e-3, atol=1e-5)
+    assert_allclose(moved, x.products(exact, Q), rtol=1e-3, atol=1e-5)
+    assert not np.allclose(problem.conjugate_gradients(residual, 3)[0], exact, rtol=1e-2)
 
 
 def test_start_is_subspace_iteration_on_the_normalised_matrix():
