@@ -81,6 +81,13 @@ def test_similarities_are_the_formula(X, n_neighbors, metric, weighting, shrinka
     assert_allclose(model.predict(X), X.toarray() @ S, rtol=1e-5, atol=1e-5)
 
 
+def test_the_mean_length_is_that_of_all_items(X):
+    padded = csr_array(np.hstack([X.toarray(), np.zeros((50, 6))]))
+    model = ItemKNN(5, weighting="bm25", shrinkage=1.0).fit(padded)
+    S = brute_force(padded, 5, "cosine", "bm25", 1.0)
+    assert_allclose(model.item_similarity_.toarray(), S, rtol=1e-5)
+
+
 def test_three_items_by_hand():
     X = [[1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 0, 0]]
     # Users in common: 2, 2, 1 of 4, 2, 2; the tie of item 0 goes to item 1.
