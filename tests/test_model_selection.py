@@ -330,6 +330,11 @@ class TestStrongGeneralizationSplit:
         assert_array_equal(n_per_user(data.test_heldout), expected)
         assert 0 in expected
 
+    def test_the_size_of_the_cut_is_truncated_as_the_authors_do(self):
+        # 0.29 * 100 is 28.999999999999996, which split_interactions takes for 29.
+        data = strong_generalization_split(np.ones((5, 100)), 1, test_size=0.29)
+        assert data.validation_heldout.nnz == data.test_heldout.nnz == 28
+
     def test_explicit_zeros_do_not_count(self):
         X = csr_array(np.ones((9, 10)))
         padded = csr_array(np.hstack([X.toarray(), np.full((9, 2), 7.0)]))
