@@ -690,7 +690,8 @@ def test_missing_values_of_pandas_in_arrays():
         InteractionEncoder().fit(([1, 1, 1, 1], items))
 
 
-def test_sums_beyond_float32_are_refused():
-    log = {"user": [1, 1], "item": [2, 2], "plays": [3e38, 3e38]}
+@pytest.mark.parametrize("value", [3e38, -3e38])
+def test_sums_beyond_float32_are_refused(value):
+    log = {"user": [1, 1], "item": [2, 2], "plays": [value, value]}
     with pytest.raises(ValueError, match="value must name a column whose sums"):
         InteractionEncoder(value="plays").fit_transform(log)
