@@ -132,6 +132,11 @@ def test_the_share_of_validation_users_is_rounded(n_users, n_validating):
     assert fold_in.shape == heldout.shape == (n_validating, 6)
 
 
+def test_validation_users_are_drawn_by_the_seed(X):
+    trained = {make("MultVAE")._hold_out(X, None, seed)[0].indices.tobytes() for seed in (0, 0, 1)}
+    assert len(trained) == 2
+
+
 def test_validation_is_by_ndcg_at_100_of_those_who_have_something_to_find():
     X = make_interactions(120, 400, n_blocks=2, noise=0.3, random_state=0)
     model = make("MultVAE", max_epochs=1)
