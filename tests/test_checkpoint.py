@@ -15,12 +15,14 @@ from conftest import NEURAL_RECOMMENDERS, VALUES, make
 from numpy.testing import assert_array_equal
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from scipy.sparse import csr_array
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Binarizer
 
 import skvaecf
 from skvaecf import InverseAutoregressiveFlow, MultVAE, RankingMonitor, VampPrior, neural
+from skvaecf.checkpoint import digest_rows
 from skvaecf.datasets import make_interactions
 from skvaecf.training import Game, move_average
 
@@ -353,6 +355,14 @@ def test_other_data_are_refused(begun, path, X, unchanged):
         refuse(make("MultVAE"), path, r"differs in X \(", other, unchanged)
     refuse(make("MultVAE"), path, r"differs in X_val \(None there", X, unchanged, X_val=X)
     refuse(make("MultVAE"), path, "X_val", X, unchanged, X_val=skvaecf.split_interactions(X))
+
+
+def test_whose_the_interactions_are_makes_other_data():
+    # The same items in the same order, of other users or among more items.
+    rows = [[1, 1, 0], [0, 0, 0]], [[1, 0, 0], [0, 1, 0]], [[1, 1], [0, 0]]
+    assert len({digest_rows(csr_array(np.array(X))) for X in rows}) == 3
+    one, other = (csr_array(np.array(X)) for X in rows[:2])
+    assert digest_rows(one, other) != digest_rows(other, one)
 
 
 def test_the_same_data_in_another_form_are_not_other_data(begun, path, X):
