@@ -130,6 +130,9 @@ SETTINGS = {
     },
     ("VAEGANRecommender", "default"): VAEGANRecommender(),
     ("VAEGANRecommender", "100"): VAEGANRecommender(100),
+    ("VAEGANRecommender", "linear 400, n-choose-k"): VAEGANRecommender(
+        **GOWALLA | {"l2": 2.4}  # next to a sum over 23,858 users
+    ),
     ("RecVAE", "default"): RecVAE(),
     ("RecVAE", "narrow"): RecVAE(
         100, layer_size=300, kl_weight_per_item=0.0035, learning_rate=1e-3, batch_size=100

@@ -61,6 +61,7 @@ PAPER = {
     "batch_size": 256,
 }
 AUTHORS = {"mode": "item", "l2": 5e-4, "n_generator_steps": 4, "n_discriminator_steps": 2}
+SMALL_STEPS = {"learning_rate": 1e-4, "batch_size": 32, "ema_decay": 0}
 SMALL = {"n_components": 50}  # what the validation items of MovieLens 100K chose
 SETTINGS = {
     ("EASE", "default"): EASE(),
@@ -69,15 +70,29 @@ SETTINGS = {
     ("CDAE", "default"): CDAE(),
     ("CFGAN", "default"): CFGAN(),
     # The authors' setting for MovieLens 100K, and the same with larger steps of larger batches.
-    ("CFGAN", "authors"): CFGAN(
-        **AUTHORS,
-        learning_rate=1e-4,
-        batch_size=32,
-        ema_decay=0,
-        max_epochs=300,
-        n_iter_no_change=40,
-    ),
+    ("CFGAN", "authors"): CFGAN(**AUTHORS, **SMALL_STEPS, max_epochs=300, n_iter_no_change=40),
     ("CFGAN", "item"): CFGAN(**AUTHORS, learning_rate=1e-3, batch_size=128),
+    # As many passes as the authors made, in which nothing is chosen by us.
+    ("CFGAN", "authors, all passes"): CFGAN(
+        **AUTHORS, **SMALL_STEPS, max_epochs=250, early_stopping=False
+    ),
+    # Their setting for MovieLens 1M.
+    ("CFGAN", "authors, ML-1M"): CFGAN(
+        300,
+        mode="item",
+        discriminator_layer_sizes=(250,),
+        masking_ratio=0.9,
+        reconstruction_ratio=0.9,
+        l2=5e-4,
+        discriminator_l2=2.5e-5,
+        n_generator_steps=1,
+        learning_rate=1e-4,
+        discriminator_learning_rate=5e-5,
+        batch_size=256,
+        max_epochs=1500,
+        ema_decay=0,
+        early_stopping=False,
+    ),
     ("IRGAN", "default"): IRGAN(),
     ("MultDAE", "default"): MultDAE(),
     ("MultVAE", "default"): MultVAE(),
