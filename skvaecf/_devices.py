@@ -57,7 +57,9 @@ def exact(device: torch.device) -> torch.dtype:
 def available_memory(device: torch.device) -> float:
     """Bytes that a process may still take on a device; infinity where the system does not tell."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        # What torch has freed it keeps for itself, and the driver counts it as used.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     limits = [float("inf")]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limits.append(float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE"))
