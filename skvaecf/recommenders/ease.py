@@ -121,25 +121,18 @@ class EASE(SimilarItemsMixin, BaseRecommender):
 
 
 def inverse(A: Tensor) -> Tensor:
-    """Invert a positive definite matrix; one in the host's memory is overwritten.
+    """Invert a positive definite matrix, which is overwritten.
 
     Raises
     ------
     LinAlgError
         If the matrix is singular to the precision of float32.
     """
-    on_host = A.device.type == "cpu"
     # On hosts SciPy's LAPACK takes three quarters of the time of torch's, and no second matrix.
-    if on_host:
-        L, failed = spotrf(A.numpy().T, lower=True, overwrite_a=True, clean=False)
-    else:
-        L, failed = torch.linalg.cholesky_ex(A)
-    if failed:
-        raise np.linalg.LinAlgError(
-            "The items' products are singular to the precision of float32: increase l2."
-        )
-    if not on_host:
-        return torch.cholesky_inverse(L)
+    if A.device.type != "cpu":
+        return _inverse_by_torch(A)
+    L, failed = spotrf(A.numpy().T, lower=True, overwrite_a=True, clean=False)
+    _check_factor(failed)
     P = torch.from_numpy(spotri(L, lower=True, overwrite_c=True)[0].T)
     # Above the diagonal is the inverse; the rest is its mirror image.
     for block in item_blocks(len(P)):
@@ -147,3 +140,19 @@ def inverse(A: Tensor) -> Tensor:
         corner = P[block, block]
         corner.copy_(corner.triu() + corner.triu(1).T)
     return P
+
+
+def _inverse_by_torch(A: Tensor) -> Tensor:
+    L, failed = torch.linalg.cholesky_ex(A)
+    _check_factor(failed)
+    # torch writes by columns: by itself it would take a fourth matrix, whose rows, the weights of
+    # one item, would be scattered over the memory.
+    torch.cholesky_inverse(L, out=A.mT)
+    return A
+
+
+def _check_factor(failed: int | Tensor) -> None:
+    if failed:
+        raise np.linalg.LinAlgError(
+            "The items' products are singular to the precision of float32: increase l2."
+        )

@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 from skvaecf import EASE, item_item
 from skvaecf._devices import available_memory
 from skvaecf.datasets import make_interactions
-from skvaecf.recommenders.ease import inverse
+from skvaecf.recommenders.ease import _inverse_by_torch, inverse
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,14 @@ def test_each_item_is_a_ridge_regression_on_all_others(X):
 
 
 @pytest.mark.parametrize("n_items", [1, 30, 2100])  # one block and several
-def test_inverse_is_made_in_place(n_items):
+@pytest.mark.parametrize("inverse", [inverse, _inverse_by_torch])  # on a CPU and on a GPU
+def test_inverse_is_made_in_place(n_items, inverse):
     factor = np.random.RandomState(0).standard_normal((n_items, 20))
     A = factor @ factor.T + 50 * np.eye(n_items)
     given = torch.tensor(A, dtype=torch.float32)
     P = inverse(given)
     assert P.data_ptr() == given.data_ptr()
+    assert P.is_contiguous()
     assert_allclose(P, np.linalg.inv(A), atol=1e-6)
     assert_array_equal(P, P.T)
 
