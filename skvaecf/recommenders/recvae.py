@@ -222,6 +222,8 @@ class RecVAE(TorchRecommender):
         likelihood = likelihood_of(self.likelihood)
         # It belongs to the training, like the state of an optimizer, and not to the model.
         old_encoder = deepcopy(network.encoder).requires_grad_(False)
+        # Once: to copy numbers to the device at every step would make it wait.
+        prior_weights = network.decoder.logits.bias.new_tensor(self.prior_weights)
 
         def remember() -> None:
             old_encoder.load_state_dict(network.encoder.state_dict())
@@ -231,7 +233,7 @@ class RecVAE(TorchRecommender):
             x, rows = batch.x, batch.x.l2_normalized()
             q = network.encoder(rows.dropout(self.dropout, batch.generator))
             z = q.rsample(generator=batch.generator)
-            kl = divergence(q, composite_prior(old_encoder(rows), self.prior_weights), z)
+            kl = divergence(q, composite_prior(old_encoder(rows), prior_weights), z)
             weight = self.kl_weight + self.kl_weight_per_item * x.sum(x.values)
             # Multiplied out: factors would compute the gradient of the decoder's weights as well.
             return (weight * kl - likelihood(network.decoder(z)).log_prob(x)).mean()
@@ -281,13 +283,13 @@ class DenselyConnectedEncoder(OwnStart):
         return DiagonalNormal.from_layer(self.out(h))
 
 
-def composite_prior(old: DiagonalNormal, weights: Sequence[float]) -> Distribution:
+def composite_prior(old: DiagonalNormal, weights: Tensor) -> Distribution:
     """Mix, for each component, N(0, 1), the old posterior and N(0, e^10); z ~ (n_users, ...)."""
     zeros = torch.zeros_like(old.mean)
     loc = torch.stack((zeros, old.mean, zeros), dim=-1)  # (n_users, n_components, 3)
     log_variance = torch.stack((zeros, old.log_variance, zeros + 10), dim=-1)
     mixture = MixtureSameFamily(
-        Categorical(logits=loc.new_tensor(weights).log(), validate_args=False),
+        Categorical(logits=weights.log(), validate_args=False),
         Normal(loc, (0.5 * log_variance).exp(), validate_args=False),
         validate_args=False,
     )

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 from torch.distributions import kl_divergence
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from skvaecf import RecVAE
 from skvaecf.datasets import make_interactions
@@ -69,7 +70,7 @@ def change(network):
 @pytest.mark.parametrize("weights", [PAPER, (0.5, 0.0, 0.5), (0.0, 1.0, 0.0), (1, 0, 0)])
 def test_density_of_the_mixture_by_scipy(weights):
     old, z = normals(), 4 * normals(seed=1).mean
-    ours = composite_prior(old, weights).log_prob(z)
+    ours = composite_prior(old, torch.tensor(weights)).log_prob(z)
     assert ours.shape == (4,)
     parts = [
         norm.logpdf(z),
@@ -84,7 +85,7 @@ def test_density_of_the_mixture_by_scipy(weights):
 def test_gradient_of_the_mixture_without_one_of_its_parts():
     z = normals(seed=1).mean.requires_grad_()
     (gradient,) = torch.autograd.grad(
-        composite_prior(normals(), (0.0, 1.0, 0.0)).log_prob(z).sum(), z
+        composite_prior(normals(), torch.tensor([0.0, 1.0, 0.0])).log_prob(z).sum(), z
     )
     assert_allclose(gradient, (normals().mean - z.detach()) / normals().variance, rtol=1e-6)
 
@@ -96,7 +97,7 @@ def test_sampled_divergence_is_the_closed_form_on_average(weights):
     many = DiagonalNormal(q.mean.repeat(n, 1), q.log_variance.repeat(n, 1))
     many_old = DiagonalNormal(old.mean.repeat(n, 1), old.log_variance.repeat(n, 1))
     z = many.rsample(generator=seeded())
-    sampled = divergence(many, composite_prior(many_old, weights), z).view(n, 4)
+    sampled = divergence(many, composite_prior(many_old, torch.tensor(weights)), z).view(n, 4)
     exact = kl_divergence(q, standard_normal(q.mean) if weights[0] else old)
     error = sampled.std(dim=0) / np.sqrt(n)
     assert (abs(sampled.mean(dim=0) - exact) < 4 * error).all()
@@ -197,6 +198,25 @@ def test_dropout_is_for_the_encoder_alone(X):
     assert 0.3 < (dropped > 0).float().mean() < 0.7
     assert_allclose(dropped[dropped > 0], 2 * whole[(dropped > 0).numpy()], rtol=1e-5)
     assert_allclose(undropped, whole, rtol=1e-5)
+
+
+class Lifts(TorchDispatchMode):
+    """Count the tensors that are made of the host's numbers."""
+
+    n = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.n += operation is torch.ops.aten.lift_fresh.default
+        return operation(*args, **kwargs or {})
+
+
+def test_an_update_copies_no_numbers_to_the_device(X):
+    model, network = build(X, dropout=0.5)
+    given = batch(X)
+    for player in model._players(network):
+        with Lifts() as lifts:
+            player.loss(given)
+        assert lifts.n == 0
 
 
 def test_the_prior_knows_the_whole_row(X, monkeypatch):
