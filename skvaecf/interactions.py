@@ -174,6 +174,9 @@ class InteractionBatch:
     def sum(self, entries: Tensor) -> Tensor:
         """Sum one number per stored entry over each row, shape (n_users,)."""
         total = torch.zeros(self.n_users, dtype=entries.dtype, device=entries.device)
+        if entries.is_cuda and entries.is_floating_point():
+            # index_add_ adds in no fixed order there: the last bits would differ between fits.
+            return total.index_put_((self.users,), entries, accumulate=True)
         return total.index_add_(0, self.users, entries)
 
     def gather(self, dense: Tensor) -> Tensor:

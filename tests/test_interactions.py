@@ -68,6 +68,24 @@ def test_sum_over_rows(x, matrix):
     assert_allclose(x.sum(x.values.double() ** 3), (matrix**3).sum(axis=1), rtol=1e-6)
 
 
+class OnGPU(torch.Tensor):
+    """A tensor that says that it is on a GPU."""
+
+    is_cuda = True
+
+    def index_add_(self, *_):
+        raise AssertionError("the order of the sum is left open")
+
+
+def test_sum_has_an_order_on_a_gpu(x):
+    entries = torch.linspace(0, 1, len(x.values))
+    zeros = torch.zeros
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "zeros", lambda *a, **k: zeros(*a, **k).as_subclass(OnGPU))
+        on_gpu = x.sum(entries.as_subclass(OnGPU))
+    assert_array_equal(on_gpu, x.sum(entries))
+
+
 def test_gather_picks_the_stored_entries(x, matrix):
     scores = torch.randn(6, 9, generator=torch.Generator().manual_seed(0))
     assert_array_equal(x.gather(scores), scores.numpy()[np.nonzero(matrix)])
