@@ -668,7 +668,39 @@ def test_fit_on_a_gpu(neural, precision, X, others):
     assert_allclose(on_cpu.predict(X), scores, rtol=1e-3, atol=1e-3)
     again = make(neural, device="cuda", precision=precision, max_epochs=20).fit(X, X_val=others)
     assert_array_equal(again.predict(X), scores)
+    assert losses_of(again) == losses_of(model)
     assert_array_equal(model.recommend(X, 5)[:, 0], best_unseen(scores, X))
+
+
+ON_GPUS = [
+    ("CFGAN", {"mode": "item"}),
+    ("EASE", {}),
+    ("MultVAE", {"likelihood": "n-choose-k"}),
+    ("MultVAE", {"prior": "vamp", "posterior": "iaf"}),
+    ("SIVAERecommender", {"n_prediction_samples": 2}),
+    ("SLIM", {}),
+    ("VAEGANRecommender", {"contractive_estimator": "hutchinson"}),
+    ("WMF", {}),
+    ("WMF", {"confidence": 0.3, "precision": "bfloat16"}),
+    ("WMF", {"solver": "cholesky", "block_size": 4}),
+]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("name", "changes"), ON_GPUS)
+def test_what_else_runs_on_a_gpu(name, changes, X):
+    model, again = (make(name, device="cuda", **changes).fit(X) for _ in range(2))
+    rows = with_an_empty_row(X)
+    scores = model.predict(rows)
+    assert_array_equal(again.predict(rows), scores)
+    assert_array_equal(pickle.loads(pickle.dumps(model)).predict(rows), scores)
+    items, best = model.recommend(rows, 5, return_scores=True)
+    assert_allclose(best, np.take_along_axis(scores, items, axis=1), rtol=1e-4, atol=1e-6)
+    on_cpu = pickle.loads(pickle.dumps(model.set_params(device="cpu")))
+    assert_allclose(on_cpu.predict(rows), scores, rtol=1e-3, atol=1e-3)
+    if name in ("EASE", "SLIM"):  # which draw no random numbers
+        assert_allclose(make(name, **changes).fit(X).predict(rows), scores, rtol=1e-3, atol=1e-3)
 
 
 def best_unseen(scores, X):
