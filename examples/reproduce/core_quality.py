@@ -70,6 +70,7 @@ PAPERS = {
     "l2": 0,
     "learning_rate": 1e-3,
 }
+NARROW_HVAMP = HVampVAE(100, layer_size=300, n_pseudo_inputs=20, learning_rate=1e-3, batch_size=50)
 SIVAE_SEARCH = {
     "300": {},
     "300, noise 100": NOISIER,
@@ -138,9 +139,8 @@ SETTINGS = {
         100, layer_size=300, kl_weight_per_item=0.0035, learning_rate=1e-3, batch_size=100
     ),
     ("HVampVAE", "default"): HVampVAE(),
-    ("HVampVAE", "narrow"): HVampVAE(
-        100, layer_size=300, n_pseudo_inputs=20, learning_rate=1e-3, batch_size=50
-    ),
+    ("HVampVAE", "narrow"): NARROW_HVAMP,
+    ("HVampVAE", "narrow, Bernoulli"): clone(NARROW_HVAMP).set_params(likelihood="bernoulli"),
 }
 
 
