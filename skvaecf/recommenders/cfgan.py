@@ -135,7 +135,7 @@ class CFGAN(TorchRecommender):
 
     The authors' setting for MovieLens 100K is ``CFGAN(mode="item", l2=5e-4, learning_rate=1e-4,
     n_generator_steps=4, n_discriminator_steps=2, batch_size=32, ema_decay=0)``, but for batches of
-    64 that their discriminator has.
+    64 that their discriminator has. Twice the decay, ``l2=1e-3``, ranked validation items better.
 
     In user mode a user's row is the input. In item mode the vector of item i is
     :math:`\hat{y}_{ui} = w_u^\top h_i + b_u` for a user u in ``fit``, with :math:`h_i` the last
