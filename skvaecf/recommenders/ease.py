@@ -128,9 +128,9 @@ def inverse(A: Tensor) -> Tensor:
     LinAlgError
         If the matrix is singular to the precision of float32.
     """
-    # On hosts SciPy's LAPACK takes three quarters of the time of torch's, and no second matrix.
     if A.device.type != "cpu":
         return _inverse_by_torch(A)
+    # On hosts SciPy's LAPACK takes three quarters of the time of torch's, and no second matrix.
     L, failed = spotrf(A.numpy().T, lower=True, overwrite_a=True, clean=False)
     _check_factor(failed)
     P = torch.from_numpy(spotri(L, lower=True, overwrite_c=True)[0].T)
