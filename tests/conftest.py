@@ -153,7 +153,7 @@ VALUES = {
     "discriminator_layer_sizes": Values((), (3, "3", None, (0,), (-1,), ("a",), (2.5,), (True,))),
     "discriminator_learning_rate": Values(0.001, (0, -0.1, "auto")),
     "fold_in_l2": Values(7.0, (0.0, -1.0, None)),
-    "fold_in_weight": Values(0.5, (0.0, -1.0, None)),
+    "fold_in_weight": Values(0.2, (0.0, 1.0, -1.0, None)),
     "generator_layer_sizes": Values((), (3, "3", None, (0,), (-1,), ("a",), (2.5,), (True,))),
     "masking_ratio": Values(0.0, (-0.1, 1.1, None)),
     "mode": Values("item", ("both", None)),

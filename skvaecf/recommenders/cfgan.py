@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..base import cosines
 from ..interactions import InteractionBatch
-from ..least_squares import Fixed, LeastSquares
+from ..least_squares import Fixed, LeastSquares, principal_axes
 from ..modules import Decoder, Encoder, OwnStart
 from ..neural import TorchRecommender
 from ..objectives import density_ratio_loss, ratio_accuracy, weight_penalty
@@ -68,11 +68,12 @@ class CFGAN(TorchRecommender):
         Times in a row that the generator goes through all rows.
     n_discriminator_steps : int, default=1
         Times in a row that the discriminator goes through all rows before that.
-    fold_in_weight : float, default=0.3
+    fold_in_weight : float, default=0.5
         In item mode, weight of an item that the user does not have, where one that the user has
-        weighs 1, when a user who was not in ``fit`` is folded in.
-    fold_in_l2 : float, default=0.1
-        In item mode, weight of the penalty on the output weights of a user who is folded in.
+        weighs 1, when users are folded in; less than 1.
+    fold_in_l2 : float, default=1.0
+        In item mode, weight of the penalty on the weights of a user who is folded in, where the
+        items' vectors have a mean square length of 1.
     learning_rate : float, default=3e-3
         Step size of Adam.
     discriminator_learning_rate : float or None, default=None
@@ -138,16 +139,18 @@ class CFGAN(TorchRecommender):
     64 that their discriminator has. Twice the decay, ``l2=1e-3``, ranked validation items better.
 
     In user mode a user's row is the input. In item mode the vector of item i is
-    :math:`\hat{y}_{ui} = w_u^\top h_i + b_u` for a user u in ``fit``, with :math:`h_i` the last
-    hidden layer: a row that was in ``fit`` is ranked by that user's weights (the first's, if
-    several users had the same row). Any other row gets weights of its own by least squares with
-    the :math:`h_i` fixed,
+    :math:`\hat{y}_{ui} = w_u^\top h_i + b_u`, with :math:`h_i` the last hidden layer and weights
+    of each user u in ``fit``, by which the paper ranks these users. Here a user, in ``fit`` or
+    not, gets weights by least squares with the :math:`h_i` fixed,
 
-    .. math:: \min_{w, b} \sum_{i \in S} (w^\top h_i + b - 1)^2
-              + a \sum_{i \notin S} (w^\top h_i + b)^2 + \mu \|w\|^2,
+    .. math:: \min_w \sum_{i \in S} (w^\top h_i - 1)^2 + a \sum_{i \notin S} (w^\top h_i)^2
+              + \mu s \|w\|^2,
 
-    a being ``fold_in_weight`` and :math:`\mu` ``fold_in_l2``; ``transform`` gives w there, and
-    the hidden layer in user mode.
+    a being ``fold_in_weight``, :math:`\mu` ``fold_in_l2`` and s the mean of the
+    :math:`\|h_i\|^2`. They ranked held-out items better than the generator's own weights
+    did. ``transform`` gives w there, and the hidden layer in user mode. Where the users of
+    ``X_val`` are those of ``fit``, the validation score is high after the first epoch already and
+    may need dozens more to rise above that: ``n_iter_no_change`` should be large then.
 
     References
     ----------
@@ -177,7 +180,7 @@ class CFGAN(TorchRecommender):
         "discriminator_l2": [Interval(Real, 0, None, closed="left")],
         "n_generator_steps": [Interval(Integral, 1, None, closed="left")],
         "n_discriminator_steps": [Interval(Integral, 1, None, closed="left")],
-        "fold_in_weight": [Interval(Real, 0, None, closed="neither")],
+        "fold_in_weight": [Interval(Real, 0, 1, closed="neither")],
         "fold_in_l2": [Interval(Real, 0, None, closed="neither")],
         "discriminator_learning_rate": [Interval(Real, 0, None, closed="neither"), None],
     }
@@ -198,8 +201,8 @@ class CFGAN(TorchRecommender):
         discriminator_l2: float = 0.0,
         n_generator_steps: int = 2,
         n_discriminator_steps: int = 1,
-        fold_in_weight: float = 0.3,
-        fold_in_l2: float = 0.1,
+        fold_in_weight: float = 0.5,
+        fold_in_l2: float = 1.0,
         learning_rate: float = 3e-3,
         discriminator_learning_rate: float | None = None,
         batch_size: int | Literal["auto"] = "auto",
@@ -303,7 +306,7 @@ class CFGAN(TorchRecommender):
         return network.score(network.represent(x))
 
     def _latent(self, network: UserGAN, x: InteractionBatch) -> Tensor:
-        return network.represent(x)[:, : len(network.decoder.logits.weight)]
+        return network.represent(x)
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return cosines(self.network_.item_vectors())
@@ -359,7 +362,7 @@ class UserGAN(nn.Module):
 
 
 class ItemGAN(UserGAN, OwnStart):
-    """The game on the items' vectors; new users are folded in by fitting output weights to them.
+    """The game on the items' vectors; users are folded in by fitting weights to them.
 
     Parameters
     ----------
@@ -370,9 +373,6 @@ class ItemGAN(UserGAN, OwnStart):
     """
 
     codes: Tensor
-    keys: Tensor
-    sums: Tensor
-    users: Tensor
 
     def __init__(
         self,
@@ -387,59 +387,34 @@ class ItemGAN(UserGAN, OwnStart):
         super().__init__(n_users, n_components, generator_layer_sizes, discriminator_layer_sizes)
         self.fold_in_weight = fold_in_weight
         self.fold_in_l2 = fold_in_l2
-        self.register_buffer("codes", torch.zeros(n_items, n_components + 1))
-        # A row is recognised by the sum of its items' random keys: the sums in ascending order, and
-        # whose they are.
-        self.register_buffer("keys", torch.zeros(n_items, dtype=torch.int64))
-        self.register_buffer("sums", torch.zeros(n_users, dtype=torch.int64))
-        self.register_buffer("users", torch.zeros(n_users, dtype=torch.int64))
+        self.register_buffer("codes", torch.zeros(n_items, n_components))
 
     def start(self, generator: torch.Generator, x: InteractionBatch) -> None:
-        """Draw the keys: two different sets of items have the same sum with odds of 2**-62."""
-        # Not from the generator: the game then is that of user mode on X transposed.
-        keys = np.random.RandomState(0).randint(2**62, size=len(self.keys), dtype=np.int64)
-        self.keys.copy_(torch.from_numpy(keys))
+        """Keep the h_i of the first parameters."""
+        self.settle(x)
 
+    @torch.no_grad()
     def settle(self, x: InteractionBatch) -> None:
-        """Keep (h_i, 1) of every item, and what the users are known by."""
-        self.codes.copy_(F.pad(self.code(x), (0, 1), value=1.0))
-        sums = torch.zeros_like(self.sums).index_add_(0, x.items, self.keys[x.users])
-        torch.sort(sums, stable=True, out=(self.sums, self.users))
+        """Keep the h_i of all items."""
+        self.codes.copy_(self.code(x))
 
     def represent(self, x: InteractionBatch) -> Tensor:
-        """Give users of the game their (w_u, b_u), fold others in, (n_users, n_components + 1)."""
-        own = x.sum(self.keys[x.items])
-        place = torch.searchsorted(self.sums, own).clamp(max=len(self.sums) - 1)
-        known, user = self.sums[place] == own, self.users[place]
-        output = self.decoder.logits
-        weights = torch.cat((output.weight[:, user], output.bias[None, user])).T
-        new = (~known).nonzero().squeeze(1)
-        if len(new):
-            weights[new] = self.fold_in(x.rows(new))
-        return weights
-
-    def fold_in(self, x: InteractionBatch) -> Tensor:
-        """Compute (w, b) by least squares, shape (n_users, n_components + 1)."""
-        ridge = torch.full_like(self.codes[:1], self.fold_in_l2)
-        ridge[:, -1] = 0  # b is free
+        """Fold users in: compute w by least squares, shape (n_users, n_components)."""
+        H = self.codes
+        identity = torch.eye(H.shape[1], dtype=torch.float32, device=H.device)
+        axes, Q = principal_axes(identity, H)
+        x = replace(x, items=x.items.long())
         weight = x.values - self.fold_in_weight
-        problem = LeastSquares(
-            replace(x, items=x.items.long()),
-            Fixed.of(self.codes),
-            weight,
-            self.fold_in_weight,
-            ridge.expand(x.n_users, -1),
-        )
-        nothing = self.codes.new_zeros(x.n_users, self.codes.shape[1])
-        return problem.cholesky(problem.residual(nothing, torch.zeros_like(weight)))[0]
+        ridge = self.fold_in_l2 * H.square().sum(dim=1).mean().expand(x.n_users, 1)
+        return LeastSquares(x, Fixed.of(Q), weight, self.fold_in_weight, ridge).solve() @ axes.T
 
     def score(self, users: Tensor) -> Tensor:
-        """Compute w_u . h_i + b_u, shape (n_users, n_items)."""
+        """Compute w . h_i, shape (n_users, n_items)."""
         return users @ self.codes.T
 
     def item_vectors(self) -> Tensor:
         """Give the h_i, shape (n_items, n_components)."""
-        return self.codes[:, :-1]
+        return self.codes
 
 
 class Discriminator(nn.Module):

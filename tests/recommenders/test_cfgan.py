@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import make
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.sparse import csr_array
 from scipy.special import expit
 
 from skvaecf import CFGAN
@@ -180,45 +179,21 @@ def test_item_mode_plays_the_game_of_user_mode_on_the_transposed_matrix(X):
         for key in theirs.keys() - {"seconds"}:
             assert ours[key] == theirs[key], key
     # The representations of the items there are what users are folded in on here.
-    assert_allclose(by_item.network_.codes[:, :-1], by_user.transform(X.T), rtol=1e-6)
-    assert (by_item.network_.codes[:, -1] == 1).all()
+    assert_allclose(by_item.network_.codes, by_user.transform(X.T), rtol=1e-6)
 
 
 def test_users_are_folded_in_by_least_squares(X):
     model = make("CFGAN", mode="item", fold_in_weight=0.3, fold_in_l2=0.2).fit(X)
     new = make_interactions(7, N_ITEMS, random_state=3).toarray()
     new[3] = 0
-    H = np.hstack([model.network_.codes[:, :-1].double().numpy(), np.ones((N_ITEMS, 1))])
-    ridge = np.diag([0.2] * model.n_components + [0.0])
+    new[4] = X[[0]].toarray()  # users of fit are no exception
+    H = model.network_.codes.double().numpy()
+    ridge = 0.2 * np.square(H).sum(axis=1).mean() * np.eye(model.n_components)
     for row, scores, w in zip(new, model.predict(new), model.transform(new), strict=True):
         weight = np.where(row > 0, 1, 0.3)
         solution = np.linalg.solve(H.T @ (weight[:, None] * H) + ridge, H.T @ row)
         assert_allclose(scores, H @ solution, rtol=1e-3, atol=1e-4)
-        assert_allclose(w, solution[:-1], rtol=1e-3, atol=1e-3)
-
-
-def test_users_in_fit_are_ranked_by_what_the_generator_makes(X):
-    X = X[np.unique(X.toarray(), axis=0, return_index=True)[1]]
-    model = make("CFGAN", mode="item", early_stopping=False).fit(X)
-    made = model.network_(InteractionBatch.from_csr(X.T.tocsr(), "cpu")).detach().numpy().T
-    assert_allclose(model.predict(X), made, rtol=1e-5, atol=1e-6)
-    assert_allclose(model.transform(X), model.network_.decoder.logits.weight.detach().T)
-    # One item more or less, and it is another user.
-    other = X.toarray()
-    other[:, 0] = 1 - other[:, 0]
-    other = csr_array(other)
-    folded_in = model.network_.fold_in(InteractionBatch.from_csr(other, "cpu"))[:, :-1]
-    assert_allclose(model.transform(other), folded_in, rtol=1e-5)
-
-
-def test_users_of_the_same_row_are_ranked_by_the_weights_of_the_first(X):
-    twice = csr_array(np.vstack([X.toarray(), X.toarray()[::-1]]))
-    model = make("CFGAN", mode="item", early_stopping=False).fit(twice)
-    of_users = model.network_.decoder.logits.weight.detach().T
-    rows = [tuple(row) for row in twice.toarray()]
-    first = [rows.index(row) for row in rows]
-    assert_array_equal(model.transform(twice), of_users[first])
-    assert not np.allclose(of_users[first], of_users)
+        assert_allclose(w, solution, rtol=1e-3, atol=1e-3)
 
 
 def test_latent_vectors_of_item_mode_have_the_width_of_the_fit(X):
@@ -236,7 +211,7 @@ def test_validation_sees_the_current_network(X):
     best = model._validate(model.network_, *pair)
     assert best == model.history_[model.best_iter_ - 1]["validation_ndcg"]
     x = InteractionBatch.from_csr(X.T.tocsr())
-    assert_allclose(model.network_.codes[:, :-1], model.network_.code(x).detach(), rtol=1e-6)
+    assert_allclose(model.network_.codes, model.network_.code(x).detach(), rtol=1e-6)
 
 
 def test_item_mode_learns_blocks_and_is_kept_whole():
