@@ -65,7 +65,7 @@ AUTHORS = {
     "l2": 5e-4,
     "n_generator_steps": 4,
     "n_discriminator_steps": 2,
-    # After the first epoch the score falls, and it takes dozens to come back.
+    # On items of users of fit the score falls after the first epoch, and takes dozens to come back.
     "n_iter_no_change": 300,
 }
 SMALL_STEPS = {"learning_rate": 1e-4, "batch_size": 32, "ema_decay": 0}

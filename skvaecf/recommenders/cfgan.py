@@ -399,10 +399,13 @@ class ItemGAN(UserGAN, OwnStart):
         self.codes.copy_(self.code(x))
 
     def represent(self, x: InteractionBatch) -> Tensor:
-        """Fold users in: compute w by least squares, shape (n_users, n_components)."""
+        """Fold users in: find w, shape (n_users, n_components).
+
+        It minimises sum_S (w . h_i - 1)^2 + a sum_not_S (w . h_i)^2 + mu s ||w||^2.
+        """
         H = self.codes
         identity = torch.eye(H.shape[1], dtype=torch.float32, device=H.device)
-        axes, Q = principal_axes(identity, H)
+        axes, Q = principal_axes(identity, H)  # which ``solve`` asks for
         x = replace(x, items=x.items.long())
         weight = x.values - self.fold_in_weight
         ridge = self.fold_in_l2 * H.square().sum(dim=1).mean().expand(x.n_users, 1)
