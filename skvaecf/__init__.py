@@ -3,12 +3,12 @@
 from ._version import __version__
 from .callbacks import RankingMonitor
 from .encoding import InteractionEncoder
-from .latent import InverseAutoregressiveFlow, VampPrior
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
+from .neural._latent import InverseAutoregressiveFlow, VampPrior
 from .persistence import load
 from .plotting import BenchmarkDisplay, RankingCurveDisplay, TrainingHistoryDisplay
 from .ranking import recommend
-from .recommenders.awae import AWAERecommender
+from .recommenders.awae import AWAE
 from .recommenders.cdae import CDAE
 from .recommenders.cfgan import CFGAN
 from .recommenders.ease import EASE
@@ -36,13 +36,13 @@ from .scorers import (
 )
 
 __all__ = [
+    "AWAE",
     "CDAE",
     "CFGAN",
     "EASE",
     "IRGAN",
     "SLIM",
     "WMF",
-    "AWAERecommender",
     "BenchmarkDisplay",
     "HVampVAE",
     "InteractionEncoder",

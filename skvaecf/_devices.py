@@ -1,4 +1,4 @@
-"""Where and how precisely to compute."""
+"""The device of a computation, its precision and its memory."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import torch
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """Resolve and test the ``device`` parameter."""
+    """Return the device that the ``device`` parameter names, or raise a ValueError."""
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         resolved = torch.device(device)
-        torch.zeros(1, device=resolved).item()  # "meta" makes tensors, but holds no numbers
+        torch.zeros(1, device=resolved).item()  # fails on "meta", whose tensors have no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"device must be 'auto' or a device that torch can use here, got {device!r}: "
-            f"{str(error).splitlines()[0]}"
+            f"device must be 'auto' or a device that torch can use on this machine, got {device!r}:"
+            f" {str(error).splitlines()[0]}"
         ) from error
     return resolved
 
 
 def device_or_cpu(device: str | torch.device) -> torch.device:
-    """Resolve the ``device`` parameter; CPU where the machine does not have it."""
+    """Return the device that the ``device`` parameter names, or the CPU if it is unavailable."""
     try:
         return check_device(device)
     except ValueError:
@@ -34,30 +34,29 @@ def device_or_cpu(device: str | torch.device) -> torch.device:
 
 
 def check_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Resolve the ``precision`` parameter: bfloat16 where the hardware computes it natively."""
-    if precision == "auto":
-        precision = "bfloat16" if _native_bfloat16(device) else "float32"
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    """Return the dtype of ``precision``; "auto" is bfloat16 if the hardware has it natively."""
+    native = precision == "auto" and _native_bfloat16(device)
+    return torch.bfloat16 if native or precision == "bfloat16" else torch.float32
 
 
 def _native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        # Older torch cannot tell, and then float32 is the safe answer.
+        # Older versions of torch do not report it. Then float32 is used; bool() is False.
         return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
     return False
 
 
-def exact(device: torch.device) -> torch.dtype:
-    """Give the widest type of a device: MPS has no float64."""
+def widest_float_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on MPS, which has no float64."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def available_memory(device: torch.device) -> float:
-    """Bytes that a process may still take on a device; infinity where the system does not tell."""
+    """Return the number of bytes that a process can still allocate; infinity if it is unknown."""
     if device.type == "cuda":
-        # What torch has freed it keeps for itself, and the driver counts it as used.
+        # torch keeps the memory that was freed. The driver counts it as used.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + kept)
     limits = [float("inf")]
@@ -65,11 +64,12 @@ def available_memory(device: torch.device) -> float:
         limits.append(float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE"))
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
-        # What is free or can be freed, unlike SC_AVPHYS_PAGES, which counts the disk cache as used.
+        # This includes the disk cache, which can be freed. SC_AVPHYS_PAGES counts it as used.
         lines = meminfo.read_text().splitlines()
         kib = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
         limits += [float(n) * 1024 for n in kib]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's: cgroup v2, v1
+    # The limits of a container: cgroup v2, cgroup v1.
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
         limit = Path("/sys/fs/cgroup", name)
         if limit.exists() and (text := limit.read_text().strip()).isdigit():
             limits.append(float(text))
@@ -77,10 +77,10 @@ def available_memory(device: torch.device) -> float:
 
 
 def check_memory(needed: float, device: torch.device, what: str, instead: str) -> None:
-    """Raise a MemoryError before the work begins, not in its midst."""
+    """Raise a MemoryError if ``what`` needs more bytes than are available; advise ``instead``."""
     available = available_memory(device)
     if needed > available:
         raise MemoryError(
-            f"{what} needs {needed / 2**30:.1f} GiB of memory on {device}, where"
+            f"{what} needs {needed / 2**30:.1f} GiB of memory on {device}, but only"
             f" {available / 2**30:.1f} GiB are available; {instead}."
         )

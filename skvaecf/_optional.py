@@ -1,4 +1,4 @@
-"""Packages that only some functions need."""
+"""Imports of optional packages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def require(module: str) -> Any:
-    """Import an optional package, or say how to install it.
+    """Return a module of an optional package, or raise an error that says how to install it.
 
     Parameters
     ----------

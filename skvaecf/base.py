@@ -1,11 +1,13 @@
-"""What every recommender shares: validation, fit, predict, recommend, score."""
+"""Base of all recommenders: validation, fit, predict, recommend, score."""
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self, dataclass_transform
 
 import numpy as np
 import torch
@@ -17,43 +19,82 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ._devices import check_device
+from ._parameters import constraints_of
 from ._version import __version__
 from .interactions import binary_csr, check_rows
 from .persistence import SaveMixin
-from .ranking import Scores, rank, row_blocks
+from .ranking import Scores, check_item_numbers, rank, recommend, row_blocks
+from .scorers import ndcg_at_k
 
 Scorer = Callable[[csr_array], Tensor]
 
 
+@dataclass_transform(eq_default=False, field_specifiers=(field,))
 class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
     """Base of all recommenders.
 
-    A subclass writes two hooks: ``_fit`` learns from a matrix, ``_scorer`` says how to
-    score rows. Both get canonical binary CSR: sorted, no duplicates, no zeros, every value 1.
+    A subclass declares its parameters as annotated class attributes. The constructor is built from
+    them, as in a dataclass. ``_parameter_constraints`` may add constraints that ``fit`` checks, as
+    in scikit-learn. A subclass defines two methods, its hooks:
+
+    * ``_fit(X)`` learns from the matrix of all users.
+    * ``_scorer()`` returns a function that maps a block of rows to their ranking scores: a new
+      float32 tensor of shape (n_rows, n_items).
+
+    ``_fit`` and this function get a ``scipy.sparse.csr_array`` in canonical form: sorted, without
+    duplicates, without stored zeros, with every value 1.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        try:
+            hints = inspect.get_annotations(cls, eval_str=True)
+        except NameError:  # a name for type checkers only, or one that is local to a function
+            hints = inspect.get_annotations(cls)
+        if hints:  # else the constructor of the base class is used
+            dataclass(eq=False, repr=False, match_args=False)(cls)
+            found = {n: constraint for n, h in hints.items() if (constraint := constraints_of(h))}
+            cls._parameter_constraints = cls._parameter_constraints | found
+
     @abstractmethod
     def _fit(self, X: csr_array) -> None:
-        """Learn from all users."""
+        """Learn from all users and set the fitted attributes.
+
+        Parameters
+        ----------
+        X : csr_array of shape (n_users, n_items), float32
+            Rows of the training users, in canonical form with every value 1.
+        """
 
     @abstractmethod
     def _scorer(self) -> Scorer:
-        """Make the function that scores blocks of rows.
+        """Return the function that scores blocks of rows.
 
-        It returns a new float32 tensor of shape (n_rows, n_items). A public method makes it once
-        per call: what is costly, such as a copy to the device, belongs here, not into it.
+        Each public method calls ``_scorer`` once, and the function once per block. Expensive
+        preparations, such as a copy to the device, therefore belong in ``_scorer`` itself.
+
+        Returns
+        -------
+        scorer : callable
+            Maps a csr_array of shape (n_rows, n_items), in canonical form with every value 1, to a
+            new float32 tensor of the same shape. A higher score is better.
         """
 
-    def _row_scorer(self, X: Any) -> Callable[[slice], Tensor]:
-        """Make the function that scores blocks of these validated rows."""
+    def _row_scores(self, X: Any) -> Callable[[slice], Tensor]:
+        """Return the function that scores a block of these validated rows."""
         scorer = self._scorer()
         return lambda block: scorer(self._interactions(X[block]))
 
-    def _ranking_scorer(self, X: Any) -> Callable[[slice], Scores]:
-        """Do the same for ``recommend``, which takes rough scores with exact factors, too."""
-        return self._row_scorer(X)
+    def _rankable_scores(self, X: Any) -> Callable[[slice], Scores]:
+        """Return such a function for ``recommend``.
+
+        It may return approximate scores together with factors of the exact scores, see ``Scores``
+        in ``skvaecf.ranking``.
+        """
+        return self._row_scores(X)
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from an interaction matrix.
@@ -78,13 +119,15 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         self._validate_params()
         rows = check_rows(X)
         self._fit(self._interactions(rows))
-        validate_data(self, X, skip_check_array=True)  # records the names and number of items
+        validate_data(self, X, skip_check_array=True)  # records the number and names of the items
         return self
 
     def _validate_params(self) -> None:
         super()._validate_params()
+        if hasattr(self, "device"):
+            check_device(self.device)
         for name, value in self.get_params(deep=False).items():
-            # scikit-learn takes True for the number 1.
+            # scikit-learn accepts True as the number 1.
             constraints = self._parameter_constraints.get(name, [])
             is_number = any(isinstance(constraint, Interval) for constraint in constraints)
             if isinstance(value, bool) and is_number and "boolean" not in constraints:
@@ -99,12 +142,12 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
-            Interactions to start from, of users seen in ``fit`` or not.
+            Interactions of users, who may be in ``fit`` or not.
 
         Returns
         -------
         scores : ndarray of shape (n_users, n_items), float32
-            Higher is better. Items that the user has already are scored like any other.
+            Higher is better. Seen items are scored like all other items.
 
         Raises
         ------
@@ -115,19 +158,23 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         """
         check_is_fitted(self)
         X = self._check_rows(X)
-        score_rows = self._row_scorer(X)
+        score_rows = self._row_scores(X)
         scores = np.empty(X.shape, dtype=np.float32)
         for block in row_blocks(*X.shape):
             scores[block] = score_rows(block).cpu().numpy()
         return scores
 
+    # ``skvaecf.recommend`` reads this mark. A ``predict`` that a subclass overrides does not have
+    # it, so the items are ranked by the result of that method.
+    predict.scores_by_block = True  # type: ignore[attr-defined]
+
     def decision_function(self, X: Any) -> np.ndarray:
-        """Score every item for every user: the same as ``predict``.
+        """Score every item for every user, as ``predict`` does.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
-            Interactions to start from.
+            Interactions of users, who may be in ``fit`` or not.
 
         Returns
         -------
@@ -152,23 +199,23 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
-            Interactions to start from, of users seen in ``fit`` or not.
+            Interactions of users, who may be in ``fit`` or not.
         k : int, default=10
             Length of the lists.
         exclude_seen : bool, default=True
-            Leave out the items that the user has in X.
+            Whether to leave out the items that the user has in X.
         candidates : array-like of int, {array-like, sparse matrix} of shape (n_users, n_items) \
 or None, default=None
-            Items that may be recommended: item numbers shared by all users, or a mask whose
-            positive entries are allowed. None allows every item.
+            Items that may be recommended: item numbers, for all users, or a mask whose positive
+            entries are allowed. None allows every item.
         return_scores : bool, default=False
-            Also return the scores.
+            Whether to return the scores, too.
 
         Returns
         -------
         items : ndarray of shape (n_users, k), int64
-            Item numbers, best first, ties to the lower number. A user with fewer than k eligible
-            items has -1 in the places left.
+            Item numbers, best first; of items with equal scores, the lower number comes first. If a
+            user has fewer than k eligible items, the remaining places hold -1.
         scores : ndarray of shape (n_users, k), float32
             Only if ``return_scores``; ``-inf`` where items is -1.
 
@@ -177,49 +224,49 @@ or None, default=None
         NotFittedError
             If the recommender is not fitted.
         ValueError
-            If X is invalid, k < 1, or candidates lie outside of the items.
+            If X is invalid, k is below 1, or a candidate is not an item number of X.
         """
-        check_is_fitted(self)
-        X = self._check_rows(X)
-        items, scores = rank(
-            self._ranking_scorer(X), X, k, exclude_seen=exclude_seen, candidates=candidates
+        return recommend(
+            self,
+            X,
+            k,
+            exclude_seen=exclude_seen,
+            candidates=candidates,
+            return_scores=return_scores,
         )
-        return (items, scores) if return_scores else items
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Mean NDCG@100 on held-out interactions, as ``skvaecf.ndcg_at_k`` computes it.
+        """Return the mean NDCG@100 on held-out interactions, as ``skvaecf.ndcg_at_k`` computes it.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
             Interactions. Without ``y``, a fifth of each row is held out.
         y : sparse matrix of shape (n_users, n_items), ignored if 1-D, default=None
-            Held-out interactions of the same users. Labels, which scikit-learn's tools pass on,
-            are ignored as in ``fit``.
+            Held-out interactions of the same users. Labels, which scikit-learn's tools may pass,
+            are ignored, as in ``fit``.
 
         Returns
         -------
         score : float
             In [0, 1].
         """
-        from .scorers import ndcg_at_k
-
         check_is_fitted(self)
         self._check_rows(X)
         return ndcg_at_k(self, X, None if np.ndim(y) < 2 else y)
 
     def _check_rows(self, X: Any) -> Any:
-        """Validate rows for a fitted recommender."""
+        """Validate and return rows for a fitted recommender."""
         rows = check_rows(X)
         validate_data(self, X, reset=False, skip_check_array=True)
         return rows
 
     def _interactions(self, X: Any) -> csr_array:
-        """Give validated rows the form that the hooks take."""
+        """Return validated rows in the form that the hooks get. A subclass may override it."""
         return binary_csr(X)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Note the version."""
+        """Return the state with the version of skvaecf."""
         return {**super().__getstate__(), "_skvaecf_version": __version__}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -227,8 +274,8 @@ or None, default=None
         version = state.pop("_skvaecf_version", __version__)
         if version != __version__:
             warnings.warn(
-                f"A {type(self).__name__} of skvaecf {version} is unpickled by {__version__}, which"
-                " may fail or give other results; files of its method save are safe.",
+                f"A {type(self).__name__} of skvaecf {version} is unpickled by {__version__}. This"
+                " may fail or change results. Files of its method save do not have this problem.",
                 stacklevel=2,
             )
         super().__setstate__(state)
@@ -237,12 +284,13 @@ or None, default=None
         n_items = self.n_features_in_
         names = getattr(self, "feature_names_in_", None)
         if names is not None and names.shape != (n_items,):
-            raise ValueError(f"it has names of {len(names)} items, not of {n_items}")
-        # Scores of a user of one item: arrays that do not fit together show themselves here.
+            raise ValueError(f"it has the names of {len(names)} items instead of {n_items}")
+        # Score a user with one item: this fails if the arrays do not fit together.
         scores = self._scorer()(_user_of_last_item(n_items))
         if scores.shape != (1, n_items) or scores.dtype != torch.float32:
             raise ValueError(
-                f"it scores {n_items} items by {scores.dtype} of shape {tuple(scores.shape)}"
+                f"its scores of {n_items} items for 1 user have shape {tuple(scores.shape)} and"
+                f" type {scores.dtype}"
             )
 
     def __sklearn_tags__(self) -> Tags:
@@ -257,13 +305,24 @@ def _user_of_last_item(n_items: int) -> csr_array:
 
 
 class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
-    """``transform`` for recommenders that represent a user by ``n_components`` numbers."""
+    """``transform`` for recommenders that represent a user by a latent vector.
+
+    A subclass defines the hook ``_encoder()``. It returns a function that maps a block of rows, as
+    :class:`~skvaecf.neural.BaseRecommender` describes them, to latent vectors: a tensor of shape
+    (n_rows, n_components).
+    """
 
     @abstractmethod
     def _encoder(self) -> Callable[[csr_array], Tensor]:
-        """Make the function that represents blocks of rows, shape (n_rows, n_components).
+        """Return the function that computes the latent vectors of blocks of rows.
 
-        Like ``_scorer``, it is asked for once per call of a public method.
+        Each public method calls ``_encoder`` once, and the function once per block.
+
+        Returns
+        -------
+        encoder : callable
+            Maps a csr_array of shape (n_rows, n_items), in canonical form with every value 1, to a
+            tensor of shape (n_rows, n_components).
         """
 
     def transform(self, X: Any) -> np.ndarray:
@@ -272,12 +331,12 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
-            Interactions, of users seen in ``fit`` or not.
+            Interactions of users, who may be in ``fit`` or not.
 
         Returns
         -------
         Z : ndarray of shape (n_users, n_components)
-            Of the type of X if that is float32 or float64, else float32.
+            It has the type of X if that is float32 or float64, else float32.
 
         Raises
         ------
@@ -298,7 +357,7 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     @property
     def _n_features_out(self) -> int:
-        # As it was when the model was fitted.
+        # The number of components when the model was fitted, whatever the parameter is now.
         return self._latent_of_a_user().shape[1]
 
     def _latent_of_a_user(self) -> Tensor:
@@ -309,18 +368,29 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         super()._check_loaded()
         latent = self._latent_of_a_user()
         if latent.ndim != 2 or len(latent) != 1:
-            raise ValueError(f"it represents a user by numbers of shape {tuple(latent.shape)}")
+            raise ValueError(f"its latent vectors of 1 user have shape {tuple(latent.shape)}")
 
 
 class SimilarItemsMixin:
-    """``similar_items`` for recommenders that represent items."""
+    """``similar_items`` for recommenders that have similarities or vectors of items.
+
+    A subclass defines the hook ``_similarities()``. It returns a function that maps n item numbers,
+    an ndarray, to their similarities to all items: a new tensor of shape (n, n_items).
+    """
 
     @abstractmethod
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
-        """Make the function from n item numbers to new similarities, shape (n, n_items)."""
+        """Return the function that computes the similarities of items.
+
+        Returns
+        -------
+        similarities : callable
+            Maps n item numbers, an ndarray, to a new tensor of shape (n, n_items). A higher value
+            means more similar.
+        """
 
     def similar_items(self, items: Any, k: int = 10, *, return_scores: bool = False) -> Any:
-        """Find the items most similar to each of some items.
+        """Find the most similar items to each of the given items.
 
         Parameters
         ----------
@@ -329,15 +399,15 @@ class SimilarItemsMixin:
         k : int, default=10
             Length of the lists.
         return_scores : bool, default=False
-            Also return the similarities: what ``item_similarity_`` holds for models that have
-            it, else cosines of the vectors that score the items.
+            Whether to return the similarities, too. They are the entries of ``item_similarity_`` if
+            the model has this attribute, else the cosines of the vectors that score the items.
 
         Returns
         -------
         similar : ndarray of shape (n, k), int64
-            Item numbers, most similar first, ties to the lower number, without the item itself.
-            -1 where there are no more items, or none of which ``item_similarity_`` holds a
-            similarity.
+            Item numbers without the item itself, most similar first; of items with equal
+            similarities, the lower number comes first. -1 where there are no more items, or no more
+            items with an entry in ``item_similarity_``.
         scores : ndarray of shape (n, k), float32
             Only if ``return_scores``; ``-inf`` where similar is -1.
 
@@ -346,21 +416,12 @@ class SimilarItemsMixin:
         NotFittedError
             If the recommender is not fitted.
         ValueError
-            If items lie outside of those in ``fit``, or k < 1.
+            If an entry of items is not an item number of ``fit``, or k is below 1.
         """
         check_is_fitted(self)
         n_items: int = self.n_features_in_  # type: ignore[attr-defined]
-        numbers = np.asarray(items)
-        if numbers.size == 0:
-            numbers = numbers.astype(np.int64)  # an empty list has no type
-        if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
-            raise ValueError(f"items must be a list of item numbers, got {items!r}.")
-        if len(numbers) and (numbers.min() < 0 or numbers.max() >= n_items):
-            raise ValueError(
-                f"items must lie in [0, {n_items}), got values from {numbers.min()} to"
-                f" {numbers.max()}."
-            )
-        # As if each item were a user who has seen only this item.
+        numbers = check_item_numbers("items", items, n_items)
+        # Each item is treated as a user whose only seen item is this item.
         itself = csr_array(
             (np.ones(len(numbers)), numbers, np.arange(len(numbers) + 1)),
             shape=(len(numbers), n_items),
@@ -371,6 +432,6 @@ class SimilarItemsMixin:
 
 
 def cosines(vectors: Tensor) -> Callable[[np.ndarray], Tensor]:
-    """Make the function from row numbers to their cosines with all rows of ``vectors``."""
+    """Return the function that maps row numbers to the cosines of these rows with all rows."""
     unit = normalize(vectors, dim=1)
     return lambda rows: unit[rows] @ unit.T

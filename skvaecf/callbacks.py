@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from .scorers import MultiRankingScorer, RankingScorer, ndcg_at_k
 
 
+@dataclass(eq=False, repr=False)
 class RankingMonitor:
-    """Score users of one's own after every epoch of a fit.
+    """Compute ranking scores of chosen users after every epoch of a fit.
 
-    scikit-learn's ``ScoringMonitor`` logs nothing where ``fit`` gets no ``y``, as here.
+    scikit-learn's ``ScoringMonitor`` logs nothing if ``fit`` is called without ``y``, which is the
+    usual call of a recommender.
 
     Parameters
     ----------
     X : {array-like, sparse matrix} of shape (n_users, n_items)
-        Interactions of the users to score, who should not be training users.
+        Interactions of the users to score. These users should not be training users.
     y : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
-        Their held-out interactions. None holds out a fifth of each row of X.
+        Held-out interactions of these users. With None, the scorer holds out part of each row of X:
+        its ``test_size``, by default a fifth.
     scorer : RankingScorer or MultiRankingScorer, default=ndcg_at_k
-        What to compute.
+        Scorer to call after every epoch.
 
     Attributes
     ----------
     log_ : list of dict
-        Per epoch of the latest fit: its number, counted from 1, and the scores by their names.
+        For each epoch of the last fit, a dict of the number of the epoch, counted from 1, and of
+        the scores by name.
 
     Examples
     --------
@@ -38,33 +43,29 @@ class RankingMonitor:
     [['epoch', 'ndcg@5'], ['epoch', 'ndcg@5']]
     """
 
-    def __init__(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        scorer: RankingScorer | MultiRankingScorer = ndcg_at_k,
-    ) -> None:
-        self.X = X
-        self.y = y
-        self.scorer = scorer
+    X: Any
+    y: Any = None
+    _: KW_ONLY
+    scorer: RankingScorer | MultiRankingScorer = ndcg_at_k
 
     def setup(self, estimator: Any, context: Any) -> None:
-        """Begin a new log."""
+        """Start a new log."""
         if not isinstance(self.scorer, RankingScorer | MultiRankingScorer):
-            raise TypeError(f"scorer must be a RankingScorer or several, got {self.scorer!r}.")
+            raise TypeError(
+                f"scorer must be a RankingScorer or a MultiRankingScorer, got {self.scorer!r}."
+            )
         self.log_: list[dict[str, float]] = []
 
     def teardown(self, estimator: Any, context: Any) -> None:
-        """Keep the log."""
+        """Do nothing: the log is kept after the fit."""
 
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
-        """Wait for the end of the epoch."""
+        """Do nothing: the model is scored at the end of an epoch."""
 
     def on_fit_task_end(
         self, estimator: Any, context: Any, *, fitted_estimator: Any = None
     ) -> None:
-        """Score the model as it is after an epoch."""
+        """Score the model at the end of an epoch and add the scores to the log."""
         if context.task_name == "epoch":
             scorer = self.scorer
             if isinstance(scorer, RankingScorer):

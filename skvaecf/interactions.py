@@ -1,4 +1,4 @@
-"""Users x items matrices: canonical rows on the host, sparse batches on the device."""
+"""Users x items matrices: canonical SciPy matrices, and sparse batches on a device."""
 
 from __future__ import annotations
 
@@ -16,18 +16,30 @@ from torch.nn import functional as F
 
 
 def check_structure(X: Any, name: str = "X") -> Any:
-    """Refuse a sparse matrix whose index arrays point outside of it.
+    """Raise an error if the index arrays of a sparse matrix are corrupt.
 
-    scikit-learn checks the stored values only. A corrupt index would reach compiled code that
-    trusts it.
+    scikit-learn checks only the stored values. Compiled code that does not check the indices would
+    read or write outside of its arrays.
+
+    Parameters
+    ----------
+    X : object
+        Input of a user. Only sparse matrices and arrays are checked.
+    name : str, default="X"
+        Name of X in the error.
 
     Returns
     -------
     X : object
-        X, in native byte order and of a type in which duplicate entries can be summed.
+        X in native byte order, with a type in which duplicate entries can be summed.
+
+    Raises
+    ------
+    ValueError
+        If the index arrays are corrupt.
     """
     if isinstance(X, np.ndarray) and X.dtype.kind == "f" and X.dtype.itemsize == 2:
-        return X.astype(np.float32)  # SciPy has no matrices of float16
+        return X.astype(np.float32)  # SciPy has no float16 matrices
     if isinstance(X, np.ndarray) and not X.dtype.isnative:
         return X.astype(X.dtype.newbyteorder("="))
     if not issparse(X) or len(X.shape) != 2:
@@ -35,13 +47,13 @@ def check_structure(X: Any, name: str = "X") -> Any:
     try:
         if X.format == "lil" and [*map(len, X.rows)] != [*map(len, X.data)]:
             raise ValueError("rows and data must have the same lengths")
-        # check_format rebinds attributes: a new container around the same arrays is checked. LIL,
-        # DOK and DIA have no such arrays.
+        # check_format replaces attributes of the matrix, so a new matrix with the same arrays is
+        # checked. LIL, DOK and DIA matrices do not have these arrays.
         of_arrays = X.format in ("csr", "csc", "bsr", "coo")
         shell = _with_data(X, X.data) if of_arrays else X.tocsr()
-        if X.format != "coo":  # which was checked as it was made
+        if X.format != "coo":  # a COO matrix is checked when it is built
             shell.check_format(full_check=True)
-            # SciPy looks at differences, which may overflow, and only if the last is above 0.
+            # SciPy checks differences, which may overflow, and only if the last entry is positive.
             if (shell.indptr[1:] < shell.indptr[:-1]).any():
                 raise ValueError("indptr must not decrease")
     except (ValueError, IndexError) as error:
@@ -52,28 +64,28 @@ def check_structure(X: Any, name: str = "X") -> Any:
 
 
 def _with_data(X: Any, data: np.ndarray) -> Any:
-    """Make a matrix of other values at the same places, in the same order."""
+    """Return a matrix with other values at the same positions, in the same order."""
     places = ((X.row, X.col),) if X.format == "coo" else (X.indices, X.indptr)
     return type(X)((data, *places), shape=X.shape)
 
 
 def check_rows(X: Any, name: str = "X") -> Any:
-    """Validate interactions; return them as CSR or, if dense, as an array. X is not changed."""
+    """Validate interactions; return them as CSR or, if dense, as an array. X stays unchanged."""
     X = check_structure(X, name)
     return check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name=name)
 
 
 def stored_interactions(X: Any, name: str = "X") -> csr_array:
-    """Copy to CSR without zeros: values and the order of the stored entries are kept."""
+    """Return a CSR copy without stored zeros; values and the order of entries are kept."""
     X = csr_array(check_rows(X, name), copy=True)
     X.eliminate_zeros()
     return X
 
 
 def binary_csr(X: Any) -> csr_array:
-    """Copy rows of X to canonical CSR: sorted, no duplicates, every stored value 1.
+    """Return a copy in canonical CSR: sorted, without duplicates, every stored value 1.
 
-    A positive entry is an interaction, whatever its size; explicit zeros are dropped.
+    A positive entry is an interaction, whatever its size. Stored zeros are removed.
     """
     given = csr_array(X)
     present = (given.data > 0).astype(np.float32)
@@ -85,12 +97,12 @@ def binary_csr(X: Any) -> csr_array:
 
 
 def count_csr(X: Any) -> csr_array:
-    """Copy rows of X to canonical CSR: sorted, duplicates added up, every stored value positive.
+    """Return a copy in canonical CSR: sorted, duplicates summed, every stored value positive.
 
     Raises
     ------
     ValueError
-        If a count is above 2**24, up to which float32 holds every whole number.
+        If a count is above 2**24. Up to this number float32 represents all integers exactly.
     """
     counts = csr_array(X, dtype=np.float64, copy=True)
     counts.sum_duplicates()
@@ -102,8 +114,8 @@ def count_csr(X: Any) -> csr_array:
 
 
 @cache
-def _hear_that_torch_calls_sparse_matrices_new() -> None:
-    """Let torch give the one warning of a process that they are in beta, to nobody."""
+def _silence_sparse_csr_beta_warning() -> None:
+    """Suppress the warning about sparse CSR tensors, which torch gives once per process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.eye(1).to_sparse_csr()
@@ -113,16 +125,21 @@ def _hear_that_torch_calls_sparse_matrices_new() -> None:
 class InteractionBatch:
     """Sparse rows of a users x items matrix, on one device.
 
-    Row ``u`` holds the items ``items[offsets[u]:offsets[u + 1]]`` with the values ``values`` at
-    the same places (1 in the data itself). Models read rows only through the operations below,
-    none of which builds the dense ``(n_users, n_items)`` matrix.
+    Row ``u`` holds the items ``items[offsets[u]:offsets[u + 1]]``. Their values are at the same
+    positions of ``values``; for interactions, they are 1. Recommenders use only the methods and
+    properties below. None of them builds a dense matrix of shape (n_users, n_items).
+    ``x @ weight`` multiplies the rows by a dense tensor of shape (n_items, n_out).
 
     Attributes
     ----------
     items : Tensor of shape (n_entries,), int32 or int64
+        Item number of each stored entry, row by row.
     values : Tensor of shape (n_entries,), float32
+        Value of each stored entry.
     offsets : Tensor of shape (n_users + 1,), int64
+        Positions at which the rows begin, followed by the number of entries.
     n_items : int
+        Number of items, which is the number of columns.
     """
 
     items: Tensor
@@ -132,7 +149,17 @@ class InteractionBatch:
 
     @classmethod
     def from_csr(cls, X: csr_array, device: torch.device | str = "cpu") -> InteractionBatch:
-        """Copy a canonical CSR matrix to a device."""
+        """Return the rows of a canonical CSR matrix, copied to a device.
+
+        Parameters
+        ----------
+        X : csr_array of shape (n_users, n_items)
+        device : torch.device or str, default="cpu"
+
+        Returns
+        -------
+        x : InteractionBatch
+        """
         return cls(
             items=torch.tensor(X.indices, dtype=torch.int32, device=device),
             values=torch.tensor(X.data, dtype=torch.float32, device=device),
@@ -143,28 +170,39 @@ class InteractionBatch:
     @property
     def n_users(self) -> int:
         """Number of rows."""
-        # Not len, here and below, which torch.export takes for a constant.
+        # Not len, here and below: torch.export would treat it as a constant.
         return self.offsets.shape[0] - 1
 
     @property
     def counts(self) -> Tensor:
-        """Stored entries per row, shape (n_users,), int64."""
+        """Number of stored entries of each row, shape (n_users,), int64."""
         return self.offsets.diff()
 
     @cached_property
     def users(self) -> Tensor:
-        """Row number of every stored entry, shape (n_entries,), int64."""
+        """Row number of each stored entry, shape (n_entries,), int64."""
         ends = self.offsets[1:]
         rows_ended = self.offsets.new_zeros(self.items.shape[0] + 1)
         rows_ended.index_add_(0, ends, torch.ones_like(ends))
         return rows_ended[:-1].cumsum(0)
 
     def rows(self, users: Tensor) -> InteractionBatch:
-        """Select rows, in the order given."""
+        """Return the rows with the given numbers, in this order.
+
+        Parameters
+        ----------
+        users : Tensor of shape (n,), int64
+            Row numbers.
+
+        Returns
+        -------
+        x : InteractionBatch
+            It has n rows.
+        """
         starts = self.offsets[users]
         counts = self.offsets[users + 1] - starts
         offsets = F.pad(counts.cumsum(0), (1, 0))
-        # Entry e of the selection stands at starts[row] + (e - offsets[row]).
+        # Entry e of the selection is entry starts[row] + (e - offsets[row]) of this batch.
         entries = torch.arange(int(offsets[-1]), device=users.device)
         entries += (starts - offsets[:-1]).repeat_interleave(counts, output_size=len(entries))
         return replace(
@@ -172,26 +210,54 @@ class InteractionBatch:
         )
 
     def sum(self, entries: Tensor) -> Tensor:
-        """Sum one number per stored entry over each row, shape (n_users,)."""
+        """Sum one number per stored entry over each row.
+
+        Parameters
+        ----------
+        entries : Tensor of shape (n_entries,)
+
+        Returns
+        -------
+        total : Tensor of shape (n_users,)
+        """
         total = torch.zeros(self.n_users, dtype=entries.dtype, device=entries.device)
         if entries.is_cuda and entries.is_floating_point():
-            # index_add_ adds in no fixed order there: the last bits would differ between fits.
+            # index_add_ has no fixed order there, so the last bits would differ between fits.
             return total.index_put_((self.users,), entries, accumulate=True)
         return total.index_add_(0, self.users, entries)
 
     def gather(self, dense: Tensor) -> Tensor:
-        """Pick a dense (n_users, n_items) tensor at the stored entries, shape (n_entries,)."""
+        """Return the elements of a dense tensor at the positions of the stored entries.
+
+        Parameters
+        ----------
+        dense : Tensor of shape (n_users, n_items)
+
+        Returns
+        -------
+        elements : Tensor of shape (n_entries,)
+        """
         return dense[self.users, self.items]
 
     def products(self, P: Tensor, Q: Tensor) -> Tensor:
-        """Scalar products of P[user] and Q[item] at the stored entries, shape (n_entries,)."""
+        """Compute the scalar product of P[user] and Q[item] for each stored entry.
+
+        Parameters
+        ----------
+        P : Tensor of shape (n_users, n_components)
+        Q : Tensor of shape (n_items, n_components)
+
+        Returns
+        -------
+        products : Tensor of shape (n_entries,)
+        """
         products: Tensor = torch.sparse.sampled_addmm(self._pattern, P, Q.T, beta=0).values()
         return products
 
     @cached_property
     def _pattern(self) -> Tensor:
-        """Hold the stored entries as torch's own sparse matrix."""
-        _hear_that_torch_calls_sparse_matrices_new()
+        """The positions of the stored entries, as a sparse CSR tensor of torch."""
+        _silence_sparse_csr_beta_warning()
         return torch.sparse_csr_tensor(
             self.offsets.int(),
             self.items.int(),
@@ -200,24 +266,74 @@ class InteractionBatch:
             check_invariants=False,
         )
 
-    def l2_normalized(self) -> InteractionBatch:
-        """Scale every row to unit Euclidean length; an empty row stays empty."""
+    def normalized(self) -> InteractionBatch:
+        """Return the rows, each scaled to unit Euclidean length; an empty row stays empty."""
         length = self.sum(self.values.square()).sqrt().clamp(min=1e-6)
         return replace(self, values=self.values / length[self.users])
 
     def with_values(self, values: Tensor) -> InteractionBatch:
-        """Keep the items, give the stored entries other values, shape (n_entries,)."""
+        """Return the rows with other values of the stored entries.
+
+        Parameters
+        ----------
+        values : Tensor of shape (n_entries,)
+
+        Returns
+        -------
+        x : InteractionBatch
+        """
         return replace(self, values=values)
 
-    def of(self, items: slice) -> InteractionBatch:
-        """Give the columns of some items; every other entry becomes a 0 in the first of them."""
+    def entries(self) -> InteractionBatch:
+        """Return a batch of n_entries rows, each of which holds one of the stored entries."""
+        return replace(self, offsets=torch.arange(len(self.items) + 1, device=self.items.device))
+
+    def transposed(self) -> InteractionBatch:
+        """Return the items x users matrix; the entries of a row are in the order of the users."""
+        items, by_item = self.items.sort(stable=True)
+        # Unlike bincount, this also runs on the meta device and is deterministic on CUDA.
+        boundaries = torch.arange(self.n_items + 1, dtype=items.dtype, device=items.device)
+        return InteractionBatch(
+            items=self.users[by_item],
+            values=self.values[by_item],
+            offsets=torch.searchsorted(items, boundaries),
+            n_items=self.n_users,
+        )
+
+    def restrict_to(self, items: slice) -> InteractionBatch:
+        """Return the columns of a range of items.
+
+        Every entry of another item becomes an entry with the value 0 in the first of these columns.
+
+        Parameters
+        ----------
+        items : slice
+            Range of item numbers.
+
+        Returns
+        -------
+        x : InteractionBatch
+            Its number of items is the length of the range.
+        """
         columns = self.items - items.start
         n_items = items.stop - items.start
         inside = (columns >= 0) & (columns < n_items)
         return replace(self, items=columns * inside, values=self.values * inside, n_items=n_items)
 
     def dropout(self, p: float, generator: torch.Generator | None) -> InteractionBatch:
-        """Drop each stored entry with probability p, scale the kept ones by 1 / (1 - p)."""
+        """Set each stored entry to 0 with probability p; scale the others by 1 / (1 - p).
+
+        Parameters
+        ----------
+        p : float
+            In [0, 1).
+        generator : torch.Generator or None
+            Source of the random numbers. None uses the global generator of torch.
+
+        Returns
+        -------
+        x : InteractionBatch
+        """
         if p == 0:
             return self
         draws = torch.rand(
@@ -226,47 +342,52 @@ class InteractionBatch:
         return replace(self, values=self.values * (draws >= p) / (1 - p))
 
     def __matmul__(self, weight: Tensor) -> Tensor:
-        """Multiply the rows by a dense (n_items, n_out) matrix, shape (n_users, n_out)."""
+        """Multiply the rows by a dense matrix.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (n_items, n_out)
+
+        Returns
+        -------
+        product : Tensor of shape (n_users, n_out)
+        """
         product: Tensor = _SparseProduct.apply(weight, self.values, self)  # type: ignore[no-untyped-call]
         return product
 
 
-class _SparseProduct(torch.autograd.Function):
-    """rows @ weight, touching only the weights of the items present, both ways.
+def weighted_sums(rows: Tensor, numbers: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
+    """Sum weighted rows of a matrix, shape (n_sums, n_columns).
 
-    torch's own backward of ``embedding_bag`` adds entry by entry into the gradient. Sorted by
-    item, the gradient is itself a bag sum, this time over users: about 1.3 x faster, deterministic.
+    Sum s adds the rows ``numbers[offsets[s]:offsets[s + 1]]``, times their weights.
+    """
+    return F.embedding_bag(
+        numbers, rows, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )
+
+
+class _SparseProduct(torch.autograd.Function):
+    """rows @ weight, which reads and updates only the weights of the items in the rows.
+
+    The backward of torch's ``embedding_bag`` adds the entries to the gradient one by one. With the
+    entries sorted by item, the gradient is itself a bag sum, over users. This is about 1.3 times
+    faster, and deterministic.
     """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, values: Tensor, x: InteractionBatch) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.x = x
-        return F.embedding_bag(
-            x.items.long(),
-            weight,
-            x.offsets,
-            mode="sum",
-            per_sample_weights=values,
-            include_last_offset=True,
-        )
+        return weighted_sums(weight, x.items.long(), values, x.offsets)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (weight,), x = ctx.saved_tensors, ctx.x
         grad_weight = grad_values = None
         if ctx.needs_input_grad[0]:
-            items, by_item = x.items.sort(stable=True)
-            # bincount, but one that also runs on the meta device and is deterministic on CUDA.
-            boundaries = torch.arange(x.n_items + 1, dtype=items.dtype, device=items.device)
-            grad_weight = F.embedding_bag(
-                x.users[by_item],
-                grad.contiguous(),
-                torch.searchsorted(items, boundaries),
-                mode="sum",
-                per_sample_weights=x.values.detach()[by_item],
-                include_last_offset=True,
-            )
+            by_item = x.with_values(x.values.detach()).transposed()
+            grad = grad.contiguous()
+            grad_weight = weighted_sums(grad, by_item.items, by_item.values, by_item.offsets)
         if ctx.needs_input_grad[1]:
             grad_values = (grad[x.users] * weight[x.items]).sum(dim=1)
         return grad_weight, grad_values, None

@@ -1,9 +1,9 @@
 r"""Ranking metrics, one value per user.
 
-The functions compare ranked lists with held-out interactions. For one user, :math:`h_r` is 1 if
-the item in place :math:`r` is held out (a hit) and 0 otherwise, and :math:`n` is the number of
-held-out items. A user with nothing held out gets NaN, which
-:class:`~skvaecf.RankingScorer` leaves out of the mean.
+The functions compare ranked lists with held-out interactions. In the formulas for one user,
+:math:`h_r` is 1 if the item in place :math:`r` is held out (a hit) and 0 otherwise, and :math:`n`
+is the number of held-out items. The value is NaN for a user without held-out items; the mean of
+:class:`~skvaecf.RankingScorer` excludes such users.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PerUser = NDArray[np.float64]
 
 
 def ndcg(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
-    r"""Normalised discounted cumulative gain of the first k places.
+    r"""Compute the normalised discounted cumulative gain of the first k places.
 
     .. math::
 
@@ -30,17 +30,17 @@ def ndcg(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     Parameters
     ----------
     ranked : ndarray of shape (n_users, n_places), int
-        Item numbers, best first and none twice in a row; -1 is an empty place. Places that are
-        missing up to k count as empty.
+        Item numbers, best first, each item at most once per row; -1 is an empty place. If there are
+        fewer than k places, the others count as empty.
     heldout : sparse matrix of shape (n_users, n_items)
-        Held-out interactions: the stored positive values, whatever their size.
+        Held-out interactions. Every stored positive value is one, whatever its size.
     k : int, default=100
-        Number of places that count.
+        Number of places to consider.
 
     Returns
     -------
     values : ndarray of shape (n_users,), float64
-        In [0, 1]; NaN for users with nothing held out.
+        In [0, 1]; NaN for users without held-out items.
 
     References
     ----------
@@ -48,7 +48,7 @@ def ndcg(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
 
     Examples
     --------
-    One of two held-out items comes first, the other does not come:
+    The first place holds one of the two held-out items. The other is not in the list:
 
     >>> from scipy.sparse import csr_array
     >>> from skvaecf.metrics import ndcg
@@ -58,14 +58,14 @@ def ndcg(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     hits, n = _hits(ranked, heldout, k)
     gain = 1 / np.log2(np.arange(2, 2 + max(hits.shape[1], n.max(initial=0))))
     ideal = np.append(0, gain.cumsum())[np.minimum(n, k)]
-    # Both sums run in the same order, so that a perfect list gets exactly 1.
+    # Both sums are computed in the same order, so that the value of a perfect list is exactly 1.
     return _ratio((hits * gain[: hits.shape[1]]).cumsum(axis=1)[:, -1], ideal)
 
 
 def recall(
     ranked: NDArray[np.int64], heldout: Any, k: int = 100, *, capped: bool = True
 ) -> PerUser:
-    r"""Share of the held-out items that are among the first k.
+    r"""Compute the share of the held-out items that are in the first k places.
 
     .. math:: \mathrm{Recall@}k = \frac{1}{\min(k, n)} \sum_{r=1}^{k} h_r
 
@@ -74,13 +74,13 @@ def recall(
     ranked, heldout, k
         See :func:`ndcg`.
     capped : bool, default=True
-        Divide by min(k, n), so that 1 can always be reached, as Liang et al. do. False divides
-        by n, the usual definition.
+        True divides by min(k, n), as Liang et al. do, so that the maximum is always 1. False
+        divides by n, which is the usual definition.
 
     Returns
     -------
     values : ndarray of shape (n_users,), float64
-        In [0, 1]; NaN for users with nothing held out.
+        In [0, 1]; NaN for users without held-out items.
 
     References
     ----------
@@ -100,7 +100,7 @@ def recall(
 
 
 def precision(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
-    r"""Share of the first k places that are hits.
+    r"""Compute the share of the first k places that are hits.
 
     .. math:: \mathrm{Precision@}k = \frac{1}{k} \sum_{r=1}^{k} h_r
 
@@ -112,7 +112,7 @@ def precision(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     Returns
     -------
     values : ndarray of shape (n_users,), float64
-        In [0, 1]; NaN for users with nothing held out.
+        In [0, 1]; NaN for users without held-out items.
 
     Examples
     --------
@@ -126,11 +126,11 @@ def precision(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
 
 
 def mrr(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
-    r"""Reciprocal rank of the first hit, 0 where it is not among the first k.
+    r"""Compute the reciprocal rank of the first hit; 0 without a hit in the first k places.
 
     .. math:: \mathrm{MRR@}k = \max_{r \le k} \frac{h_r}{r}
 
-    The name is that of its mean over the users.
+    The name stands for the mean reciprocal rank: the mean of these values over the users.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def mrr(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     Returns
     -------
     values : ndarray of shape (n_users,), float64
-        In [0, 1]; NaN for users with nothing held out.
+        In [0, 1]; NaN for users without held-out items.
 
     References
     ----------
@@ -160,7 +160,7 @@ def mrr(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
 def average_precision(
     ranked: NDArray[np.int64], heldout: Any, k: int = 100, *, capped: bool = True
 ) -> PerUser:
-    r"""Mean of the precision at each hit among the first k; its mean over users is MAP@k.
+    r"""Compute the mean precision at the hits in the first k places; its user mean is MAP@k.
 
     .. math::
 
@@ -171,13 +171,13 @@ def average_precision(
     ranked, heldout, k
         See :func:`ndcg`.
     capped : bool, default=True
-        Divide by min(k, n), so that 1 can always be reached. False divides by n, as
-        ``map_cut`` of trec_eval does; the two agree for users with n <= k.
+        True divides by min(k, n), so that the maximum is always 1. False divides by n, as
+        ``map_cut`` of trec_eval does. Both values are the same for users with n <= k.
 
     Returns
     -------
     values : ndarray of shape (n_users,), float64
-        In [0, 1]; NaN for users with nothing held out.
+        In [0, 1]; NaN for users without held-out items.
 
     References
     ----------
@@ -198,7 +198,7 @@ def average_precision(
 
 
 def hit_rate(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
-    r"""1 where a hit is among the first k, else 0.
+    r"""Return 1 for each user with a hit in the first k places, otherwise 0.
 
     .. math:: \mathrm{HR@}k = \max_{r \le k} h_r
 
@@ -210,7 +210,7 @@ def hit_rate(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     Returns
     -------
     values : ndarray of shape (n_users,), float64
-        0 or 1; NaN for users with nothing held out.
+        0 or 1; NaN for users without held-out items.
 
     Examples
     --------
@@ -224,7 +224,7 @@ def hit_rate(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
 
 
 def coverage(ranked: NDArray[np.int64], n_items: int, k: int = 100) -> float:
-    r"""Share of the catalogue that is among the first k of somebody.
+    r"""Compute the share of all items that are in the first k places of at least one user.
 
     .. math:: \mathrm{Coverage@}k = \frac{1}{n_\mathrm{items}} \Big| \bigcup_u L_u \Big|
 
@@ -235,9 +235,9 @@ def coverage(ranked: NDArray[np.int64], n_items: int, k: int = 100) -> float:
     ranked : ndarray of shape (n_users, n_places), int
         Item numbers, best first; -1 is an empty place.
     n_items : int
-        Size of the catalogue.
+        Number of all items.
     k : int, default=100
-        Number of places that count.
+        Number of places to consider.
 
     Returns
     -------
@@ -260,12 +260,13 @@ def coverage(ranked: NDArray[np.int64], n_items: int, k: int = 100) -> float:
 
 
 def _check_lists(ranked: Any, n_items: int, k: int) -> NDArray[np.int64]:
+    """Return the first k places of valid lists; otherwise raise a ValueError."""
     check_count("k", k)
     ranked = np.asarray(ranked)
     if ranked.ndim != 2 or not np.issubdtype(ranked.dtype, np.integer) or not ranked.shape[1]:
         raise ValueError(
-            "ranked must be item numbers of shape (n_users, n_places) with a place or more, got"
-            f" an array of shape {ranked.shape} and type {ranked.dtype}."
+            "ranked must be item numbers of shape (n_users, n_places) with at least one place, got"
+            f" an array of shape {ranked.shape} and dtype {ranked.dtype}."
         )
     lists: NDArray[np.int64] = ranked[:, :k]
     if lists.max(initial=-1) >= n_items:
@@ -274,16 +275,16 @@ def _check_lists(ranked: Any, n_items: int, k: int) -> NDArray[np.int64]:
 
 
 def _hits(ranked: Any, heldout: Any, k: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Which places up to k are hits, and how many items each user has held out."""
+    """Return which of the first k places are hits, and the number of held-out items per user."""
     heldout = binary_csr(check_structure(heldout, "heldout"))
     n_users, n_items = heldout.shape
     ranked = _check_lists(ranked, n_items, k)
     if len(ranked) != n_users:
         raise ValueError(
-            f"ranked and heldout must have a row per user, got {len(ranked)} and {n_users} rows."
+            f"ranked and heldout must have one row per user, got {len(ranked)} and {n_users} rows."
         )
     rows, columns = heldout.nonzero()
-    # One number per (user, item) pair. They ascend, and the last is larger than any pair's.
+    # One number per (user, item) pair, ascending. The last number is larger than that of any pair.
     pairs = np.append(rows.astype(np.int64) * n_items + columns, n_users * n_items)
     wanted = np.arange(n_users, dtype=np.int64)[:, None] * n_items + ranked
     hits = pairs[np.searchsorted(pairs, wanted)] == wanted
@@ -291,7 +292,7 @@ def _hits(ranked: Any, heldout: Any, k: int) -> tuple[NDArray[np.bool_], NDArray
 
 
 def _ratio(value: Any, best: NDArray[Any]) -> PerUser:
-    """Divide; NaN where the best that could be reached is 0: nothing is held out there."""
+    """Return ``value / best``, or NaN where the best possible value is 0: no item is held out."""
     ratio = np.full(len(best), np.nan)
     np.divide(value, best, out=ratio, where=best > 0)
     return ratio

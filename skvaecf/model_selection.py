@@ -1,10 +1,10 @@
-"""Ways to hold out users, and to hold out part of what a user has."""
+"""Hold out users, or part of the interactions of each user."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
-from numbers import Integral, Real
+from dataclasses import KW_ONLY, dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,59 +12,66 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
 
+from ._parameters import (
+    AtLeastTwo,
+    Fraction,
+    NonNegativeInt,
+    PositiveInt,
+    RandomState,
+    Seed,
+    check_values,
+    validated,
+)
 from .interactions import binary_csr, check_rows, stored_interactions
 
-_SHARE = Interval(Real, 0, 1, closed="neither")
-_POSITIVE = Interval(Integral, 1, None, closed="left")
 
-
+@validated
 def split_interactions(
     X: Any,
-    test_size: float = 0.2,
+    test_size: Fraction = 0.2,
     *,
-    random_state: int | np.random.RandomState | None = None,
-    min_interactions: int = 5,
+    random_state: RandomState = None,
+    min_interactions: AtLeastTwo = 5,
 ) -> tuple[csr_array, csr_array]:
-    """Hold out a random part of every user's interactions.
+    """Split every user's interactions at random into a fold-in and a held-out part.
 
-    Which items of a row are held out depends on ``random_state`` and on the row's own set of
-    items, and on nothing else: the order and number of the other rows, the stored values, the
-    format of X and the machine make no difference. Two rows with the same items are cut alike.
+    Which items of a row are held out depends only on ``random_state`` and on the set of items in
+    the row. The order and number of the other rows, the stored values, the format of X and the
+    machine make no difference. Two rows with the same items are split in the same way.
 
     Parameters
     ----------
     X : {array-like, sparse matrix} of shape (n_users, n_items)
         Interactions. A stored positive value is an interaction. Repeated entries are added up.
     test_size : float, default=0.2
-        Share of each row to hold out, strictly between 0 and 1. A row with n interactions loses
-        ``floor(test_size * n)`` of them, and at least one.
+        Share of each row to hold out, strictly between 0 and 1. Of a row with n interactions,
+        ``floor(test_size * n)`` are held out, but at least one.
     random_state : int, RandomState instance or None, default=None
-        Seed of the cut. None gives another cut on every call.
+        Seed of the split. With None, every call returns another split.
     min_interactions : int, default=5
-        A row with fewer interactions stays whole in ``fold_in``; at least 2.
+        A row with fewer interactions is not split: all of it is in ``fold_in``. At least 2.
 
     Returns
     -------
     fold_in : csr_array of shape (n_users, n_items)
-        What the model may see, with the values of X.
+        The interactions that the model may use, with the values of X.
     heldout : csr_array of shape (n_users, n_items)
-        The rest, with the values of X. ``fold_in + heldout`` is X.
+        The other interactions, with the values of X. ``fold_in + heldout`` is X.
 
     Raises
     ------
     ValueError
-        If X holds NaN, infinity or negative values or is corrupt, or a parameter is invalid.
+        If X holds NaN, infinity or negative values or is corrupt, or if a parameter is invalid.
 
     See Also
     --------
-    UserSplitter : Hold out users rather than interactions.
-    strong_generalization_split : Both at once, as in the published benchmarks.
+    UserSplitter : Hold out users instead of interactions.
+    strong_generalization_split : Hold out both, as in the published benchmarks.
 
     Examples
     --------
-    The first user has 5 items and loses one of them, the second has too few to be cut:
+    The first user has 5 items, of which one is held out. The second has too few to hold one out:
 
     >>> from skvaecf import split_interactions
     >>> X = [[5, 4, 0, 3, 5, 1], [4, 4, 0, 0, 0, 0]]
@@ -74,19 +81,6 @@ def split_interactions(
     >>> (heldout > 0).sum(axis=1)
     array([1, 0])
     """
-    validate_parameter_constraints(
-        {
-            "test_size": [_SHARE],
-            "random_state": ["random_state"],
-            "min_interactions": [Interval(Integral, 2, None, closed="left")],
-        },
-        {
-            "test_size": test_size,
-            "random_state": random_state,
-            "min_interactions": min_interactions,
-        },
-        caller_name="split_interactions",
-    )
     X = stored_interactions(X)
     X.sum_duplicates()
     counts = np.diff(X.indptr)
@@ -103,26 +97,27 @@ def split_interactions(
     return _entries(X, ~held), _entries(X, held)
 
 
+@dataclass(eq=False, repr=False)
 class UserSplitter(BaseCrossValidator):
-    """Cross-validation over users: models are scored on users they were not fitted on.
+    """Cross-validation over users: models are scored on users who were not in their fit.
 
-    This is strong generalization. A scorer such as ``ndcg_at_k`` then cuts the rows of the test
-    users into what the model sees and what it has to find.
+    This is strong generalization. A scorer such as ``ndcg_at_k`` splits the rows of the test users
+    further, into a part that the model may use and a part that it must predict.
 
     Parameters
     ----------
     n_splits : int, default=5
-        Number of splits; at least 2 where ``test_size`` is None.
+        Number of splits; at least 2 if ``test_size`` is None.
     test_size : float, int or None, default=None
-        None partitions the eligible users into ``n_splits`` test sides of nearly equal size.
-        Otherwise each split draws its own test side: a share of the eligible users (float;
-        rounded down, but one user at least) or a number of users (int).
+        With None, the eligible users are partitioned into ``n_splits`` test sets of nearly equal
+        size. Otherwise each split draws its own test set: a share of the eligible users (float,
+        rounded down to at least one user) or a number of users (int).
     min_interactions : int, default=5
-        Users with fewer interactions are on the train side of every split.
+        Users with fewer interactions are not eligible: they are training users in every split.
     shuffle : bool, default=True
-        Partition the users in random order. False cuts them as they come.
+        Whether to partition the users in random order. False keeps the order of the rows.
     random_state : int, RandomState instance or None, default=None
-        Seed of the order. An int gives the same splits on every call.
+        Seed of the order. With an int, every call returns the same splits.
 
     See Also
     --------
@@ -130,7 +125,7 @@ class UserSplitter(BaseCrossValidator):
 
     Examples
     --------
-    Five users, of whom the fourth has too few interactions to be tested on:
+    Of these five users, the fourth has too few interactions to be a test user:
 
     >>> import numpy as np
     >>> from skvaecf import UserSplitter
@@ -149,40 +144,26 @@ class UserSplitter(BaseCrossValidator):
            [1, 0, 0, 1]])
     """
 
-    def __init__(
-        self,
-        n_splits: int = 5,
-        *,
-        test_size: float | int | None = None,
-        min_interactions: int = 5,
-        shuffle: bool = True,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.n_splits = n_splits
-        self.test_size = test_size
-        self.min_interactions = min_interactions
-        self.shuffle = shuffle
-        self.random_state = random_state
-        least_splits = 2 if test_size is None else 1
-        validate_parameter_constraints(
-            {
-                "n_splits": [Interval(Integral, least_splits, None, closed="left")],
-                "test_size": [_SHARE, _POSITIVE, None],
-                "min_interactions": [Interval(Integral, 0, None, closed="left")],
-                "shuffle": ["boolean"],
-                "random_state": ["random_state"],
-            },
-            vars(self),
-            caller_name="UserSplitter",
-        )
-        if test_size is not None and not shuffle:
+    n_splits: PositiveInt = 5
+    _: KW_ONLY
+    test_size: Fraction | PositiveInt | None = None
+    min_interactions: NonNegativeInt = 5
+    shuffle: bool = True
+    random_state: RandomState = None
+
+    def __post_init__(self) -> None:
+        check_values(UserSplitter, vars(self))
+        if self.test_size is None and self.n_splits < 2:
             raise ValueError(
-                "shuffle must be True where test_size is given, got False: every split would be"
-                " the same."
+                f"n_splits must be at least 2 if test_size is None, got {self.n_splits}."
+            )
+        if self.test_size is not None and not self.shuffle:
+            raise ValueError(
+                "shuffle must be True if test_size is given, got False: all splits would be equal."
             )
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Tell the number of splits.
+        """Return the number of splits.
 
         Parameters
         ----------
@@ -198,7 +179,7 @@ class UserSplitter(BaseCrossValidator):
     def split(
         self, X: Any, y: Any = None, groups: Any = None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Generate the rows of the train and test users.
+        """Yield the row numbers of the training users and of the test users of each split.
 
         Parameters
         ----------
@@ -219,7 +200,7 @@ class UserSplitter(BaseCrossValidator):
         ValueError
             If there are too few eligible users.
         """
-        # The base class turns the test rows found below into pairs; counts will do for that.
+        # The base class passes its X to the method below, which needs only the counts.
         yield from super().split(np.diff(binary_csr(check_rows(X)).indptr))
 
     def _iter_test_indices(self, X: Any, y: Any, groups: Any) -> Iterator[NDArray[np.int64]]:
@@ -238,32 +219,34 @@ class UserSplitter(BaseCrossValidator):
             n_test = max(int(_floor(n_test * len(eligible))), 1)
         if n_test > min(len(eligible), len(counts) - 1):
             raise ValueError(
-                f"test_size={self.test_size} asks for {n_test} test users and one train user or"
-                f" more, but X has {len(counts)} users, {available}."
+                f"test_size={self.test_size} needs {n_test} test users and at least one training"
+                f" user, but X has {len(counts)} users, {available}."
             )
         for _ in range(self.n_splits):
             yield rng.permutation(eligible)[:n_test]
 
 
+@validated
 def strong_generalization_split(
     X: Any,
-    n_heldout: int,
+    n_heldout: PositiveInt,
     *,
-    min_interactions: int = 5,
-    test_size: float = 0.2,
-    random_state: int = 98765,
+    min_interactions: PositiveInt = 5,
+    test_size: Fraction = 0.2,
+    random_state: Seed = 98765,
 ) -> Bunch:
-    """Split into train, validation and test users as Liang et al. (2018) did.
+    """Split into training, validation and test users as Liang et al. (2018) did.
 
-    With the default seed this draws the very numbers of the authors' notebook, so the users and
-    held-out interactions are those of the published MovieLens-20M, Netflix and Million Song
-    results. That needs their input: rows in sorted order of the user ids, the stored entries of
-    a row in the order of the file (CSR whose indices are NOT sorted), and their filters applied
-    before, which the ``fetch_*`` functions do.
+    With the default seed, this function draws the same random numbers as the authors' notebook. The
+    users and the held-out interactions are then those of the published results on MovieLens-20M,
+    Netflix and Million Song. X must be the authors' input: the rows in sorted order of the user
+    ids, the stored entries of a row in the order of the file (CSR whose indices are NOT sorted),
+    after the authors' filters. The ``fetch_*`` functions return such an X.
 
-    Users are permuted; the last ``n_heldout`` are for the test, as many before them for
-    validation. Items without an interaction of a training user are dropped. Of each held-out
-    user with ``min_interactions`` items or more left, ``int(test_size * n)`` are held out.
+    The users are permuted. The last ``n_heldout`` of them are the test users, and the ``n_heldout``
+    before those the validation users. Items without an interaction of a training user are dropped.
+    Of each held-out user who still has n >= ``min_interactions`` items, ``int(test_size * n)`` are
+    held out.
 
     Parameters
     ----------
@@ -273,41 +256,44 @@ def strong_generalization_split(
     n_heldout : int
         Number of validation users, and of test users.
     min_interactions : int, default=5
-        A held-out user with fewer interactions on the training items stays whole in the fold-in
-        part. Nobody is dropped for it.
+        Of a held-out user with fewer interactions on the training items, nothing is held out: all
+        are in the fold-in part. No user is dropped.
     test_size : float, default=0.2
         Share of a held-out user's interactions to hold out, strictly between 0 and 1.
     random_state : int, default=98765
-        Seed, used for the permutation and, set anew, for validation and for test.
+        Seed of the permutation. The same seed is set again for the validation users and again for
+        the test users.
 
     Returns
     -------
     data : Bunch
-        The matrices have one column for each of ``train_items`` and the values of X.
+        The matrices have one column for each of ``train_items`` and hold the values of X.
 
         train : csr_array of shape (n_users - 2 * n_heldout, n_train_items)
             All interactions of the training users.
         validation_fold_in, validation_heldout : csr_array of shape (n_heldout, n_train_items)
-            What a model may see of the validation users, and what it must find.
+            The interactions of the validation users that a model may use, and those that it must
+            predict.
         test_fold_in, test_heldout : csr_array of shape (n_heldout, n_train_items)
-            Likewise of the test users.
+            The same for the test users.
         train_users, validation_users, test_users : ndarray of int
-            Rows of X that the rows of these matrices are, in permuted order.
+            The row of X of each row of these matrices, in permuted order.
         train_items : ndarray of shape (n_train_items,)
-            Columns of X that their columns are: the items of the training users, in order of
-            first appearance when X is read row by row.
+            The column of X of each column of these matrices: the items of the training users, in
+            the order in which they first appear when X is read row by row.
 
     Raises
     ------
     ValueError
-        If X holds NaN, infinity, negative values or an entry twice or is corrupt, or if a
+        If X holds NaN, infinity, negative values or a repeated entry or is corrupt, or if a
         parameter is invalid.
 
     Notes
     -----
-    The authors number the items in order of first appearance in the file. For a file in order of
-    the user ids (MovieLens) that is the order of ``train_items``; for others (Netflix: movie by
-    movie) the same columns come in another order, which changes no score but through ties.
+    The authors number the items in the order in which they first appear in the file. In a file that
+    is sorted by user id (MovieLens), this is the order of ``train_items``. In other files (Netflix
+    is sorted by movie), the same columns are in another order, which changes scores only through
+    ties.
 
     References
     ----------
@@ -325,24 +311,10 @@ def strong_generalization_split(
     >>> data.test_fold_in.sum(axis=1), data.test_heldout.sum(axis=1)
     (array([8, 8]), array([2, 2]))
     """
-    validate_parameter_constraints(
-        {
-            "n_heldout": [_POSITIVE],
-            "min_interactions": [_POSITIVE],
-            "test_size": [_SHARE],
-            "random_state": [Interval(Integral, 0, 2**32 - 1, closed="both")],
-        },
-        {
-            "n_heldout": n_heldout,
-            "min_interactions": min_interactions,
-            "test_size": test_size,
-            "random_state": random_state,
-        },
-        caller_name="strong_generalization_split",
-    )
     X = stored_interactions(X)
     n_users, n_items = X.shape
-    if 2 * n_heldout >= n_users:
+    n_train = n_users - 2 * n_heldout
+    if n_train < 1:
         raise ValueError(
             f"n_heldout={n_heldout} must be less than half of the {n_users} users of X."
         )
@@ -350,73 +322,48 @@ def strong_generalization_split(
         raise ValueError("X must not hold an entry twice: the order of its entries matters here.")
 
     users = np.random.RandomState(random_state).permutation(n_users)
-    train_users, validation_users, test_users = np.split(
-        users, [n_users - 2 * n_heldout, n_users - n_heldout]
-    )
+    train_users, validation_users, test_users = np.split(users, [n_train, n_train + n_heldout])
     seen, first = np.unique(X[np.sort(train_users)].indices, return_index=True)
     items = seen[np.argsort(first)].astype(np.int64)
     column = np.full(n_items, -1)
     column[items] = np.arange(len(items))
+    X = _entries(X, column[X.indices] >= 0)
+    X = csr_array((X.data, column[X.indices], X.indptr), shape=(n_users, len(items)))
 
-    def on_items(rows: NDArray[np.int64]) -> csr_array:
-        part = X[rows]
-        part = _entries(part, column[part.indices] >= 0)
-        return csr_array(
-            (part.data, column[part.indices], part.indptr), shape=(len(rows), len(items))
-        )
-
-    def cut(rows: NDArray[np.int64]) -> tuple[csr_array, csr_array]:
-        # The authors draw user by user in the order of the ids and renumber afterwards.
-        ascending = np.sort(rows)
-        part = on_items(ascending)
+    data = Bunch(train=X[train_users].sorted_indices(), train_users=train_users, train_items=items)
+    for name, users in (("validation", validation_users), ("test", test_users)):
+        part = X[users]
         held = np.zeros(part.nnz, dtype=bool)
         rng = np.random.RandomState(random_state)
-        for start, stop in pairwise(part.indptr):
+        for row in np.argsort(users):  # the authors draw in the order of the ids
+            start, stop = part.indptr[row : row + 2]
             n = stop - start
             if n >= min_interactions:
                 held[start + rng.choice(n, size=int(test_size * n), replace=False)] = True
-        back = np.searchsorted(ascending, rows)
-        return _sorted(_entries(part, ~held)[back]), _sorted(_entries(part, held)[back])
-
-    validation_fold_in, validation_heldout = cut(validation_users)
-    test_fold_in, test_heldout = cut(test_users)
-    return Bunch(
-        train=_sorted(on_items(train_users)),
-        validation_fold_in=validation_fold_in,
-        validation_heldout=validation_heldout,
-        test_fold_in=test_fold_in,
-        test_heldout=test_heldout,
-        train_users=train_users,
-        validation_users=validation_users,
-        test_users=test_users,
-        train_items=items,
-    )
+        data[f"{name}_users"] = users
+        data[f"{name}_fold_in"] = _entries(part, ~held).sorted_indices()
+        data[f"{name}_heldout"] = _entries(part, held).sorted_indices()
+    return data
 
 
 def _entries(X: csr_array, keep: NDArray[np.bool_]) -> csr_array:
-    """Those of the stored entries that a mask selects, as a matrix of the same shape."""
+    """Return a matrix of the same shape that holds only the selected stored entries."""
     kept_before = np.append(0, keep.cumsum())
     return csr_array((X.data[keep], X.indices[keep], kept_before[X.indptr]), shape=X.shape)
 
 
-def _sorted(X: csr_array) -> csr_array:
-    X.sort_indices()
-    return X
-
-
 def _floor(x: Any) -> Any:
-    """Round down, but take 0.29 * 100 = 28.999999999999996 for the 29 that it means."""
+    """Round down, after rounding errors are removed: 0.29 * 100 = 28.999999999999996 is 29."""
     return np.floor(np.round(x, 9)).astype(np.int64)
 
 
 def _random_keys(X: csr_array, entry_rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:
-    """Random number of each stored entry that depends on the seed, the item and its row's items.
+    """Compute a random number of each stored entry from the seed, the item and its row's items.
 
-    A hash rather than a generator: a generator gives a row other numbers when other rows go
-    before it.
+    This is a hash, because the numbers that a generator draws for a row depend on the rows before.
     """
     items = _mix(X.indices.astype(np.uint64) + _mix(np.array([seed], dtype=np.uint64)))
-    # Sums wrap around, so a row's sum is a difference of running sums, whatever their size.
+    # Sums are modulo 2**64, so a row's sum is a difference of running sums even after overflow.
     running = np.append(np.uint64(0), items.cumsum(dtype=np.uint64))
     rows = running[X.indptr[1:]] - running[X.indptr[:-1]]
     return _mix(items + _mix(rows)[entry_rows])

@@ -1,8 +1,8 @@
-"""Fitted estimators in files that hold numbers and text, and no code.
+"""Files of fitted estimators, which hold numbers and text, but no code.
 
-A file is one of safetensors. Its tensors are the arrays of the estimator; the entry "skvaecf" of
-its metadata is JSON: ``{"format": 1, "version": ..., "model": node}``. A node is null, a boolean, a
-number, a string, a list of nodes, or an object of one entry, which names what it stands for:
+A file has the format of safetensors. Its tensors are the arrays of the estimator. The entry
+"skvaecf" of its metadata is JSON: ``{"format": 2, "version": ..., "model": node}``. A node is null,
+a boolean, a number, a string, a list of nodes, or an object with one entry, whose key is its kind:
 
 ==============================  ==================================================================
 ``{"tuple": [node, ...]}``      a tuple
@@ -11,25 +11,24 @@ number, a string, a list of nodes, or an object of one entry, which names what i
 ``{"device": "cuda:0"}``        a torch.device
 ``{"array": [name, t, s]}``     the tensor of this name, of type t and shape s
 ``{"dates": [node, t]}``        dates of type t, as integers
-``{"strings": [node, node]}``   strings: their bytes in UTF-8 and where each of them ends
+``{"strings": [node, node]}``   strings: their bytes in UTF-8 and the end of each of them
 ``{"csr": [node] * 3 + [s]}``   a csr_array of shape s: data, indices, indptr
 ``{"value": [c, {n: node}]}``   a dataclass named c of this package, by its fields
 ``{"estimator": [c, p, a]}``    an estimator named c of this package: parameters and attributes
 ==============================  ==================================================================
 
-Checkpoints of unfinished fits (:mod:`skvaecf.checkpoint`) are such files, too, of a dict.
+A checkpoint of an unfinished fit is such a file, too. Its model is a dict.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -42,60 +41,67 @@ from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from ._checks import errors_name
 from ._version import __version__
 
-FORMAT = 1
+Tensors = dict[str, np.ndarray]
 
-# What scikit-learn's tools hang on an estimator, which may be any object; and what is noted anyway.
+FORMAT = 2
+
+# Attributes in which scikit-learn's tools store arbitrary objects. The version is saved elsewhere.
 NOT_SAVED = {"_metadata_request", "_skl_callbacks", "_skvaecf_version"}
 
-DTYPES = {f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)} | {
-    "bool"
-}
+
+class SavedValue:
+    """Base class of the frozen dataclasses that a file may hold as parameters of an estimator."""
 
 
-class SaveMixin:
-    """``save`` for estimators."""
+class SaveMixin(BaseEstimator):
+    """Base class of the estimators that a file may hold."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save the fitted estimator, to be read by :func:`skvaecf.load`.
+        """Save the fitted estimator to a file for :func:`skvaecf.load`.
 
-        The file holds arrays, numbers and text only (safetensors and JSON): reading it runs no
-        code, unlike reading a pickle.
+        The file holds only arrays, numbers and text (safetensors and JSON). Unlike a pickle, it
+        runs no code when it is loaded.
 
         Parameters
         ----------
         path : str or path-like
-            File to write. One that exists is replaced, at once and only when all is written.
+            File to write. An existing file is replaced in one step, after everything is written.
 
         Raises
         ------
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If the class is none of skvaecf's own, or a parameter or an attribute is of a type that
-            cannot be saved, such as a RandomState instance.
+            If the class is not defined in skvaecf, or if a parameter or an attribute is of a type
+            that cannot be saved, such as a RandomState instance.
 
         Notes
         -----
-        Parameters and all that ``fit`` has learned are saved, names of features included;
-        callbacks and metadata requests are not. A ``random_state`` that is a RandomState instance
-        must be replaced first: ``set_params(random_state=0)`` changes nothing that is learned.
+        The file holds the parameters and everything that ``fit`` has learned, feature names
+        included. It does not hold callbacks and metadata requests. A ``random_state`` that is a
+        RandomState instance must be replaced first: ``set_params(random_state=0)`` does not change
+        what was learned.
         """
         check_is_fitted(self)
         path = Path(path)
         write_file(self, path, path.with_name(f".{path.name}.{secrets.token_hex(8)}"))
 
     def _check_loaded(self) -> None:
-        """Raise an error if what was loaded does not fit together."""
+        """Raise an error if the loaded parameters and attributes do not fit together."""
         raise NotImplementedError
 
 
-def load(path: str | os.PathLike[str]) -> Any:
-    """Load an estimator from a file of its method ``save``.
+BASES = {"value": SavedValue, "estimator": SaveMixin}
 
-    No code of the file is run. Only classes that skvaecf exports are instantiated, the estimator
-    last, after all that the file holds has been validated; then it is tried on one row.
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Load an estimator from a file that its method ``save`` has written.
+
+    No code of the file is run. Only classes of skvaecf are instantiated. The parameters, the
+    attributes and their arrays are validated, and the loaded estimator is tried on one row.
 
     Parameters
     ----------
@@ -105,14 +111,15 @@ def load(path: str | os.PathLike[str]) -> Any:
     Returns
     -------
     estimator : object
-        The fitted estimator. What was on a device that this machine does not have is on the CPU.
+        The fitted estimator. Its arrays are on the CPU if this machine does not have the device
+        that they were on.
 
     Raises
     ------
     ValueError
-        If the file is damaged, of another kind or of a newer version.
+        If the file is damaged, of another kind or of another version of the format.
     OSError
-        If it cannot be read.
+        If the file cannot be read.
 
     Examples
     --------
@@ -128,7 +135,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     >>> model.predict(X[:1])
     array([[1., 3., 1.]], dtype=float32)
     """
-    with naming_the_file(path):
+    with errors_name(path):
         model = read_file(path)
         if not isinstance(model, SaveMixin):
             raise ValueError(f"it holds a {type(model).__name__} instead of an estimator")
@@ -137,19 +144,19 @@ def load(path: str | os.PathLike[str]) -> Any:
 
 
 def write_file(value: Any, path: Path, folder: Path) -> None:
-    """Write a value to a file, which is replaced at once and only when all is written.
+    """Write a value to a file, which is replaced in one step, after everything is written.
 
     Parameters
     ----------
     value : object
-        What the nodes above can stand for.
+        A value that the nodes above can describe.
     path : Path
         File to write.
     folder : Path
-        Temporary folder beside the file. It is removed in the end, and one that a killed process
-        has left is removed first.
+        Temporary folder beside the file, which is removed in the end. If it exists, because a
+        process was killed, it is removed first.
     """
-    tensors: dict[str, np.ndarray] = {}
+    tensors: Tensors = {}
     node = _describe(value, "", tensors)
     description = {"format": FORMAT, "version": __version__, "model": node}
     metadata = {"skvaecf": json.dumps(description, allow_nan=False)}
@@ -158,7 +165,7 @@ def write_file(value: Any, path: Path, folder: Path) -> None:
     folder.mkdir()
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # of new files of this user, which safetensors changes
+        mode = temporary.stat().st_mode  # the usual mode of new files, which safetensors changes
         save_file(tensors, temporary, metadata)
         temporary.chmod(mode)
         with temporary.open("rb+") as file:
@@ -171,30 +178,18 @@ def write_file(value: Any, path: Path, folder: Path) -> None:
 
 
 def read_file(path: str | os.PathLike[str]) -> Any:
-    """Read the value that was written to a file."""
+    """Return the value that a file holds."""
     with safe_open(path, framework="numpy") as file:
-        node = _check_description((file.metadata() or {}).get("skvaecf"))
-        _check_names(sorted(_tensor_names(node)), sorted(file.keys()))
-        return _restore(node, file)
+        node = _model_node((file.metadata() or {}).get("skvaecf"))
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    value = _restore(node, tensors)
+    if tensors:
+        raise ValueError(f"it has tensors that it does not describe: {sorted(tensors)}")
+    return value
 
 
-@contextmanager
-def naming_the_file(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let every error but those of the system be a ValueError that names the file."""
-    try:
-        yield
-    except OSError:
-        raise
-    except ValueError as error:
-        raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}.") from error
-    except Exception as error:  # what a damaged file leads to cannot be listed
-        raise ValueError(
-            f"{os.fspath(path)} cannot be loaded, it is damaged: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _describe(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
-    """Make the node of a value; put its arrays into ``tensors``."""
+def _describe(value: Any, name: str, tensors: Tensors) -> Any:
+    """Return the node of a value, and add its arrays to ``tensors``."""
 
     def node_of(part: Any, key: Any) -> Any:
         return _describe(part, f"{name}.{key}" if name else str(key), tensors)
@@ -204,64 +199,68 @@ def _describe(value: Any, name: str, tensors: dict[str, np.ndarray]) -> Any:
 
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, list):
-        return [node_of(part, i) for i, part in enumerate(value)]
-    if isinstance(value, tuple):
-        return {"tuple": [node_of(part, i) for i, part in enumerate(value)]}
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {"dict": nodes_of(value)}
-    if isinstance(value, torch.device):
-        return {"device": str(value)}
-    if isinstance(value, np.ndarray) and value.dtype.name in DTYPES:
-        if name in tensors:
-            raise ValueError(f"Two arrays would be saved by the name {name!r}.")
-        tensors[name] = value.astype(value.dtype.newbyteorder("="), order="C", copy=False)
-        return {"array": [name, value.dtype.name, list(value.shape)]}
-    if isinstance(value, np.ndarray) and value.dtype.kind == "M":
-        return {"dates": [_describe(value.astype(np.int64), name, tensors), value.dtype.name]}
-    if isinstance(value, np.ndarray) and value.ndim == 1 and _all_text(value):
-        encoded = [text.encode() for text in value.tolist()]
-        ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
-        letters = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        return {"strings": [node_of(letters, "utf8"), node_of(ends, "ends")]}
-    if isinstance(value, csr_array):
-        arrays = (node_of(getattr(value, key), key) for key in ("data", "indices", "indptr"))
-        return {"csr": [*arrays, list(value.shape)]}
-    if _exported(type(value).__name__) is type(value):
-        if isinstance(value, BaseEstimator):
+    cls = type(value)
+    match value:
+        case float() if not math.isfinite(value):
+            return {"float": str(value)}
+        case None | int() | float() | str():
+            return value
+        case list():
+            return [node_of(part, i) for i, part in enumerate(value)]
+        case tuple():
+            return {"tuple": [node_of(part, i) for i, part in enumerate(value)]}
+        case dict() if all(isinstance(key, str) for key in value):
+            return {"dict": nodes_of(value)}
+        case torch.device():
+            return {"device": str(value)}
+        case np.ndarray() if value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
+            if name in tensors:
+                raise ValueError(f"Two arrays would be saved by the name {name!r}.")
+            tensors[name] = value.astype(value.dtype.newbyteorder("="), order="C", copy=False)
+            return {"array": [name, value.dtype.name, list(value.shape)]}
+        case np.ndarray() if value.dtype.kind == "M":
+            return {"dates": [_describe(value.astype(np.int64), name, tensors), value.dtype.name]}
+        case np.ndarray() if value.ndim == 1 and _is_text(value):
+            encoded = [text.encode() for text in value.tolist()]
+            ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+            letters = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+            return {"strings": [node_of(letters, "utf8"), node_of(ends, "ends")]}
+        case csr_array():
+            arrays = (node_of(getattr(value, key), key) for key in ("data", "indices", "indptr"))
+            return {"csr": [*arrays, list(value.shape)]}
+        case _ if cls in _own_classes(SavedValue).values():
+            parts = {field.name: getattr(value, field.name) for field in fields(cls)}
+            return {"value": [cls.__name__, nodes_of(parts)]}
+        case _ if cls in _own_classes(SaveMixin).values():
             params = value.get_params(deep=False)
             state = value.__getstate__().items()
             learned = {k: v for k, v in state if k not in params and k not in NOT_SAVED}
-            return {"estimator": [type(value).__name__, nodes_of(params), nodes_of(learned)]}
-        if is_dataclass(value):
-            parts = {field.name: getattr(value, field.name) for field in fields(value)}
-            return {"value": [type(value).__name__, nodes_of(parts)]}
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    if isinstance(value, np.ndarray):
-        kind += f" of dtype {value.dtype}"
+            return {"estimator": [cls.__name__, nodes_of(params), nodes_of(learned)]}
+    dtype = f" of dtype {value.dtype}" if isinstance(value, np.ndarray) else ""
     raise ValueError(
-        f"{name or 'The estimator'} is a {kind}, which cannot be saved. Classes of skvaecf and"
-        " arrays of numbers, strings or datetime64 can; pickle takes others."
+        f"{name or 'The estimator'} is a {cls.__module__}.{cls.__qualname__}{dtype}, which cannot"
+        " be saved. Classes of skvaecf and arrays of numbers, strings or datetime64 can be saved;"
+        " use pickle for other types."
     )
 
 
-def _all_text(values: np.ndarray) -> bool:
+def _is_text(values: np.ndarray) -> bool:
     return values.dtype.kind == "O" and all(isinstance(value, str) for value in values.tolist())
 
 
-def _exported(name: str) -> Any:
-    """Find a class that this package exports; None if there is none of the name."""
-    import skvaecf
+def _own_classes(base: type) -> dict[str, type]:
+    """Return the concrete subclasses of ``base`` in this package, by name."""
+    found: dict[str, type] = {}
+    subclasses: list[type] = base.__subclasses__()
+    for cls in subclasses:
+        if cls.__module__.startswith(f"{__package__}.") and not inspect.isabstract(cls):
+            found[cls.__name__] = cls
+        found |= _own_classes(cls)
+    return found
 
-    found = getattr(skvaecf, name) if name in skvaecf.__all__ else None
-    return found if isinstance(found, type) else None
 
-
-def _check_description(text: str | None) -> Any:
+def _model_node(text: str | None) -> Any:
+    """Return the node of the model, or raise a ValueError if the description is not valid."""
     if text is None:
         raise ValueError("skvaecf did not write it")
     description = json.loads(text, parse_constant=_refuse_constant)
@@ -276,121 +275,94 @@ def _check_description(text: str | None) -> Any:
 
 
 def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not valid JSON")
 
 
-def _tensor_names(node: Any) -> Iterator[str]:
-    """Find the names of all arrays in a description."""
-    if isinstance(node, dict) and "array" in node:
-        yield str(node["array"][0])
-    elif isinstance(node, (dict, list)):
-        for part in node.values() if isinstance(node, dict) else node:
-            yield from _tensor_names(part)
+def _restore(node: Any, tensors: Tensors) -> Any:
+    """Return the value of a node, and remove its arrays from ``tensors``."""
 
+    def values_of(nodes: dict[str, Any]) -> dict[str, Any]:
+        return {name: _restore(part, tensors) for name, part in nodes.items()}
 
-def _check_names(described: list[str], present: list[str]) -> None:
-    missing, extra = set(described) - set(present), set(present) - set(described)
-    if missing:
-        raise ValueError(f"it lacks the tensors {sorted(missing)}")
-    if extra:
-        raise ValueError(f"it has tensors that it does not describe: {sorted(extra)}")
-    if len(set(described)) < len(described):
-        raise ValueError("it describes a tensor twice")
-
-
-def _restore(node: Any, file: Any) -> Any:
-    """Make the value of a node."""
-    if node is None or isinstance(node, (bool, int, float, str)):
-        return node
     if isinstance(node, list):
-        return [_restore(part, file) for part in node]
+        return [_restore(part, tensors) for part in node]
+    if not isinstance(node, dict):
+        return node
     [(kind, content)] = node.items()
-    if kind == "tuple":
-        return tuple(_restore(part, file) for part in content)
-    if kind == "dict":
-        return _restore_all(content, file)
-    if kind == "float":
-        return float(content)
-    if kind == "device":
-        return torch.device(content)
-    if kind == "array":
-        name, dtype, shape = content
-        return _restore_array(file.get_tensor(name), name, dtype, shape)
-    if kind == "dates":
-        numbers, dtype = content
-        if np.dtype(dtype).kind != "M":
-            raise ValueError(f"dates cannot be of type {dtype!r}")
-        return _restore(numbers, file).view(dtype)
-    if kind == "strings":
-        return _restore_strings(*(_restore(part, file) for part in content))
-    if kind == "csr":
-        *parts, shape = content
-        data, indices, indptr = (_restore(part, file) for part in parts)
-        matrix = csr_array((data, indices, indptr), shape=shape)
-        matrix.check_format(full_check=True)  # compiled code trusts the indices
-        return matrix
-    if kind == "value":
-        class_name, parts = content
-        return _restore_value(class_name, _restore_all(parts, file))
-    if kind == "estimator":
-        class_name, params, learned = content
-        return _restore_estimator(
-            class_name, _restore_all(params, file), _restore_all(learned, file)
-        )
-    raise ValueError(f"its description has an entry of the unknown kind {kind!r}")
+    match kind, content:
+        case "tuple", list():
+            return tuple(_restore(content, tensors))
+        case "dict", dict():
+            return values_of(content)
+        case "float", str():
+            return float(content)
+        case "device", str():
+            return torch.device(content)
+        case "array", [name, dtype, shape]:
+            return _take_array(tensors, name, dtype, shape)
+        case "dates", [numbers, dtype]:
+            if np.dtype(dtype).kind != "M":
+                raise ValueError(f"dates cannot be of type {dtype!r}")
+            return _restore(numbers, tensors).view(dtype)
+        case "strings", [letters, ends]:
+            return _split_text(_restore(letters, tensors), _restore(ends, tensors))
+        case "csr", [*parts, shape]:
+            data, indices, indptr = _restore(parts, tensors)
+            matrix = csr_array((data, indices, indptr), shape=shape)
+            matrix.check_format(full_check=True)  # compiled code does not check the indices
+            return matrix
+        case "value", [name, dict(parts)]:
+            return _construct(kind, name, values_of(parts))
+        case "estimator", [name, dict(params), dict(learned)]:
+            estimator = _construct(kind, name, values_of(params))
+            _set_learned(estimator, values_of(learned))
+            return estimator
+    raise ValueError(f"its description has an unknown or malformed entry of the kind {kind!r}")
 
 
-def _restore_all(nodes: dict[str, Any], file: Any) -> dict[str, Any]:
-    return {name: _restore(node, file) for name, node in nodes.items()}
-
-
-def _restore_array(array: np.ndarray, name: str, dtype: str, shape: list[int]) -> np.ndarray:
+def _take_array(tensors: Tensors, name: str, dtype: str, shape: list[int]) -> np.ndarray:
+    """Remove an array from ``tensors`` and return it."""
+    if name not in tensors:
+        raise ValueError(f"it lacks the tensor {name!r} or describes it twice")
+    array = tensors.pop(name)
     if (array.dtype.name, list(array.shape)) != (dtype, shape):
         raise ValueError(
-            f"the tensor {name!r} is of type {array.dtype.name} and shape {list(array.shape)}, and"
+            f"the tensor {name!r} is of type {array.dtype.name} and shape {list(array.shape)}, but"
             f" described to be of type {dtype} and shape {shape}"
         )
     return array
 
 
-def _restore_strings(letters: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    text, last = letters.tobytes(), [0, *ends.tolist()]
-    if last != sorted(last) or last[-1] != len(text):
+def _split_text(letters: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Return the strings that end at these places of the text."""
+    text, places = letters.tobytes(), [0, *ends.tolist()]
+    if places != sorted(places) or places[-1] != len(text):
         raise ValueError("the ends of its strings are out of order")
-    strings = [text[start:end].decode() for start, end in pairwise(last)]
+    strings = [text[start:end].decode() for start, end in pairwise(places)]
     return np.array(strings, dtype=object)
 
 
-def _restore_value(class_name: str, parts: dict[str, Any]) -> Any:
-    made = _exported(class_name)
-    if made is None or not is_dataclass(made):
-        raise ValueError(f"skvaecf has no values of a class {class_name!r}")
-    _check_arguments(class_name, set(parts), {field.name for field in fields(made)})
-    value: Any = made(**parts)  # type: ignore[operator]
-    return value
+def _construct(kind: str, name: str, arguments: dict[str, Any]) -> Any:
+    """Return an instance of a class of this package.
+
+    Parameters that a later version has added take their defaults.
+    """
+    cls = _own_classes(BASES[kind]).get(name)
+    if cls is None:
+        raise ValueError(f"skvaecf has no {kind} {name!r}")
+    unknown = arguments.keys() - inspect.signature(cls).parameters
+    if unknown:
+        raise ValueError(f"{name} has no parameters {sorted(unknown)}")
+    return cls(**arguments)
 
 
-def _restore_estimator(class_name: str, params: dict[str, Any], learned: dict[str, Any]) -> Any:
-    made = _exported(class_name)
-    if made is None or not issubclass(made, BaseEstimator):
-        raise ValueError(f"skvaecf has no estimator {class_name!r}")
-    _check_arguments(class_name, set(params), set(made._get_param_names()))
+def _set_learned(estimator: Any, learned: dict[str, Any]) -> None:
+    """Validate the parameters of an estimator and set the attributes that it has learned."""
+    cls = type(estimator)
     for name in learned:
-        if (
-            not name.isidentifier()
-            or name.startswith("__")
-            or hasattr(made, name)
-            or name in params
-        ):
-            raise ValueError(f"{name!r} cannot be an attribute that {class_name} has learned")
-    estimator = made(**params)
-    # The checks of a subclass include that its device is here.
+        taken = name in vars(estimator) or hasattr(cls, name)
+        if taken or not name.isidentifier() or name.startswith("__"):
+            raise ValueError(f"{name!r} cannot be an attribute that {cls.__name__} has learned")
+    # A subclass also checks that this machine has its device, which is not required here.
     BaseEstimator._validate_params(estimator)
     estimator.__setstate__(learned)
-    return estimator
-
-
-def _check_arguments(class_name: str, given: set[str], known: set[str]) -> None:
-    """Refuse unknown parameters. Those that a later version brought take their defaults."""
-    if not given <= known:
-        raise ValueError(f"{class_name} has no parameters {sorted(given - known)}")

@@ -1,4 +1,4 @@
-"""What a Dask cluster computes is what one process computes."""
+"""A Dask cluster computes the same results as one process."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Matrices of any structure: the answer of the same interactions in plain form, or a ValueError.
+"""Matrices of any structure: the results of the same interactions in plain form, or a ValueError.
 
-``python tests/test_hostile_input.py --examples 10000`` looks further than the tests do.
+``python tests/test_hostile_input.py --examples 10000`` tries more matrices than the tests.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCORERS = [
     skvaecf.coverage_at_k.at(2),
 ]
 
-# --- what is given
+# --- matrices
 
 CONTAINERS = [
     *(sp.csr_array, sp.csr_matrix, sp.csc_array, sp.csc_matrix, sp.coo_array, sp.coo_matrix),
@@ -50,7 +50,7 @@ ODD_VALUES = [0, 1, 1, 1, 3, 100, 127, 2**24, 2**31 - 1, 2**40, 1e-40, 1e-300, 0
 
 
 def values_of(dtype: str) -> list[Any]:
-    """Values that a type holds without becoming negative or infinite."""
+    """Return values that do not become negative or infinite in a type."""
     kind = np.dtype(dtype)
     if kind.kind == "b":
         return [False, True]
@@ -63,7 +63,7 @@ def values_of(dtype: str) -> list[Any]:
 
 @st.composite
 def entries(draw, n_items):
-    """Shape, rows, columns, values: unsorted, some twice, some zero, some rows empty."""
+    """Draw shape, rows, columns and values: unsorted, with duplicates, zeros and empty rows."""
     n_users = draw(st.one_of(st.just(1), st.integers(2, 9)))
     if n_items is None:
         n_items = draw(st.one_of(st.just(1), st.integers(2, 9)))
@@ -81,7 +81,7 @@ def entries(draw, n_items):
 
 
 def raw_csr(shape, rows, columns, values, index_dtype, container=sp.csr_array):
-    """Entries as they come, without the order and the sums that a conversion makes."""
+    """Return a matrix of unsorted entries and duplicates, which a conversion would change."""
     order = np.argsort(rows, kind="stable")
     indptr = np.append(0, np.bincount(rows, minlength=shape[0]).cumsum()).astype(index_dtype)
     X = container(shape, dtype=values.dtype)
@@ -90,14 +90,14 @@ def raw_csr(shape, rows, columns, values, index_dtype, container=sp.csr_array):
 
 
 def plain(shape, rows, columns, values):
-    """The same interactions, dense: ones and zeros."""
+    """Return the same interactions as a dense array of ones and zeros."""
     A = np.zeros(shape, dtype=np.float32)
     A[rows[values > 0], columns[values > 0]] = 1
     return A
 
 
 def mapped(array):
-    """Put an array into a file that can be read only."""
+    """Return a read-only memory map of an array."""
     if not array.size:
         return array
     with tempfile.NamedTemporaryFile() as file:
@@ -108,13 +108,13 @@ def mapped(array):
 
 @st.composite
 def matrices(draw, n_items=None):
-    """Interactions in some form, and in plain form."""
+    """Draw interactions in some form, and return them in plain form, too."""
     shape, rows, columns, values = draw(entries(n_items))
     A = plain(shape, rows, columns, values)
     index_dtype = draw(st.sampled_from([np.int32, np.int64]))
     form = draw(st.sampled_from(["raw", "raw", "raw", "sliced", "converted", "dense", "lists"]))
     if form == "dense":
-        # Twice the same entry has no meaning here.
+        # A dense array has no duplicates.
         dense = np.zeros(shape, dtype=values.dtype)
         dense[rows, columns] = values
         A = (dense > 0).astype(np.float32)
@@ -125,7 +125,7 @@ def matrices(draw, n_items=None):
     elif form == "lists":
         X = A.astype(int).tolist()
     elif form == "converted":
-        # Conversions add up what stands twice, which may leave the range of a type.
+        # Conversions add up duplicates, which may exceed the range of a type.
         X = draw(st.sampled_from(CONTAINERS))(sp.csr_array(A.astype(values.dtype)))
     else:
         container = draw(st.sampled_from([sp.csr_array, sp.csr_matrix]))
@@ -148,7 +148,7 @@ def matrices(draw, n_items=None):
 
 
 def contents(X):
-    """All arrays of a matrix, to see later whether they were changed."""
+    """Return all arrays of a matrix."""
     if isinstance(X, list):
         return [np.array(X)]
     if isinstance(X, np.ndarray):
@@ -160,7 +160,7 @@ def contents(X):
 
 
 class Unchanged:
-    """Check on leaving that a matrix is as it was."""
+    """Check at the end of a block that matrices have not changed."""
 
     def __init__(self, *given):
         self.given = given
@@ -176,7 +176,7 @@ class Unchanged:
                     assert_array_equal(part, was)
 
 
-# --- what is asked
+# --- models and results
 
 MODELS = {name: (name, {}) for name in RECOMMENDERS} | {"WMF of counts": ("WMF", {"counts": True})}
 models, recommenders, scorers = map(st.sampled_from, (sorted(MODELS), RECOMMENDERS, SCORERS))
@@ -195,14 +195,14 @@ def fitted_once(key):
 
 
 def reference(key, X, A):
-    """What a model is compared on: the plain form, but where values matter."""
+    """Return the form to compare with: the plain one, unless values matter to the model."""
     if key != "WMF of counts" or isinstance(X, (list, np.ndarray)):
         return A if key != "WMF of counts" else np.asarray(X, dtype=np.float64)
     return None  # sums of duplicates are tested elsewhere
 
 
 def refused(key, X):
-    """Whether a count is too large, the only reason to refuse a matrix that is in order."""
+    """Return whether a count is too large, the only reason to refuse a valid matrix."""
     if key != "WMF of counts":
         return False
     values = np.asarray(X, float) if isinstance(X, (list, np.ndarray)) else X.astype(float).tocsr()
@@ -210,7 +210,7 @@ def refused(key, X):
 
 
 def assert_lists(items, scores, A, k):
-    """Check ranges, order, places left, and that nothing seen is recommended."""
+    """Check ranges, order and padding, and that no seen item is recommended."""
     n_users, n_items = A.shape
     assert items.shape == scores.shape == (n_users, k)
     assert ((items >= -1) & (items < n_items)).all()
@@ -227,7 +227,7 @@ def assert_lists(items, scores, A, k):
 
 
 def assert_answers(key, model, X, A, k):
-    """Ask a fitted model everything about X, whose plain form is A."""
+    """Check all results of a fitted model for X, whose plain form is A."""
     scores = model.predict(X)
     assert scores.shape == A.shape
     assert scores.dtype == np.float32
@@ -253,8 +253,8 @@ def assert_scored(scorer, model, X, y=None):
 
 
 @pytest.fixture(autouse=True)
-def _no_advice():
-    # Tiny fits may not converge, and say so.
+def _no_convergence_warnings():
+    # Tiny fits may not converge, and then warn.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
@@ -318,7 +318,7 @@ def test_masks_of_candidates(key, matrix, other):
                 model.recommend(X, 5, candidates=mask)
 
 
-# --- what is broken
+# --- broken matrices
 
 
 def broken_index(X, place, n):
@@ -326,7 +326,7 @@ def broken_index(X, place, n):
 
 
 def broken_pointer(X, place, n):
-    # A number within the data would be a pointer like others.
+    # A number up to X.nnz could be a valid pointer.
     X.indptr[place % X.indptr.size] = n if n < 0 or n > X.nnz else 1000
 
 

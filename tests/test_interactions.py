@@ -1,4 +1,4 @@
-"""Sparse rows against dense arithmetic."""
+"""Validation of interactions, and sparse rows compared with dense arithmetic."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def dense(x):
 
 @pytest.fixture
 def matrix():
-    """Rows of weights; rows 2 and 5 are empty."""
+    """Return rows of weights, of which rows 2 and 5 are empty."""
     A = random_array((6, 9), density=0.5, rng=np.random.default_rng(0), dtype=np.float32).toarray()
     A[[2, 5]] = 0
     return A
@@ -69,15 +69,15 @@ def test_sum_over_rows(x, matrix):
 
 
 class OnGPU(torch.Tensor):
-    """A tensor that says that it is on a GPU."""
+    """A tensor whose ``is_cuda`` is true."""
 
     is_cuda = True
 
     def index_add_(self, *_):
-        raise AssertionError("the order of the sum is left open")
+        raise AssertionError("the order of the sum is not defined")
 
 
-def test_sum_has_an_order_on_a_gpu(x):
+def test_the_order_of_a_sum_is_defined_on_a_gpu(x):
     entries = torch.linspace(0, 1, len(x.values))
     zeros = torch.zeros
     with pytest.MonkeyPatch.context() as patch:
@@ -91,10 +91,10 @@ def test_gather_picks_the_stored_entries(x, matrix):
     assert_array_equal(x.gather(scores), scores.numpy()[np.nonzero(matrix)])
 
 
-def test_l2_normalized(x, matrix):
+def test_normalized_rows_have_unit_length(x, matrix):
     lengths = np.sqrt((matrix**2).sum(axis=1, keepdims=True))
     expected = np.divide(matrix, lengths, out=np.zeros_like(matrix), where=lengths > 0)
-    assert_allclose(dense(x.l2_normalized()), expected, rtol=1e-6)
+    assert_allclose(dense(x.normalized()), expected, rtol=1e-6)
 
 
 def test_dropout_drops_whole_entries_and_scales_the_rest():
@@ -103,7 +103,7 @@ def test_dropout_drops_whole_entries_and_scales_the_rest():
     dropped = ones.dropout(p, torch.Generator().manual_seed(0)).values
     kept = dropped > 0
     assert_allclose(dropped[kept], 1 / (1 - p), rtol=1e-6)
-    # 20,000 draws: four standard errors.
+    # Four standard errors of 20,000 draws.
     tolerance = 4 * np.sqrt(p * (1 - p) / 20_000)
     assert kept.float().mean().item() == pytest.approx(1 - p, abs=tolerance)
     assert dropped.mean().item() == pytest.approx(1.0, abs=tolerance / (1 - p))
@@ -160,7 +160,7 @@ def test_product_of_rows_that_are_all_empty():
 
 
 def messy_csr():
-    """Unsorted, with a duplicate, explicit zeros and an empty row."""
+    """Return an unsorted matrix with a duplicate, explicit zeros and an empty row."""
     indptr = np.array([0, 4, 4, 6], dtype=np.int64)
     indices = np.array([2, 0, 2, 1, 3, 0], dtype=np.int64)
     data = np.array([1.0, 7.0, 2.0, 0.0, 0.0, 0.5])
@@ -211,7 +211,7 @@ def test_corrupt_indices_are_refused(kind, container):
         check_structure(corrupt(kind, container))
 
 
-def test_sound_matrices_pass_as_they_are():
+def test_valid_matrices_are_not_changed():
     for X in (messy_csr(), messy_csr().tocsc(), np.eye(2), [[1, 0]], messy_csr().tocoo()):
         check_structure(X)
     X = messy_csr()
@@ -240,7 +240,7 @@ def test_uneven_lists_are_refused():
         Popularity().fit(X)
 
 
-# The lowest number of int32 is below any pointer by more than an int32 holds.
+# The difference of a pointer and the lowest number of int32 exceeds int32.
 @pytest.mark.parametrize("last", [0, -1, -(2**31)])
 def test_pointers_that_decrease_are_refused(last):
     X = csr_array(np.eye(3))
@@ -253,7 +253,7 @@ def test_pointers_that_decrease_are_refused(last):
     "half", [np.uint8(128), np.int8(64), np.int64(2**62), np.uint64(2**63)], ids=repr
 )
 @pytest.mark.parametrize("container", [coo_array, coo_matrix])
-def test_sums_of_what_stands_twice_leave_no_type(container, half):
+def test_sums_of_duplicates_may_exceed_the_type(container, half):
     X = container((np.array([half, half]), ([0, 0], [1, 1])), shape=(1, 3))
     model = Popularity().fit(X)
     assert model.predict(X).tolist() == [[0, 1, 0]]
@@ -265,7 +265,7 @@ def test_sums_of_what_stands_twice_leave_no_type(container, half):
     assert whole.toarray().tolist() == [[0, 2 * float(half), 0]]
 
 
-def test_counts_are_up_to_what_float32_counts():
+def test_counts_above_2_to_the_24_are_refused():
     X = np.array([[2.0**24, 0, 1], [1, 3, 0]])
     model = WMF(2, counts=True, random_state=0).fit(X)
     assert np.isfinite(model.predict(X)).all()
@@ -279,7 +279,7 @@ def test_no_interactions_at_all():
 
 
 def test_one_interaction_in_many_rows():
-    # Its Gram matrices hold denormal numbers, for which LAPACK gives NaN.
+    # Its Gram matrices hold denormal numbers, for which LAPACK returns NaN.
     X = np.zeros((8, 8))
     X[0, 3] = 1
     for seed in range(10):

@@ -1,4 +1,4 @@
-"""Many threads and processes ask one fitted recommender, and get what one gets."""
+"""Many threads and processes that use one fitted recommender get the lists of a single caller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 from skvaecf.datasets import make_interactions
 
 
-def answers(models, X):
+def lists_of(models, X):
     return [model.recommend(X, 5, return_scores=True) for model in models]
 
 
@@ -33,7 +33,7 @@ def test_eight_threads_get_what_one_gets(name, fitted, X):
             assert_all_equal(found, expected)
 
 
-def test_threads_may_fit_estimators_of_their_own(name, fitted, X):
+def test_threads_can_fit_their_own_estimators(name, fitted, X):
     with ThreadPoolExecutor(4) as threads:
         for scores in threads.map(lambda _: make(name).fit(X).predict(X), range(4)):
             assert_array_equal(scores, fitted(name).predict(X))
@@ -44,10 +44,10 @@ def test_processes_get_what_the_parent_gets(method, fitted, X):
     if method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {method} here")
     models = [fitted(name) for name in RECOMMENDERS]
-    expected = answers(models, X)  # the parent has computed before it forks
+    expected = lists_of(models, X)  # the parent has computed before it forks
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(2, mp_context=context) as processes:
-        for found in processes.map(answers, [models] * 2, [X] * 2, timeout=300):
+        for found in processes.map(lists_of, [models] * 2, [X] * 2, timeout=900):
             assert_all_equal(found, expected)
 
 

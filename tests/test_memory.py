@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import seeded
 from torch.profiler import ProfilerActivity, profile
 
 from skvaecf import MultVAE
-from skvaecf.interactions import InteractionBatch
-from skvaecf.likelihoods import LIKELIHOODS
-from skvaecf.modules import FactoredLogits
+from skvaecf.neural import InteractionBatch, likelihood_class
+from skvaecf.neural._layers import FactoredLogits
 
 EXAMPLE = runpy.run_path(str(Path(__file__).parents[1] / "examples/benchmarks/memory.py"))
 MIB = 2**20
 
 
 def peak(task):
-    """Most bytes that tensors, and that arrays and the rest, held at one time, in all."""
+    """Return the most bytes that tensors, and that Python objects, held at one time, added up."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         tracemalloc.start()
         task()
@@ -32,7 +32,7 @@ def peak(task):
     return int(np.cumsum([e.nbytes() for e in events]).max()) + arrays
 
 
-def test_the_peak_is_that_of_what_is_held_at_one_time():
+def test_peak_counts_memory_that_is_held_at_the_same_time():
     def task():
         for _ in range(3):
             a = torch.zeros(MIB)
@@ -46,19 +46,19 @@ def test_the_peak_is_that_of_what_is_held_at_one_time():
 @pytest.mark.parametrize("likelihood", ["multinomial", "bernoulli"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_batch_by_all_items_is_never_held(likelihood, dtype, monkeypatch):
-    monkeypatch.setattr("skvaecf.likelihoods._KEPT", 0)
+    monkeypatch.setattr("skvaecf.neural._likelihoods._KEPT", 0)
     X = EXAMPLE["make_rows"](500, 40_000, 10)
     x = InteractionBatch.from_csr(X)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     h, weight = (torch.randn(s, generator=generator) for s in [(500, 2), (2, 40_000)])
     inputs = [p.requires_grad_() for p in (h, weight, torch.zeros(40_000))]
 
     def step():
         factored = FactoredLogits(h.to(dtype), *inputs[1:])
-        value = LIKELIHOODS[likelihood](factored).log_prob(x)
+        value = likelihood_class(likelihood)(factored).log_prob(x)
         torch.autograd.grad(value.sum(), inputs)
 
-    # 2 million of the 20 million scores are there at a time, with their gradients and copies.
+    # 2 million of the 20 million scores are held at a time, with their gradients and copies.
     assert peak(step) < 4 * 2**21 * dtype.itemsize < 500 * 40_000 * dtype.itemsize
 
 
@@ -72,5 +72,5 @@ def test_fit_and_recommend_stay_within_the_formulas():
         assert of_fit < EXAMPLE["fit_bytes"](n_items, X.nnz, n_parameters)
         of_recommend = 4 * n_parameters + peak(lambda: model.recommend(X))
         assert of_recommend < EXAMPLE["recommend_bytes"](200, 10, X.nnz, n_parameters)
-    # Where the parameters are all that counts there are six copies of them, not seven.
+    # Where the parameters need almost all of the memory there are six copies of them, not seven.
     assert 24 * n_parameters < of_fit < 26 * n_parameters

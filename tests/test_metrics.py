@@ -18,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Binarizer, MinMaxScaler
 
 from skvaecf import Popularity, metrics, recommend, scorers
-from skvaecf.base import BaseRecommender
 from skvaecf.model_selection import UserSplitter, split_interactions
+from skvaecf.neural import BaseRecommender
 from skvaecf.scorers import MultiRankingScorer, RankingScorer
 
 SCORERS = {
@@ -47,8 +47,7 @@ PER_USER = {
 class TinyPopularity(BaseRecommender):
     """Scores popularity times a factor: a negative one recommends the least popular."""
 
-    def __init__(self, factor=1.0):
-        self.factor = factor
+    factor: float = 1.0
 
     def fit(self, X, y=None, sample_weight=None):
         return super().fit(X, y)
@@ -61,8 +60,8 @@ class TinyPopularity(BaseRecommender):
         return lambda X: popularity.repeat(X.shape[0], 1)
 
 
-class Fixed:
-    """Gives the scores it was made with, and keeps what it was asked."""
+class FixedScores:
+    """Predicts given scores for every user, and keeps the rows it was asked for."""
 
     def __init__(self, scores):
         self.scores = np.asarray(scores, dtype=np.float32)
@@ -75,14 +74,14 @@ class Fixed:
 
 @pytest.fixture(scope="module")
 def ratings():
-    """Ratings 1 to 5 of 120 users, popular items more often."""
+    """Return ratings 1 to 5 of 120 users, in which some items are more popular."""
     rng = np.random.default_rng(0)
     present = rng.random((120, 40)) < np.linspace(0.8, 0.05, 40)
     return csr_array(present * rng.integers(1, 6, present.shape))
 
 
 class TestFunctions:
-    # Hits in places 2 and 4 of 5; three items held out.
+    # Three items are held out; two of them are in places 2 and 4 of 5.
     ranked = np.array([[4, 1, 5, 2, 6]])
     heldout = csr_array([[0, 1, 1, 1, 0, 0, 0]])
 
@@ -217,7 +216,7 @@ class TestFunctions:
                 key = measure.replace(".", "_")
                 expected = [results[str(u)][key] for u in range(60)]
                 assert_allclose(function(ranked, csr_array(relevant), k), expected, rtol=1e-6)
-        # trec_eval's map divides by n: where n <= k the cap makes no difference.
+        # The map of trec_eval divides by n. If n <= k, the cap makes no difference.
         few = csr_array(relevant * (relevant.cumsum(axis=1) <= 5))
         assert_array_equal(
             metrics.average_precision(ranked, few, 5),
@@ -225,18 +224,18 @@ class TestFunctions:
         )
 
 
-def test_metrics_of_more_pairs_than_int32_holds():
+def test_more_pairs_than_the_largest_int32():
     n = 70_000
     numbers = np.arange(n + 1, dtype=np.int32)
     heldout = csr_array((np.ones(n), numbers[:-1], numbers), shape=(n, n))
     assert (metrics.ndcg(np.arange(n)[:, None], heldout, 1) == 1).all()
 
 
-@pytest.mark.parametrize("cut", [{"heldout": 0.5}, {"random_state": 3}])
-def test_the_scorer_cuts_as_it_is_told(cut, ratings):
+@pytest.mark.parametrize("cut", [{"test_size": 0.5}, {"random_state": 3}])
+def test_test_size_and_random_state_of_a_scorer(cut, ratings):
     model = TinyPopularity().fit(ratings)
     fold_in, heldout = split_interactions(
-        ratings, cut.get("heldout", 0.2), random_state=cut.get("random_state", 0)
+        ratings, cut.get("test_size", 0.2), random_state=cut.get("random_state", 0)
     )
     ranked = recommend(model, fold_in, 5)
     expected = metrics.ndcg(ranked, heldout, 5)
@@ -244,12 +243,12 @@ def test_the_scorer_cuts_as_it_is_told(cut, ratings):
 
 
 class TestScorer:
-    def test_is_a_value(self):
-        scorer = RankingScorer("ndcg", 20, heldout=0.3, random_state=1, relevance_threshold=3.5)
+    def test_scorers_are_compared_by_value(self):
+        scorer = RankingScorer("ndcg", 20, test_size=0.3, random_state=1, relevance_threshold=3.5)
         assert eval(repr(scorer)) == scorer
         assert hash(copy.deepcopy(scorer)) == hash(scorer)
         assert scorer.at(5) == RankingScorer(
-            "ndcg", 5, heldout=0.3, random_state=1, relevance_threshold=3.5
+            "ndcg", 5, test_size=0.3, random_state=1, relevance_threshold=3.5
         )
         for scorer in [*SCORERS.values(), MultiRankingScorer(tuple(SCORERS.values()))]:
             assert pickle.loads(pickle.dumps(scorer)) == scorer
@@ -262,7 +261,7 @@ class TestScorer:
         [
             {"metric": "auc"},
             {"k": 0},
-            {"heldout": 1.0},
+            {"test_size": 1.0},
             {"random_state": None},
             {"relevance_threshold": -1},
             {"capped": "no"},
@@ -272,23 +271,23 @@ class TestScorer:
         with pytest.raises(ValueError, match=f"'{next(iter(parameters))}' parameter of RankingS"):
             RankingScorer(**{"metric": "ndcg", **parameters})
 
-    def test_true_is_no_length(self):
+    def test_true_is_not_a_valid_k(self):
         with pytest.raises(ValueError, match="k must be an integer of at least 1, got True"):
             RankingScorer("ndcg", True)
 
     @pytest.mark.parametrize("metric", PER_USER)
     def test_with_y_by_hand(self, metric):
-        # Item 0 is seen; 1 and 2 tie and the lower one goes first.
+        # Item 0 is seen. Items 1 and 2 have equal scores, so the lower number comes first.
         X = csr_array([[1, 0, 0, 0, 0]])
         y = csr_array([[0, 0, 2, 1, 0]])
         expected = PER_USER[metric]([[1, 2]], y, 2)
         scorer = RankingScorer(metric, 2)
-        assert scorer(Fixed([9, 5, 5, 1, 2]), X, y) == expected
-        assert scorer(Fixed([9, 5, 5, 1, 2]), X.toarray(), y.toarray()) == expected
-        assert scorer(Fixed([9, 5, 5, 1, 2]), csr_matrix(X), csc_array(y)) == expected
+        assert scorer(FixedScores([9, 5, 5, 1, 2]), X, y) == expected
+        assert scorer(FixedScores([9, 5, 5, 1, 2]), X.toarray(), y.toarray()) == expected
+        assert scorer(FixedScores([9, 5, 5, 1, 2]), csr_matrix(X), csc_array(y)) == expected
 
-    def test_predicts_from_the_raw_rest(self, ratings):
-        model = Fixed(np.arange(40))
+    def test_predicts_from_the_raw_fold_in_rows(self, ratings):
+        model = FixedScores(np.arange(40))
         values = scorers.ndcg_at_k.per_user(model, ratings)
         fold_in, heldout = split_interactions(ratings, random_state=0)
         [asked] = model.asked
@@ -299,12 +298,12 @@ class TestScorer:
         unseen = np.take_along_axis(seen, order, axis=1)
         assert_array_equal(values, metrics.ndcg(np.where(unseen, -1, order), heldout))
 
-    def test_leaves_x_and_y_alone(self):
+    def test_x_and_y_are_not_changed(self):
         X = csr_array(([1.0, 1, 0, 2, 1, 3, 1], [3, 1, 0, 7, 5, 6, 7], [0, 7]), shape=(1, 9))
         y = csr_array(([1.0, 0, 2, 1], [8, 0, 2, 2], [0, 4]), shape=(1, 9))
         copies = [part.copy() for matrix in (X, y) for part in (matrix.data, matrix.indices)]
-        scorers.ndcg_at_k(Fixed(np.arange(9)), X)
-        scorers.ndcg_at_k(Fixed(np.arange(9)), X, y)
+        scorers.ndcg_at_k(FixedScores(np.arange(9)), X)
+        scorers.ndcg_at_k(FixedScores(np.arange(9)), X, y)
         after = [part for matrix in (X, y) for part in (matrix.data, matrix.indices)]
         for before, now in zip(copies, after, strict=True):
             assert_array_equal(before, now)
@@ -318,7 +317,7 @@ class TestScorer:
         assert np.isnan(values[-8:]).all()
         assert scorers.ndcg_at_k(model, more) == pytest.approx(np.nanmean(values))
 
-    def test_nobody_to_score(self, ratings):
+    def test_no_users_to_score(self, ratings):
         model = TinyPopularity().fit(ratings)
         with pytest.warns(UndefinedMetricWarning, match="ndcg@100"):
             assert np.isnan(scorers.ndcg_at_k(model, csr_array((3, 40))))
@@ -326,12 +325,12 @@ class TestScorer:
     def test_everything_seen(self):
         X = csr_array(np.ones((2, 6)))
         for scorer in SCORERS.values():
-            assert scorer(Fixed(np.arange(6)), X, X) == 0
+            assert scorer(FixedScores(np.arange(6)), X, X) == 0
 
     def test_relevance_threshold_is_strict(self):
         X, y = csr_array([[1, 0, 0, 0]]), csr_array([[0, 3, 4, 5]])
         recall = RankingScorer("recall", 1, capped=False)
-        model = Fixed([0, 1, 3, 2])
+        model = FixedScores([0, 1, 3, 2])
         shares = [1 / 3, 1 / 2, 0]
         for threshold, share in zip([0, 3, 4], shares, strict=True):
             scorer = RankingScorer("recall", 1, capped=False, relevance_threshold=threshold)
@@ -348,12 +347,12 @@ class TestScorer:
     @pytest.mark.parametrize("y", [[0, 1, 0], np.ones((3, 5)), csr_array(np.ones((2, 4)))])
     def test_wrong_y(self, y):
         with pytest.raises(ValueError, match="y must hold"):
-            scorers.ndcg_at_k(Fixed(np.arange(4)), np.ones((3, 4)), y)
+            scorers.ndcg_at_k(FixedScores(np.arange(4)), np.ones((3, 4)), y)
 
     @pytest.mark.parametrize("value", [np.nan, -1])
     def test_wrong_values_in_y(self, value):
         with pytest.raises(ValueError, match="y"):
-            scorers.ndcg_at_k(Fixed(np.arange(3)), np.ones((1, 3)), np.array([[0, 1, value]]))
+            scorers.ndcg_at_k(FixedScores(np.arange(3)), np.ones((1, 3)), np.array([[0, 1, value]]))
 
     @pytest.mark.parametrize("library", ["pandas", "polars"])
     def test_frames_keep_their_columns(self, library, ratings):
@@ -378,7 +377,7 @@ class TestScorer:
         assert "recall@5" in values
         assert "map@100_uncapped" in values
         assert RankingScorer("ndcg", 5, relevance_threshold=3.5).name == "ndcg@5_above_3.5"
-        once = Fixed(np.arange(40))
+        once = FixedScores(np.arange(40))
         MultiRankingScorer(several)(once, ratings)
         assert len(once.asked) == 1
 
@@ -393,12 +392,12 @@ class TestScorer:
             scorers.ndcg_at_k,
         ],
     )
-    def test_several_that_do_not_fit(self, several):
+    def test_scorers_that_cannot_be_combined(self, several):
         with pytest.raises(ValueError, match="scorers must"):
             MultiRankingScorer(several)
 
 
-def test_scikit_learns_displays_know_the_name_of_a_scorer():
+def test_scorers_have_a_name_for_scikit_learns_displays():
     assert scorers.ndcg_at_k.__name__ == scorers.ndcg_at_k.name == "ndcg@100"
     assert RankingScorer.__name__ == "RankingScorer"
 
@@ -472,7 +471,7 @@ class TestInScikitLearn:
         assert relevant.nnz < heldout.nnz
         for number, threshold in enumerate(thresholds["binarizer__threshold"]):
             model = TinyPopularity().fit(ratings[train] > threshold)
-            # Seen is what the raw rest holds, low ratings too.
+            # The items of the raw fold-in rows count as seen, also those with a low rating.
             expected = metrics.recall(model.recommend(fold_in, 10), relevant, 10)
             found = search.cv_results_["split0_test_score"][number]
             assert found == pytest.approx(np.nanmean(expected), abs=1e-15)
@@ -504,11 +503,11 @@ class TestInScikitLearn:
 
 
 def longest_number(ranked, heldout, k):
-    """Metric of ones own: the largest item number of each list."""
+    """Return the largest item number of each list."""
     return ranked[:, :k].max(axis=1).astype(float)
 
 
-def test_a_metric_of_ones_own(X):
+def test_a_custom_metric(X):
     scorer = RankingScorer(longest_number, k=3)
     assert scorer.name == "longest_number@3"
     model = Popularity().fit(X)

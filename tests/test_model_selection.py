@@ -72,7 +72,7 @@ class TestSplitInteractions:
             lambda X: X.astype(np.uint8),
         ],
     )
-    def test_depends_on_no_format(self, convert):
+    def test_the_format_does_not_matter(self, convert):
         X = interactions(n_users=30)
         fold_in, heldout = split_interactions(X, random_state=3)
         other_fold_in, other_heldout = split_interactions(convert(X), random_state=3)
@@ -103,7 +103,7 @@ class TestSplitInteractions:
         assert not same(split_interactions(X)[1], split_interactions(X)[1])
 
     def test_uniform_and_independent(self):
-        # 4000 rows of 20 items each: 10 shared ones and 10 of a row's own choice.
+        # 4000 rows of 20 items each: 10 items that all rows have and 10 random ones.
         rng = np.random.default_rng(0)
         n = 4000
         own = 10 + rng.permuted(np.tile(np.arange(90), (n, 1)), axis=1)[:, :10]
@@ -116,10 +116,11 @@ class TestSplitInteractions:
         np.testing.assert_allclose(first.mean(axis=0), 0.2, atol=five_sigma)
         own_share = held[0][:, 10:].sum(axis=0) / (X.toarray()[:, 10:].sum(axis=0))
         np.testing.assert_allclose(own_share, 0.2, atol=five_sigma * 3)
-        # Drawing 4 of 20 without replacement, two items go together with 4 * 3 / (20 * 19).
+        # Of 20 items, 4 are held out. Two given items are both among them with probability
+        # 4 * 3 / (20 * 19).
         together = (first.T @ first / n)[np.triu_indices(10, 1)]
         np.testing.assert_allclose(together, 12 / 380, atol=5 * np.sqrt(12 / 380 / n))
-        # Seeds, and neighbouring rows that share items, are independent: 0.2 * 0.2.
+        # Two seeds, or two rows with the same items, are independent: 0.2 * 0.2.
         tolerance = 5 * np.sqrt(0.04 * 0.96 / n)
         np.testing.assert_allclose((first * second).mean(axis=0), 0.04, atol=tolerance)
         np.testing.assert_allclose((first[1:] * first[:-1]).mean(axis=0), 0.04, atol=tolerance)
@@ -141,8 +142,8 @@ class TestSplitInteractions:
         assert fold_in.nnz == heldout.nnz == 0
 
 
-def test_the_cut_is_that_of_every_release():
-    # Published figures, checkpoints and scores depend on it.
+def test_the_held_out_items_never_change():
+    # Published figures, checkpoints and scores depend on them.
     _, heldout = split_interactions(np.triu(np.ones((2, 20))), 0.3, random_state=0)
     items = [sorted(heldout[[u]].indices.tolist()) for u in (0, 1)]
     assert items == [[1, 3, 4, 10, 12, 18], [5, 7, 12, 13, 14]]
@@ -240,7 +241,7 @@ class TestUserSplitter:
 
 
 def notebook(frame, n_heldout, seed=98765):
-    """Steps of the authors' preprocessing on a long frame (user, item), written anew."""
+    """Return the result of the authors' preprocessing of a long frame (user, item)."""
     import pandas as pd
 
     users = np.asarray(frame.groupby("user").size().index)
@@ -283,7 +284,7 @@ class TestStrongGeneralizationSplit:
 
     @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.float32])
     @pytest.mark.parametrize("n_heldout", [1, 30])
-    def test_is_the_notebook(self, n_heldout, dtype):
+    def test_the_result_is_that_of_the_authors_notebook(self, n_heldout, dtype):
         pd = pytest.importorskip("pandas")
         rng = np.random.default_rng(0)
         n_users, n_items = 150, 2000
@@ -331,7 +332,7 @@ class TestStrongGeneralizationSplit:
         assert 0 in expected
 
     def test_the_size_of_the_cut_is_truncated_as_the_authors_do(self):
-        # 0.29 * 100 is 28.999999999999996, which split_interactions takes for 29.
+        # 0.29 * 100 is 28.999999999999996, which split_interactions rounds to 29.
         data = strong_generalization_split(np.ones((5, 100)), 1, test_size=0.29)
         assert data.validation_heldout.nnz == data.test_heldout.nnz == 28
 

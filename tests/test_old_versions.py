@@ -1,10 +1,11 @@
-"""Files of ``save`` that earlier releases wrote are loaded, and score as they did.
+"""Files that earlier releases have saved can be loaded, and the models have the same scores.
 
-``python tests/test_old_versions.py`` writes those of a new release, once.
+``python tests/test_old_versions.py`` writes the files of a new release. It is run once per release.
 """
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,10 @@ FILES = sorted(FOLDER.glob("*/*.safetensors"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_models_of_earlier_releases_score_as_they_did(path):
-    known = np.load(path.parent / "scores.npz")
+    saved = np.load(path.parent / "scores.npz")
     model = skvaecf.load(path)
     assert type(model).__name__ == path.stem
-    assert_allclose(model.predict(known["X"]), known[path.stem], rtol=1e-4, atol=1e-5)
+    assert_allclose(model.predict(saved["X"]), saved[path.stem], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -39,7 +40,7 @@ def test_this_version_has_its_files():
 
 
 def write(folder: Path) -> None:
-    """Save every recommender, and what it makes of some users."""
+    """Save every recommender, and its scores for some users."""
     folder.mkdir()
     X = make_interactions(40, 16, n_blocks=2, noise=0.3, random_state=0).toarray()
     scores = {"X": X[:5].astype(np.uint8)}
@@ -51,4 +52,5 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
     write(FOLDER / skvaecf.__version__)

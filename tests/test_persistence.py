@@ -1,4 +1,4 @@
-"""Files of fitted estimators: the same predictions in a new process, and no trust in a file."""
+"""Files of fitted estimators: a loaded model predicts the same, and no file is trusted."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import os
 import pickle
 import stat
-import subprocess
-import sys
 import uuid
 import warnings
 from pathlib import Path
@@ -16,13 +14,21 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from conftest import CASES, LATENT_RECOMMENDERS, RECOMMENDERS, make
+from conftest import (
+    CASES,
+    LATENT_RECOMMENDERS,
+    NEURAL_RECOMMENDERS,
+    RECOMMENDERS,
+    make,
+    naming,
+    run_python,
+)
+from frames import LOG, columns_of, frame_of
 from numpy.testing import assert_array_equal
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from test_encoding import LOG, columns_of, frame_of
 
 import skvaecf
 from skvaecf import (
@@ -38,9 +44,12 @@ from skvaecf import (
 )
 from skvaecf.persistence import _restore
 
+# Models whose files hold a dense matrix, a sparse matrix, and the parameters of a network.
+KINDS_OF_FILES = ["EASE", "ItemKNN", "MultVAE"]
+
 
 def same(a, b):
-    """Whether two values are equal, in type and to the bit."""
+    """Return whether two values are equal, in type and to the bit."""
     if type(a) is not type(b):
         return False
     if isinstance(a, np.ndarray):
@@ -67,11 +76,11 @@ def reload(model, folder):
     return skvaecf.load(saved(model, folder))
 
 
-# --- what is saved comes back
+# --- save and load
 
 
-def test_nothing_is_pickled(name, fitted, tmp_path, monkeypatch):
-    model = fitted(name)
+def test_nothing_is_pickled(fitted, tmp_path, monkeypatch):
+    models = {name: fitted(name) for name in RECOMMENDERS}
 
     def refuse(*_, **__):
         raise AssertionError("a pickle")
@@ -80,12 +89,16 @@ def test_nothing_is_pickled(name, fitted, tmp_path, monkeypatch):
         monkeypatch.setattr(pickle, function, refuse)
     for function in ("load", "save"):
         monkeypatch.setattr(torch, function, refuse)
-    assert same(reload(model, tmp_path).__getstate__(), model.__getstate__())
+    for name, model in models.items():
+        with naming(name):
+            assert same(reload(model, tmp_path).__getstate__(), model.__getstate__())
 
 
-def test_everything_comes_back(name, fitted, X, tmp_path):
+def test_everything_comes_back(name, fitted, X, tmp_path, unchanged):
     model = fitted(name)
+    check = unchanged(model)
     loaded = reload(model, tmp_path)
+    check()
     assert type(loaded) is type(model)
     assert same(loaded.get_params(), model.get_params())
     assert same(loaded.__getstate__(), model.__getstate__())
@@ -121,19 +134,12 @@ def test_predictions_are_the_same_in_a_new_process(fitted, X, tmp_path):
     np.save(tmp_path / "X.npy", X.toarray())
     for name in RECOMMENDERS:
         fitted(name).save(tmp_path / name)
-    root = str(Path(skvaecf.__file__).parents[1])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tmp_path), *RECOMMENDERS],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    assert done.returncode == 0, done.stderr
+    run_python(LOAD, str(tmp_path), *RECOMMENDERS)
     for name in RECOMMENDERS:
         assert_array_equal(np.load(tmp_path / f"{name}.npy"), fitted(name).predict(X), name)
 
 
+@pytest.mark.parametrize("name", KINDS_OF_FILES)
 def test_names_of_features_come_back(name, X, tmp_path):
     pd = pytest.importorskip("pandas")
     names = [f"Füße {i}" if i % 2 else "" for i in range(24)]
@@ -152,11 +158,13 @@ def test_a_loaded_model_can_be_fitted_again(name, fitted, X, tmp_path):
     )
 
 
-def test_a_loaded_model_can_be_saved_again(name, fitted, tmp_path):
-    path = saved(fitted(name), tmp_path)
-    content = path.read_bytes()
-    skvaecf.load(path).save(path)
-    assert path.read_bytes() == content
+def test_a_loaded_model_is_saved_as_the_same_bytes(fitted, tmp_path):
+    for name in RECOMMENDERS:
+        with naming(name):
+            path = saved(fitted(name), tmp_path)
+            content = path.read_bytes()
+            skvaecf.load(path).save(path)
+            assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize(
@@ -178,13 +186,13 @@ def test_parameters_that_are_objects(changes, X, tmp_path):
     assert_array_equal(loaded.predict(X), model.predict(X))
 
 
-def test_warm_start_goes_on_after_load(neural, X, tmp_path):
-    model = make(neural, warm_start=True).fit(X)
+def test_warm_start_after_load(neural_kind, X, tmp_path):
+    model = make(neural_kind, warm_start=True).fit(X)
     loaded = reload(model, tmp_path)
     assert_array_equal(loaded.fit(X).predict(X), model.fit(X).predict(X))
 
 
-def test_numbers_that_json_does_not_have(fitted, tmp_path):
+def test_nan_and_infinity_come_back(fitted, tmp_path):
     model = make("MultVAE")
     model.__setstate__(fitted("MultVAE").__getstate__())
     model.history_ = [{"a": float("nan"), "b": float("inf"), "c": -float("inf"), "d": 0.1 + 0.2}]
@@ -211,16 +219,18 @@ def test_arrays_of_all_layouts(dtype, tmp_path):
         assert extra.flags.writeable
 
 
-def test_what_was_on_a_device_that_is_not_here_is_on_the_cpu(neural, fitted, X, tmp_path):
-    model = make(neural)
-    model.__setstate__(fitted(neural).__getstate__())
-    loaded = reload(model.set_params(device="cuda:7"), tmp_path)
-    assert loaded.device == "cuda:7"
-    assert {p.device.type for p in loaded.network_.parameters()} == {"cpu"}
-    assert_array_equal(loaded.predict(X), fitted(neural).predict(X))
+def test_what_was_on_a_device_that_is_not_here_is_on_the_cpu(fitted, X, tmp_path):
+    for name in NEURAL_RECOMMENDERS:
+        with naming(name):
+            model = make(name)
+            model.__setstate__(fitted(name).__getstate__())
+            loaded = reload(model.set_params(device="cuda:7"), tmp_path)
+            assert loaded.device == "cuda:7"
+            assert {p.device.type for p in loaded.network_.parameters()} == {"cpu"}
+            assert_array_equal(loaded.predict(X), fitted(name).predict(X))
 
 
-def test_a_model_that_holds_others(fitted, X, tmp_path):
+def test_a_model_that_holds_other_models(fitted, X, tmp_path):
     model = Popularity().fit(X)
     model.others_ = [fitted("SLIM"), (fitted("MultVAE"),), {"unfitted": make("MultDAE")}]
     slim, (vae,), unfitted = reload(model, tmp_path).others_
@@ -230,6 +240,7 @@ def test_a_model_that_holds_others(fitted, X, tmp_path):
     assert not hasattr(unfitted["unfitted"], "network_")
 
 
+@pytest.mark.parametrize("name", KINDS_OF_FILES)
 def test_a_memory_mapped_model_can_be_saved(name, fitted, X, tmp_path):
     joblib.dump(fitted(name), tmp_path / "pickle")
     model = joblib.load(tmp_path / "pickle", mmap_mode="r")
@@ -276,31 +287,26 @@ def test_dates(dtype, tmp_path):
 # --- writing
 
 
-def test_the_file_is_open_to_others(fitted, tmp_path):
+def test_the_file_can_be_read_without_skvaecf(fitted, tmp_path):
     path = saved(fitted("SLIM"), tmp_path)
     tensors = load_file(path)
     assert sorted(tensors) == [f"item_similarity_.{n}" for n in ("data", "indices", "indptr")]
     with safe_open(path, framework="numpy") as file:
         description = json.loads(file.metadata()["skvaecf"])
-    assert description["format"] == 1
+    assert description["format"] == 2
     assert description["version"] == skvaecf.__version__
     assert description["model"]["estimator"][0] == "SLIM"
     assert description["model"]["estimator"][1]["l1"] == CASES["SLIM"].cheap["l1"]
 
 
-def test_pickles_tell_of_which_version_they_are(name, fitted, X):
+@pytest.mark.parametrize("name", KINDS_OF_FILES)
+def test_pickles_hold_their_version(name, fitted, X):
     state = fitted(name).__getstate__()
     assert state["_skvaecf_version"] == skvaecf.__version__
     other = clone(fitted(name))
     with pytest.warns(UserWarning, match=r"of skvaecf 0\.0 is unpickled by"):
         other.__setstate__(state | {"_skvaecf_version": "0.0"})
     assert_array_equal(other.predict(X), fitted(name).predict(X))
-
-
-def test_saving_changes_nothing(name, fitted, tmp_path, unchanged):
-    check = unchanged(fitted(name))
-    saved(fitted(name), tmp_path)
-    check()
 
 
 def test_a_failed_save_leaves_the_old_file(fitted, tmp_path, monkeypatch):
@@ -345,24 +351,25 @@ def test_paths(fitted, tmp_path, monkeypatch):
         fitted("Popularity").save(tmp_path / "absent" / "model")
 
 
-def test_unfitted(name, tmp_path):
-    with pytest.raises(NotFittedError):
-        make(name).save(tmp_path / "model")
+def test_unfitted_models_are_not_saved(tmp_path):
+    for name in RECOMMENDERS:
+        with naming(name), pytest.raises(NotFittedError):
+            make(name).save(tmp_path / "model")
     assert not list(tmp_path.iterdir())
 
 
-class Mine(Popularity):
+class Custom(Popularity):
     pass
 
 
-def renamed():
-    class EASE(Popularity):  # of the name of one of ours
+def of_the_same_name():
+    class EASE(Popularity):
         pass
 
     return EASE()
 
 
-@pytest.mark.parametrize("model", [Mine(), renamed()])
+@pytest.mark.parametrize("model", [Custom(), of_the_same_name()])
 def test_only_classes_of_the_package_are_saved(model, X, tmp_path):
     with pytest.raises(ValueError, match=f"The estimator is a .*{type(model).__name__}, which can"):
         model.fit(X).save(tmp_path / "model")
@@ -390,6 +397,14 @@ def test_what_cannot_be_saved_is_named(value, X, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_two_arrays_of_one_name(tmp_path):
+    model = Popularity().fit(np.eye(3))
+    model.extra_ = {"a.b": np.zeros(1), "a": {"b": np.ones(1)}}
+    with pytest.raises(ValueError, match=r"Two arrays would be saved by the name 'extra_\.a\.b'"):
+        model.save(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("ids", [[b"a", b"b"], [uuid.UUID(int=1), uuid.UUID(int=2)]])
 def test_ids_that_cannot_be_saved(ids, tmp_path):
     encoder = InteractionEncoder().fit({"user": ids, "item": [1, 2]})
@@ -403,7 +418,7 @@ def test_ids_that_cannot_be_saved(ids, tmp_path):
 
 @pytest.fixture
 def tamper(fitted, tmp_path):
-    """Give a function that saves a model and writes the file anew, changed."""
+    """Return a function that saves a model and writes the file again with a change."""
 
     def write(name, change):
         path = saved(fitted(name), tmp_path)
@@ -423,19 +438,23 @@ def refused(path, message):
     assert str(path) in str(raised.value)
 
 
-def test_a_file_written_anew_without_a_change_is_loaded(name, fitted, tamper, X):
+@pytest.mark.parametrize("name", KINDS_OF_FILES)
+def test_a_file_written_again_without_a_change_is_loaded(name, fitted, tamper, X):
     model = skvaecf.load(tamper(name, lambda description, tensors: None))
     assert_array_equal(model.predict(X), fitted(name).predict(X))
 
 
-def test_a_file_cut_anywhere(name, fitted, tmp_path):
-    path = saved(fitted(name), tmp_path)
-    content = path.read_bytes()
-    for length in (0, 1, 7, 8, 9, 200, len(content) // 2, len(content) - 1):
-        path.write_bytes(content[:length])
-        refused(path, "cannot be loaded")
-    path.write_bytes(content + b"\0")
-    refused(path, "cannot be loaded")
+def test_a_file_cut_anywhere(fitted, tmp_path):
+    for name in RECOMMENDERS:
+        path = saved(fitted(name), tmp_path)
+        content = path.read_bytes()
+        for length in (0, 1, 7, 8, 9, 200, len(content) // 2, len(content) - 1):
+            with naming((name, length)):
+                path.write_bytes(content[:length])
+                refused(path, "cannot be loaded")
+        with naming((name, "a byte more")):
+            path.write_bytes(content + b"\0")
+            refused(path, "cannot be loaded")
 
 
 def test_other_files(tmp_path, fitted):
@@ -454,11 +473,12 @@ def test_other_files(tmp_path, fitted):
         skvaecf.load(tmp_path)
 
 
-def test_a_newer_format(tamper):
+@pytest.mark.parametrize("number", [1, 3])
+def test_another_format(tamper, number):
     def change(description, tensors):
-        description.update(format=2, version="9.1.0")
+        description.update(format=number, version="9.1.0")
 
-    refused(tamper("EASE", change), r"format 2 of skvaecf '9\.1\.0'; this is skvaecf")
+    refused(tamper("EASE", change), rf"format {number} of skvaecf '9\.1\.0'; this is skvaecf")
 
 
 @pytest.mark.parametrize(
@@ -482,7 +502,7 @@ def test_another_class(tamper):
 @pytest.mark.parametrize(
     "value", [5, [1], None, {"tuple": []}, {"value": ["VampPrior", {"n_pseudo_inputs": 5}]}]
 )
-def test_what_is_no_estimator(tamper, value):
+def test_a_file_without_an_estimator(tamper, value):
     def change(description, tensors):
         description["model"] = value
         tensors.clear()
@@ -492,6 +512,7 @@ def test_what_is_no_estimator(tamper, value):
     refused(tamper("EASE", change), "it holds a dict instead of an estimator")
 
 
+@pytest.mark.parametrize("name", KINDS_OF_FILES)
 def test_missing_and_extra_tensors(name, tamper):
     def drop(description, tensors):
         del tensors[max(tensors)]
@@ -500,11 +521,17 @@ def test_missing_and_extra_tensors(name, tamper):
     def add(description, tensors):
         tensors["extra"] = np.zeros(1)
 
-    refused(tamper(name, drop), "it lacks the tensors")
+    def describe_twice(description, tensors):
+        learned = description["model"]["estimator"][2]
+        learned["extra_"] = {"array": next(arrays_of(learned))}
+
+    refused(tamper(name, drop), "it lacks the tensor '.*' or describes it twice")
+    refused(tamper(name, describe_twice), "it lacks the tensor '.*' or describes it twice")
     refused(tamper(name, add), r"tensors that it does not describe: \['extra'\]")
 
 
-def test_wrong_shapes_and_types_are_seen_by_the_description(name, tamper):
+@pytest.mark.parametrize("name", KINDS_OF_FILES)
+def test_shapes_and_types_are_compared_with_the_description(name, tamper):
     def reshape(description, tensors):
         key = max(tensors, key=lambda key: tensors[key].size)
         tensors[key] = tensors[key].ravel()[:-1]
@@ -518,7 +545,7 @@ def test_wrong_shapes_and_types_are_seen_by_the_description(name, tamper):
 
 
 def arrays_of(node):
-    """All descriptions of arrays."""
+    """Yield all descriptions of arrays."""
     if isinstance(node, dict) and "array" in node:
         yield node["array"]
     elif isinstance(node, (dict, list)):
@@ -527,7 +554,7 @@ def arrays_of(node):
 
 
 def change_all(change):
-    """Change each tensor and its description alike."""
+    """Return a function that changes each tensor and its description in the same way."""
 
     def both(description, tensors):
         for array in arrays_of(description):
@@ -537,26 +564,27 @@ def change_all(change):
     return both
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda a: a[:-1],
-        lambda a: a[..., :-1],
-        lambda a: a[None],
-        lambda a: np.repeat(a, 2, axis=-1),
-    ],
-)
-def test_wrong_shapes_are_seen_by_a_try(name, change, tamper, fitted, X):
-    path = tamper(name, change_all(change))
-    if name == "Popularity" and change(np.zeros(24)).shape == (1, 24):
-        # Means the same.
-        assert_array_equal(skvaecf.load(path).predict(X), fitted(name).predict(X))
-    elif name == "WMF" and change(fitted(name).item_factors_).shape[0] == 24:
-        # Factors of another width are a model, too: one whose n_components was set after its fit.
-        width = change(fitted(name).item_factors_).shape[1]
-        assert skvaecf.load(path).transform(X).shape == (X.shape[0], width)
-    else:
-        refused(path, "cannot be loaded")
+CHANGES_OF_SHAPE = {
+    "a row less": lambda a: a[:-1],
+    "a column less": lambda a: a[..., :-1],
+    "a dimension more": lambda a: a[None],
+    "twice the columns": lambda a: np.repeat(a, 2, axis=-1),
+}
+
+
+def test_arrays_that_do_not_fit_together_are_refused(name, tamper, fitted, X):
+    for changed, change in CHANGES_OF_SHAPE.items():
+        with naming(changed):
+            path = tamper(name, change_all(change))
+            if name == "Popularity" and changed == "a dimension more":
+                # Counts of shape (1, n_items) mean the same.
+                assert_array_equal(skvaecf.load(path).predict(X), fitted(name).predict(X))
+            elif name == "WMF" and changed in ("a column less", "twice the columns"):
+                # Factors of another width are the model of another n_components.
+                width = change(fitted(name).item_factors_).shape[1]
+                assert skvaecf.load(path).transform(X).shape == (X.shape[0], width)
+            else:
+                refused(path, "cannot be loaded")
 
 
 def test_wrong_indices_of_a_sparse_matrix(tamper):
@@ -574,29 +602,31 @@ def test_wrong_indices_of_a_sparse_matrix(tamper):
         refused(tamper(name, change), "ind")
 
 
-@pytest.mark.parametrize("n_items", [0, -1, 12, 25, 10**9, 2.5, "24", None, True])
-def test_wrong_number_of_items(name, n_items, tamper):
-    def change(description, tensors):
-        description["model"]["estimator"][2]["n_features_in_"] = n_items
+def test_wrong_number_of_items(name, tamper):
+    for n_items in (0, -1, 12, 25, 10**9, 2.5, "24", None, True):
 
-    refused(tamper(name, change), "cannot be loaded")
+        def change(description, tensors, n_items=n_items):
+            description["model"]["estimator"][2]["n_features_in_"] = n_items
 
+        with naming(repr(n_items)):
+            refused(tamper(name, change), "cannot be loaded")
 
-def test_no_number_of_items(name, tamper):
-    def change(description, tensors):
+    def drop(description, tensors):
         del description["model"]["estimator"][2]["n_features_in_"]
 
-    refused(tamper(name, change), "cannot be loaded, it is damaged: AttributeError")
+    refused(tamper(name, drop), "cannot be loaded, it is damaged: AttributeError")
 
 
-def test_unknown_parameters_are_refused(name, tamper):
+def test_unknown_parameters_are_refused(tamper):
     def add(description, tensors):
         description["model"]["estimator"][1]["unknown"] = 1
 
-    refused(tamper(name, add), rf"{name} has no parameters \['unknown'\]")
+    for name in RECOMMENDERS:
+        with naming(name):
+            refused(tamper(name, add), rf"{name} has no parameters \['unknown'\]")
 
 
-def test_a_parameter_that_came_later_takes_its_default(tamper):
+def test_a_parameter_that_was_added_later_has_its_default(tamper):
     def drop(description, tensors):
         del description["model"]["estimator"][1]["l2"]
 
@@ -673,13 +703,13 @@ def test_malformed_nodes(tamper, node):
     refused(tamper("EASE", change), "cannot be loaded")
 
 
-def test_numbers_that_are_no_json(fitted, tmp_path):
+def test_numbers_that_json_does_not_allow(fitted, tmp_path):
     path = saved(fitted("EASE"), tmp_path)
     tensors = load_file(path)
     with safe_open(path, framework="numpy") as file:
         text = file.metadata()["skvaecf"].replace('"l2": 5.0', '"l2": Infinity')
     save_file(tensors, path, {"skvaecf": text})
-    refused(path, "Infinity is no JSON")
+    refused(path, "Infinity is not valid JSON")
 
 
 @pytest.mark.parametrize("ends", [[3, 2], [1, 9], [-1, 2], [1]])
@@ -737,7 +767,7 @@ def test_any_changed_bit_of_the_header_is_an_error_or_a_model(model, X, tmp_path
     assert loaded < 100
 
 
-# --- skops, the other file without pickles
+# --- skops, which writes no pickles either
 
 
 def test_skops(name, fitted, X):
@@ -756,5 +786,5 @@ def test_skops_of_a_model_with_a_prior(X):
     model = MultVAE(4, prior=VampPrior(3), device="cpu", max_epochs=1, random_state=0).fit(X)
     content = io.dumps(model)
     trusted = io.get_untrusted_types(data=content)
-    assert trusted == ["skvaecf.latent.VampPrior", "skvaecf.recommenders.mult_vae.MultVAE"]
+    assert trusted == ["skvaecf.neural._latent.VampPrior", "skvaecf.recommenders.mult_vae.MultVAE"]
     assert_array_equal(io.loads(content, trusted=trusted).predict(X), model.predict(X))

@@ -4,6 +4,7 @@ import sys
 import matplotlib as mpl
 import numpy as np
 import pytest
+from conftest import naming
 from scipy.sparse import csr_array
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
@@ -50,12 +51,12 @@ def models(X):
     return {"EASE": EASE(l2=10).fit(X[:120]), "popular": Popularity().fit(X[:120])}
 
 
-def test_matplotlib_is_imported_when_something_is_drawn():
+def test_matplotlib_is_imported_only_to_draw():
     code = (
         "import sys; from skvaecf import RankingCurveDisplay, TrainingHistoryDisplay;"
         "assert 'matplotlib' not in sys.modules;"
         "import matplotlib; matplotlib.use('Agg');"
-        "TrainingHistoryDisplay([{'iter': 1, 'objective': 1.0}]).plot();"
+        "TrainingHistoryDisplay([{'epoch': 1, 'objective': 1.0}]).plot();"
         "assert 'matplotlib.pyplot' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -83,11 +84,11 @@ def test_history_of_an_estimator(X):
         display.lines_["validation_ndcg"].get_ydata(),
         [record["validation_ndcg"] for record in model.history_],
     )
-    sweeps = WMF(4, max_iter=3, random_state=0).fit(X)
-    assert list(TrainingHistoryDisplay.from_estimator(sweeps).lines_) == ["objective"]
+    model = WMF(4, max_epochs=3, random_state=0).fit(X)
+    assert list(TrainingHistoryDisplay.from_estimator(model).lines_) == ["objective"]
 
 
-def test_history_on_axes_of_the_caller():
+def test_history_on_given_axes():
     figure, axes = plt.subplots(2, 1)
     display = TrainingHistoryDisplay(HISTORY, name="A model").plot(ax=axes)
     assert display.figure_ is figure
@@ -109,14 +110,13 @@ def test_history_has_as_many_axes_as_figures():
 def test_history_errors(X):
     with pytest.raises(NotFittedError):
         TrainingHistoryDisplay.from_estimator(WMF())
-    with pytest.raises(TypeError, match="history_, which Popularity has not"):
+    with pytest.raises(TypeError, match="must have history_, which Popularity does not have"):
         TrainingHistoryDisplay.from_estimator(Popularity().fit(X))
-    with pytest.raises(ValueError, match=r"figures must be among .*got \['seconds'\]"):
-        TrainingHistoryDisplay(HISTORY).plot(figures=["seconds"])
-    with pytest.raises(ValueError, match="figures must be a list of names, got 'validation_ndcg'"):
-        TrainingHistoryDisplay(HISTORY).plot(figures="validation_ndcg")
-    with pytest.raises(ValueError, match="figures"):
-        TrainingHistoryDisplay(HISTORY).plot(figures=[])
+    for figures in (["seconds"], "validation_ndcg", []):
+        message = r"figures must be a list of names in \['autoencoder_loss', 'validation_ndcg'\]"
+        with naming(figures), pytest.raises(ValueError, match=message) as raised:
+            TrainingHistoryDisplay(HISTORY).plot(figures=figures)
+        assert str(raised.value).endswith(f"got {figures!r}.")
     with pytest.raises(ValueError, match="ax must have 2 axes"):
         TrainingHistoryDisplay(HISTORY).plot(ax=plt.subplots()[1])
     with pytest.raises(ValueError, match="history must hold one epoch"):
@@ -148,7 +148,7 @@ def test_curves_of_lists_by_hand():
     display = RankingCurveDisplay.from_predictions(
         ranked, heldout, scorer=recall_at_k, k_values=[1, 2, 3], name="mine"
     )
-    # Per user: 1, 1/2, 1 and 0, 1, 1; the third has nothing held out.
+    # Recall at 1, 2, 3: 1, 1/2, 1 and 0, 1, 1. The third user has no held-out items.
     np.testing.assert_allclose(display.curves["mine"].mean, [0.5, 0.75, 1])
     np.testing.assert_allclose(display.curves["mine"].standard_error, [0.5, 0.25, 0])
     assert display.ax_.get_ylabel() == "recall@k"
@@ -177,7 +177,7 @@ def test_one_estimator_is_named_by_its_class_and_may_be_a_pipeline(X, models):
     np.testing.assert_array_equal(of_pipeline.curves["Pipeline"].mean, display.curves["EASE"].mean)
 
 
-def test_bands_are_as_wide_as_asked_for(X, models):
+def test_width_of_the_bands(X, models):
     def heights(error_band):
         display = RankingCurveDisplay.from_estimator(
             models["EASE"], X[120:], k_values=[5, 10], error_band=error_band
@@ -195,7 +195,7 @@ def test_bands_are_as_wide_as_asked_for(X, models):
     assert heights(None) == 0
 
 
-def test_curves_on_axes_of_the_caller(X, models):
+def test_curves_on_given_axes(X, models):
     figure, ax = plt.subplots()
     display = RankingCurveDisplay.from_estimator(
         models, X[120:], k_values=[5, 10], ax=ax, linestyle="--"
@@ -228,7 +228,7 @@ PER_USER = {  # of four users, the last with nothing held out
 
 
 def dots(panel):
-    """Rows, means and ends of the bars of the dark and of the pale dots."""
+    """Yield rows, means and ends of the bars, of the dark and then of the pale dots."""
     for dark_or_pale in panel.containers:
         points, _, bars = dark_or_pale
         segments = bars[0].get_segments() if bars else []
@@ -241,13 +241,14 @@ def test_benchmark_by_hand():
     assert display.models_ == ["good", "worse", "mixed"]
     assert [ax.get_title() for ax in display.axes_] == ["NDCG@20", "recall@5", "fit, seconds"]
     assert [text.get_text() for text in display.axes_[0].get_yticklabels()] == display.models_
-    # "worse" is behind "good" by 0.1 for each user, hence pale, though the bars overlap; "mixed"
-    # is behind by 0.2, -0.3 and 0.4, hence not told apart.
+    # "worse" has 0.1 less than "good" for each user: it is pale, although the bars overlap. The
+    # differences of "mixed" are 0.2, -0.3 and 0.4, whose mean is within 1.96 standard errors of 0:
+    # it is dark.
     (rows, means, ends), (pale, _, _) = dots(display.axes_[0])
     assert (rows, pale) == ([0, 2], [1])
     np.testing.assert_allclose(means, [0.6, 0.5])
     np.testing.assert_allclose(ends[0], 0.6 + np.array([-1, 1]) * 1.96 * 0.2 / np.sqrt(3))
-    # Of the recall all means are 0.2.
+    # All means of the recall are 0.2.
     assert [rows for rows, _, _ in dots(display.axes_[1])] == [[0, 1, 2], []]
     (fastest, *_), (others, seconds, _) = dots(display.axes_[2])
     assert (fastest, others) == ([1], [0, 2])
@@ -272,7 +273,7 @@ def test_benchmark_of_estimators_and_of_lists(X, models):
     assert [ax.get_title() for ax in one.axes_] == ["NDCG@100", "recall@20"]
 
 
-def test_benchmark_on_axes_of_the_caller():
+def test_benchmark_on_given_axes():
     figure, axes = plt.subplots(1, 2)
     display = BenchmarkDisplay(PER_USER).plot(ax=axes, error_bar=None, marker="s", capsize=5)
     assert display.figure_ is figure
@@ -299,19 +300,19 @@ def test_benchmark_errors(X, models):
             BenchmarkDisplay(PER_USER, fit_seconds=seconds).plot()
 
 
-def test_lines_take_the_short_names_of_matplotlib(X, models):
+def test_short_names_of_matplotlib_for_properties_of_lines(X, models):
     curves = RankingCurveDisplay.from_estimator(models, X[120:], ms=9, c="r")
     assert {(line.get_markersize(), line.get_color()) for line in curves.lines_.values()} == {
         (9.0, "r")
     }
     benchmark = BenchmarkDisplay(PER_USER).plot(ls=":", c="g")
     assert benchmark.axes_[0].containers[0][0].get_linestyle() == ":"
-    history = TrainingHistoryDisplay.from_estimator(WMF(2, max_iter=2).fit(X), lw=5)
+    history = TrainingHistoryDisplay.from_estimator(WMF(2, max_epochs=2).fit(X), lw=5)
     assert {line.get_linewidth() for line in history.lines_.values()} == {5.0}
 
 
 @pytest.mark.parametrize("display", [BenchmarkDisplay, RankingCurveDisplay])
-def test_what_is_held_out_is_left_as_it_is(display):
+def test_held_out_interactions_are_not_changed(display):
     data, items, starts = np.ones(4), np.array([5, 2, 7, 2]), np.array([0, 3, 4])
     for array in (data, items, starts):
         array.flags.writeable = False

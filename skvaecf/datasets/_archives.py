@@ -1,37 +1,35 @@
-"""The archives of the data sets: downloads, checksums, the cache folder and what is inside."""
+"""The archives of the data sets: downloads, checksums, the cache folder and the files inside."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import IO
 
-from sklearn.utils import check_scalar
-
 from .._optional import require
+
+# Advice in the error of an archive that cannot be loaded.
+ADVICE = "Delete it to get it again."
 
 
 @dataclass(frozen=True)
 class Source:
-    """One archive: its name in the cache, where it comes from and what it must hold.
+    """An archive: its name in the cache, its addresses and checks of its content.
 
     Parameters
     ----------
     filename : str
         Name of the archive in the cache folder.
     urls : tuple of str
-        Addresses, tried in this order.
+        Addresses, in the order in which they are tried.
     known_hash : str or None
-        Checksum with the name of its algorithm, or None if none is published.
+        Checksum, preceded by the name of its algorithm. None if no checksum is published.
     n_interactions : int
-        Number of interactions in the archive before any filter.
+        Number of interactions in the archive, before any filter.
     """
 
     filename: str
@@ -41,25 +39,20 @@ class Source:
 
 
 def cache_folder(data_home: str | os.PathLike[str] | None) -> Path:
-    """Return the folder where archives are kept.
+    """Return the cache folder for archives, whether it exists or not.
 
     Parameters
     ----------
     data_home : path-like or None
-        The folder. None stands for the environment variable SKVAECF_DATA and, where that is not
-        set, for the folder "skvaecf" in the operating system's folder for caches.
-
-    Returns
-    -------
-    folder : pathlib.Path
-        The folder, which need not exist.
+        The folder. None stands for the value of the environment variable SKVAECF_DATA or, if that
+        is not set, for the folder "skvaecf" in the operating system's cache folder.
     """
     chosen = data_home or os.environ.get("SKVAECF_DATA") or require("pooch").os_cache("skvaecf")
     return Path(chosen).expanduser()
 
 
-def obtain(source: Source, folder: Path, *, download_if_missing: bool, n_retries: int) -> Path:
-    """Find an archive in the cache folder, or download it there.
+def obtain(source: Source, folder: Path, download_if_missing: bool, n_retries: int) -> Path:
+    """Return the path of an archive in the cache folder; download the archive if it is missing.
 
     Parameters
     ----------
@@ -68,23 +61,22 @@ def obtain(source: Source, folder: Path, *, download_if_missing: bool, n_retries
     folder : pathlib.Path
         Cache folder.
     download_if_missing : bool
-        Whether to download.
+        Whether to download a missing archive.
     n_retries : int
         Number of retries of each address.
 
     Returns
     -------
     path : pathlib.Path
-        Path of the archive, with a verified checksum where one is known.
+        Path of the archive. Its checksum has been verified if it is known.
 
     Raises
     ------
     OSError
-        If the archive is neither in the cache nor can be downloaded.
+        If the archive is not in the cache and cannot be downloaded.
     ValueError
-        If the archive in the cache has another checksum. It is left as it is.
+        If the archive in the cache has another checksum. The archive is not changed.
     """
-    check_scalar(n_retries, "n_retries", Integral, min_val=0)
     pooch = require("pooch")
     path = folder / source.filename
     checksum = source.known_hash or "none is published"
@@ -106,26 +98,25 @@ def obtain(source: Source, folder: Path, *, download_if_missing: bool, n_retries
         )
         try:
             archive.fetch(source.filename)
-        except (OSError, ValueError) as error:  # ValueError: pooch found another checksum
+        except (OSError, ValueError) as error:  # pooch raises ValueError for another checksum
             failures.append(f"{url}: {error}")
             continue
-        # Without a checksum the page of an error may have come in its place.
-        if source.known_hash is None and not zipfile.is_zipfile(path):
-            path.unlink()
-            failures.append(f"{url}: what came is no zip archive")
-            continue
-        path.chmod(0o644)  # pooch lets nobody but this user read it
-        return path
+        # Without a known checksum, the download may be an error page.
+        if source.known_hash or zipfile.is_zipfile(path):
+            path.chmod(0o644)  # pooch makes it readable for this user only
+            return path
+        path.unlink()
+        failures.append(f"{url}: the downloaded file is not a zip archive")
     raise OSError(
         f"{source.filename} is not in the cache and could not be downloaded:\n  "
         + "\n  ".join(failures)
-        + f"\nYou can put the file there by hand, as {path}, from {' or '.join(source.urls)} "
+        + f"\nYou can download the file from {' or '.join(source.urls)} and save it as {path} "
         f"(expected checksum: {checksum})."
     )
 
 
 def tar_members(archive: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield the base names and streams of the files of a tar archive and of those inside it."""
+    """Yield the base names and streams of the files of a tar archive, and of tar archives in it."""
     for member in archive:
         stream = archive.extractfile(member)
         if stream is not None and member.name.endswith(".tar"):
@@ -145,15 +136,3 @@ def members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     else:
         with tarfile.open(path) as tar:
             yield from tar_members(tar)
-
-
-@contextlib.contextmanager
-def blame(path: Path) -> Iterator[None]:
-    """Say which archive is at fault if it cannot be read."""
-    try:
-        yield
-    except (KeyError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise ValueError(
-            f"{path} cannot be read: {error}. It is damaged or another file; "
-            "delete it to get it again."
-        ) from error

@@ -1,32 +1,37 @@
-"""Synthetic interactions with a known best answer."""
+"""Synthetic interactions whose best recommendations are known."""
 
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from scipy.sparse import csr_array
 from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils._param_validation import Interval
 
-# Five is the least number of which one fifth is a whole interaction.
+from .._parameters import AtLeastTwo, PositiveInt, RandomState, validated
+
+# A fifth of five interactions is one interaction.
 _MIN_INTERACTIONS = 5
 
 
+@validated
 def make_interactions(
-    n_users: int = 200,
-    n_items: int = 100,
+    n_users: PositiveInt = 200,
+    n_items: PositiveInt = 100,
     *,
-    n_blocks: int = 4,
-    density: float = 0.5,
-    noise: float = 0.0,
-    random_state: int | np.random.RandomState | None = None,
+    n_blocks: AtLeastTwo = 4,
+    density: Annotated[float, Interval(Real, 0, 1, closed="right")] = 0.5,
+    noise: Annotated[float, Interval(Real, 0, 0.5, closed="left")] = 0.0,
+    random_state: RandomState = None,
     return_blocks: bool = False,
 ) -> Any:
-    """Generate binary interactions with planted blocks of users and items.
+    """Generate random binary interactions in blocks of users and items.
 
-    Users and items are spread evenly, in random order, over blocks. A user interacts mostly with
-    items of the user's own block, so a working recommender ranks the rest of that block first.
+    Users and items are distributed evenly over the blocks, in random order. Most interactions of a
+    user are with items of the user's own block, so a working recommender ranks the other items of
+    that block first.
 
     Parameters
     ----------
@@ -37,19 +42,20 @@ def make_interactions(
     n_blocks : int, default=4
         Number of blocks, at least 2.
     density : float, default=0.5
-        Expected number of interactions of a user as a fraction of the size of a block, in (0, 1].
-        Every user gets at least 5 interactions, and fewer than the block has items.
+        Expected number of interactions of a user, as a fraction of the number of items in the
+        block, in (0, 1]. Every user has at least 5 interactions, and fewer than the block has
+        items.
     noise : float, default=0.0
         Probability that an interaction is with an item outside the user's block, in [0, 0.5).
     random_state : int, RandomState instance or None, default=None
-        Source of the random numbers. Pass an int for the same result at every call.
+        Source of the random numbers. With an int, every call returns the same result.
     return_blocks : bool, default=False
-        Whether to return the blocks as well.
+        Whether to return the blocks, too.
 
     Returns
     -------
     X : csr_array of shape (n_users, n_items), dtype float32
-        1 where the user interacted with the item; indices are sorted.
+        1 if the user interacted with the item. The indices are sorted.
     user_blocks : ndarray of shape (n_users,), dtype int64
         Block of each user. Only if `return_blocks` is True.
     item_blocks : ndarray of shape (n_items,), dtype int64
@@ -58,9 +64,7 @@ def make_interactions(
     Raises
     ------
     ValueError
-        If a parameter is out of its range.
-    TypeError
-        If a parameter is of the wrong type.
+        If a parameter is invalid.
 
     Examples
     --------
@@ -72,11 +76,8 @@ def make_interactions(
     >>> bool((X.toarray() <= own_block).all())
     True
     """
-    check_scalar(n_blocks, "n_blocks", Integral, min_val=2)
     check_scalar(n_users, "n_users", Integral, min_val=n_blocks)
     check_scalar(n_items, "n_items", Integral, min_val=n_blocks * (_MIN_INTERACTIONS + 1))
-    check_scalar(density, "density", Real, min_val=0, max_val=1, include_boundaries="right")
-    check_scalar(noise, "noise", Real, min_val=0, max_val=0.5, include_boundaries="left")
     rng = check_random_state(random_state)
 
     user_blocks = rng.permutation(np.arange(n_users, dtype=np.int64) % n_blocks)
@@ -86,19 +87,13 @@ def make_interactions(
     n_outside = rng.binomial(counts, noise)
     inside = [np.flatnonzero(item_blocks == block) for block in range(n_blocks)]
     outside = [np.flatnonzero(item_blocks != block) for block in range(n_blocks)]
-    drawn = [
-        draw
-        for block, count, n_out in zip(user_blocks, counts, n_outside, strict=True)
-        for draw in (
-            rng.choice(inside[block], count - n_out, replace=False),
-            rng.choice(outside[block], n_out, replace=False),
-        )
-    ]
-    # SciPy keeps the type of the indices, and some scikit-learn estimators take int32 only.
+    drawn = []
+    for block, count, n_out in zip(user_blocks, counts, n_outside, strict=True):
+        drawn.append(rng.choice(inside[block], count - n_out, replace=False))
+        drawn.append(rng.choice(outside[block], n_out, replace=False))
+    # SciPy keeps the type of the indices, and some scikit-learn estimators accept only int32.
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     indices = np.concatenate(drawn).astype(np.int32)
-    interactions = csr_array(
-        (np.ones(len(indices), dtype=np.float32), indices, indptr), shape=(n_users, n_items)
-    )
-    interactions.sort_indices()
-    return (interactions, user_blocks, item_blocks) if return_blocks else interactions
+    ones = np.ones(len(indices), dtype=np.float32)
+    X = csr_array((ones, indices, indptr), shape=(n_users, n_items)).sorted_indices()
+    return (X, user_blocks, item_blocks) if return_blocks else X

@@ -1,25 +1,31 @@
-"""Logs of interactions: from the text of a file to the filtered matrix of users and items."""
+"""Logs of interactions: from the text of a file to the filtered users x items matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
-from numbers import Integral, Real
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from sklearn.utils import Bunch, check_scalar
+from sklearn.utils import Bunch
 
 from ._archives import Source
 
 BLOCK_BYTES = 1 << 23
 
 
+class Filter(NamedTuple):
+    """Least rating, number of interactions per user and number of users per item to keep."""
+
+    min_rating: float | None
+    min_user_interactions: int
+    min_item_users: int
+
+
 class Codes(dict[bytes, int]):
-    """Numbers of distinct tokens, in the order of their first appearance."""
+    """Numbers of distinct tokens, in the order in which they first appear."""
 
     def __missing__(self, token: bytes) -> int:
         self[token] = code = len(self)
@@ -32,25 +38,25 @@ class Codes(dict[bytes, int]):
         return np.array(list(self), dtype=np.bytes_).astype(dtype)
 
 
-# Users, items and ratings of some lines, as they are written in the file.
+# The users, items and ratings of several lines, as they are written in the file.
 Tokens = tuple[list[bytes], list[bytes], list[bytes]]
 
 
 def blocks(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield blocks of whole lines, so that memory stays bounded."""
+    """Yield blocks of whole lines. The memory is then that of one block."""
     while block := stream.read(BLOCK_BYTES):
         yield block + stream.readline()
 
 
 def read_lines(stream: IO[bytes], separator: str, n_columns: int) -> Iterator[Tokens]:
-    """Read lines of user, item, rating and columns that are not needed."""
+    """Yield the tokens of lines of user, item, rating and columns that are ignored."""
     for block in blocks(stream):
         tokens = block.replace(separator.encode(), b" ").split()
         yield tokens[0::n_columns], tokens[1::n_columns], tokens[2::n_columns]
 
 
 def split_lines(stream: IO[bytes], encoding: str, separator: str) -> Iterator[list[str]]:
-    """Split lines into three columns, of which only the last may hold the separator."""
+    """Yield the three columns of each line. Only the last one may hold the separator."""
     for line in TextIOWrapper(stream, encoding):
         if line.strip():
             yield line.rstrip("\n").split(separator, 2)
@@ -65,28 +71,28 @@ def filter_interactions(
     min_user_interactions: int = 0,
     min_item_users: int = 0,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
-    """Drop interactions the way of Liang et al. (2018).
+    """Return the interactions that remain after the filter of Liang et al. (2018).
 
-    Low ratings go first, then rare items, then users who have few interactions left. Each
-    minimum is applied once: items may end below `min_item_users` when users have gone.
+    Low ratings are dropped first, then rare items, then users with few remaining interactions. Each
+    minimum is applied once, so an item may have fewer than `min_item_users` users in the end.
 
     Parameters
     ----------
     users, items : ndarray of shape (n_interactions,), dtype int32
-        Codes from 0.
+        Codes, counted from 0.
     ratings : ndarray of shape (n_interactions,), dtype float32
         Ratings or counts.
     min_rating : float or None, default=None
-        Least rating to keep. None keeps every rating.
+        Lowest rating to keep. None keeps every rating.
     min_user_interactions : int, default=0
-        Least number of interactions of a user to keep.
+        Users with fewer interactions are dropped.
     min_item_users : int, default=0
-        Least number of interactions of an item to keep.
+        Items with fewer interactions are dropped.
 
     Returns
     -------
     users, items, ratings : ndarray of shape (n_kept,)
-        What is kept, in the order given.
+        The remaining interactions, in the same order.
     """
     if min_rating is not None:
         keep = ratings >= min_rating
@@ -99,7 +105,7 @@ def filter_interactions(
 
 
 def compact(codes: NDArray[np.int32], ids: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
-    """Renumber codes by ascending id, leaving out the ids that no longer occur."""
+    """Return codes in the order of the ids, and the sorted ids, without ids that do not occur."""
     used = np.flatnonzero(np.bincount(codes, minlength=len(ids)))
     order = used[np.argsort(ids[used])]
     renumbered = np.zeros(len(ids), dtype=np.int32)
@@ -107,45 +113,38 @@ def compact(codes: NDArray[np.int32], ids: NDArray[Any]) -> tuple[NDArray[np.int
     return renumbered[codes], ids[order]
 
 
-def assemble(
-    tokens: Iterable[Tokens],
-    path: Path,
-    source: Source,
-    *,
-    id_dtype: type,
-    min_rating: float | None,
-    min_user_interactions: int,
-    min_item_users: int,
-) -> Bunch:
-    """Encode, count and filter the tokens, and build the matrix in file order."""
+def assemble(tokens: Iterable[Tokens], source: Source, filters: Filter, id_dtype: type) -> Bunch:
+    """Return the filtered matrix, with the entries of a row in the order of the file, and its ids.
+
+    Raises
+    ------
+    ValueError
+        If the number of interactions before the filter is not that of the source.
+    """
     user_codes, item_codes, rating_codes = Codes(), Codes(), Codes()
     n_interactions = 0
     parts = []
     for user_tokens, item_tokens, rating_tokens in tokens:
+        users = user_codes.encode(user_tokens)
+        items = item_codes.encode(item_tokens)
         codes = rating_codes.encode(rating_tokens)
+        ratings = rating_codes.decode(np.float32)[codes]
+        parts.append(filter_interactions(users, items, ratings, min_rating=filters.min_rating))
         n_interactions += len(codes)
-        parts.append(
-            filter_interactions(
-                user_codes.encode(user_tokens),
-                item_codes.encode(item_tokens),
-                rating_codes.decode(np.float32)[codes],
-                min_rating=min_rating,
-            )
-        )
     if n_interactions != source.n_interactions:
         raise ValueError(
-            f"{path} holds {n_interactions:,} interactions; expected {source.n_interactions:,}. "
-            "It is damaged or another edition; delete it to get it again."
+            f"it holds {n_interactions:,} interactions; expected {source.n_interactions:,}. It is"
+            " damaged or another edition"
         )
     users, items, values = filter_interactions(
         *(np.concatenate(arrays) for arrays in zip(*parts, strict=True)),
-        min_user_interactions=min_user_interactions,
-        min_item_users=min_item_users,
+        min_user_interactions=filters.min_user_interactions,
+        min_item_users=filters.min_item_users,
     )
     del parts
     rows, user_ids = compact(users, user_codes.decode(id_dtype))
     columns, item_ids = compact(items, item_codes.decode(id_dtype))
-    # SciPy's own way from coordinates sorts the indices, which would lose the file order.
+    # SciPy's conversion from coordinates sorts the indices, which loses the order of the file.
     order = np.argsort(rows, kind="stable")
     counts = np.bincount(rows, minlength=len(user_ids))
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
@@ -153,21 +152,6 @@ def assemble(
     return Bunch(data=data, user_ids=user_ids, item_ids=item_ids)
 
 
-def check_filter(
-    min_rating: float | None, min_user_interactions: int, min_item_users: int
-) -> dict[str, Any]:
-    """Check the arguments of the filter and return them."""
-    if min_rating is not None:
-        check_scalar(min_rating, "min_rating", Real)
-    check_scalar(min_user_interactions, "min_user_interactions", Integral, min_val=0)
-    check_scalar(min_item_users, "min_item_users", Integral, min_val=0)
-    return {
-        "min_rating": min_rating,
-        "min_user_interactions": min_user_interactions,
-        "min_item_users": min_item_users,
-    }
-
-
 def names_of(item_ids: NDArray[Any], titles: dict[int, str]) -> NDArray[np.str_]:
-    """Look up the title of each item, empty where there is none."""
+    """Return the title of each item; an empty string if there is no title."""
     return np.array([titles.get(int(item), "") for item in item_ids], dtype=np.str_)

@@ -1,4 +1,4 @@
-"""MovieLens, from the archives of GroupLens."""
+"""MovieLens data sets, from the archives of GroupLens."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from typing import IO, Literal
 import numpy as np
 from sklearn.utils import Bunch
 
-from ._archives import Source, blame, cache_folder, obtain
-from ._logs import assemble, check_filter, names_of, read_lines, split_lines
+from .._checks import errors_name
+from .._parameters import NonNegativeInt, Number, validated
+from ._archives import ADVICE, Source, cache_folder, obtain
+from ._logs import Filter, assemble, names_of, read_lines, split_lines
 
 GROUPLENS = "files.grouplens.org/datasets/movielens/"
 
 
 def grouplens(filename: str, md5: str, n_interactions: int) -> Source:
-    """Describe an archive of GroupLens."""
-    # The plain address serves where the certificate cannot be checked; the checksum still holds.
+    """Return the source of an archive of GroupLens."""
+    # The http address is for machines that cannot verify the certificate. The checksum is verified.
     urls = (f"https://{GROUPLENS}{filename}", f"http://{GROUPLENS}{filename}")
     return Source(filename, urls, f"md5:{md5}", n_interactions)
 
@@ -36,7 +38,7 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Format:
-    """How an edition is written, and its default filter."""
+    """The format of an edition, and its default filter."""
 
     ratings: str
     titles: str
@@ -57,7 +59,7 @@ FORMATS = {
 
 
 def read_titles(stream: IO[bytes], form: Format) -> dict[int, str]:
-    """Read the title of each movie."""
+    """Return the title of each movie by its id."""
     rows: Iterator[list[str]]
     if form.header:
         rows = csv.reader(TextIOWrapper(stream, form.encoding, newline=""))
@@ -67,20 +69,21 @@ def read_titles(stream: IO[bytes], form: Format) -> dict[int, str]:
     return {int(row[0]): row[1] for row in rows}
 
 
+@validated
 def fetch_movielens(
     version: Literal["100k", "1m", "10m", "20m"] = "20m",
     *,
     data_home: str | os.PathLike[str] | None = None,
-    min_rating: float | Literal["auto"] | None = "auto",
-    min_user_interactions: int | Literal["auto"] = "auto",
-    min_item_users: int = 0,
+    min_rating: Number | Literal["auto"] | None = "auto",
+    min_user_interactions: NonNegativeInt | Literal["auto"] = "auto",
+    min_item_users: NonNegativeInt = 0,
     download_if_missing: bool = True,
-    n_retries: int = 2,
+    n_retries: NonNegativeInt = 2,
 ) -> Bunch:
-    """Load the MovieLens ratings, downloading them the first time.
+    """Load the MovieLens ratings; download them if they are not in the cache.
 
-    The archive comes from GroupLens and is checked against its published MD5 checksum and its
-    number of ratings. What "auto" stands for, and the result of the defaults:
+    The archive is downloaded from GroupLens. Its published MD5 checksum and its number of ratings
+    are verified. This table shows the values of "auto" and the result of the defaults:
 
     =======  ==========  =====================  ==========  =======  ======
     version  min_rating  min_user_interactions        data    users  movies
@@ -91,36 +94,36 @@ def fetch_movielens(
     "20m"    4.0         5                       9,990,682  136,677  20,720
     =======  ==========  =====================  ==========  =======  ======
 
-    The defaults of "20m" are the preprocessing of [1]_; those of the others keep every rating.
+    The defaults of "20m" are the preprocessing of [1]_. The other defaults keep every rating.
 
     Parameters
     ----------
     version : {"100k", "1m", "10m", "20m"}, default="20m"
-        Edition, named by its number of ratings.
+        Edition, named after its number of ratings.
     data_home : path-like or None, default=None
-        Folder where the archive is kept. None stands for the environment variable SKVAECF_DATA
-        and, where that is not set, for the folder "skvaecf" in the operating system's folder for
-        caches. An archive put there by hand (ml-100k.zip, ml-1m.zip, ml-10m.zip or ml-20m.zip) is
+        Folder of the archive. None stands for the value of the environment variable SKVAECF_DATA
+        or, if that is not set, for the folder "skvaecf" in the operating system's cache folder.
+        An archive that you have saved there (ml-100k.zip, ml-1m.zip, ml-10m.zip or ml-20m.zip) is
         used without a download.
     min_rating : float, None or "auto", default="auto"
-        Only ratings of at least this many stars are kept. None keeps all.
+        Only ratings of at least this many stars are kept. None keeps all ratings.
     min_user_interactions : int or "auto", default="auto"
-        Users with fewer ratings left are dropped, after the items.
+        Users with fewer remaining ratings are dropped, after the movies.
     min_item_users : int, default=0
-        Movies with fewer ratings left are dropped, before the users.
+        Movies with fewer remaining ratings are dropped, before the users.
     download_if_missing : bool, default=True
         Whether to download an archive that is not in the cache.
     n_retries : int, default=2
-        Number of times that each address is tried again.
+        Number of further attempts for each address.
 
     Returns
     -------
     movielens : :class:`~sklearn.utils.Bunch`
-        With the attributes
+        It has these attributes:
 
         data : csr_array of shape (n_users, n_items), dtype float32
             The ratings in stars. The entries of a row are stored in the order of the file, so
-            the indices need not be sorted.
+            the indices may be unsorted.
         user_ids : ndarray of shape (n_users,), dtype int64
             MovieLens id of each row, ascending.
         item_ids : ndarray of shape (n_items,), dtype int64
@@ -133,8 +136,8 @@ def fetch_movielens(
     Raises
     ------
     OSError
-        If the archive is not in the cache and cannot be downloaded. The message says where to
-        put it by hand.
+        If the archive is not in the cache and cannot be downloaded. The message names the
+        path where you can save a copy of it.
     ValueError
         If a parameter is invalid, or the archive in the cache is damaged.
     ImportError
@@ -154,31 +157,24 @@ def fetch_movielens(
     >>> movielens.data.shape  # doctest: +SKIP
     (136677, 20720)
     """
-    if version not in FORMATS:
-        raise ValueError(f"version={version!r} is unknown; expected one of {list(FORMATS)}.")
     form, source = FORMATS[version], SOURCES[version]
-    filters = check_filter(
+    filters = Filter(
         form.min_rating if min_rating == "auto" else min_rating,
         form.min_user_interactions if min_user_interactions == "auto" else min_user_interactions,
         min_item_users,
     )
-    path = obtain(
-        source,
-        cache_folder(data_home),
-        download_if_missing=download_if_missing,
-        n_retries=n_retries,
-    )
-    with blame(path), zipfile.ZipFile(path) as archive:
+    path = obtain(source, cache_folder(data_home), download_if_missing, n_retries)
+    with errors_name(path, ADVICE), zipfile.ZipFile(path) as archive:
         with archive.open(form.ratings) as stream:
             if form.header:
                 stream.readline()
             lines = read_lines(stream, form.separator, 4)
-            movielens = assemble(lines, path, source, id_dtype=np.int64, **filters)
+            movielens = assemble(lines, source, filters, np.int64)
         with archive.open(form.titles) as stream:
             titles = read_titles(stream, form)
     movielens.item_names = names_of(movielens.item_ids, titles)
     movielens.DESCR = (
         f"MovieLens {version}, ratings of movies in stars, collected by GroupLens Research "
-        f"(https://grouplens.org/datasets/movielens/{version}/).\nFilter: {filters}."
+        f"(https://grouplens.org/datasets/movielens/{version}/).\nFilter: {filters._asdict()}."
     )
     return movielens

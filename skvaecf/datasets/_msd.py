@@ -8,8 +8,10 @@ import zipfile
 import numpy as np
 from sklearn.utils import Bunch
 
-from ._archives import Source, blame, cache_folder, obtain
-from ._logs import assemble, check_filter, read_lines
+from .._checks import errors_name
+from .._parameters import NonNegativeInt, validated
+from ._archives import ADVICE, Source, cache_folder, obtain
+from ._logs import Filter, assemble, read_lines
 
 SOURCE = Source(
     "train_triplets.txt.zip",
@@ -22,46 +24,47 @@ SOURCE = Source(
 )
 
 
+@validated
 def fetch_msd(
     *,
     data_home: str | os.PathLike[str] | None = None,
-    min_user_interactions: int = 20,
-    min_item_users: int = 200,
+    min_user_interactions: NonNegativeInt = 20,
+    min_item_users: NonNegativeInt = 200,
     download_if_missing: bool = True,
-    n_retries: int = 2,
+    n_retries: NonNegativeInt = 2,
 ) -> Bunch:
-    """Load the Taste Profile of the Million Song Dataset, downloading it the first time.
+    """Load the Taste Profile of the Million Song Dataset; download it if it is not in the cache.
 
     The defaults are the preprocessing of [1]_: songs with fewer than 200 listeners are dropped
     first, then users with fewer than 20 songs. 33,633,450 pairs of 571,355 users and 41,140 songs
     are kept. The numbers of plays are not used.
 
-    No checksum of the archive (train_triplets.txt.zip, 500 MB) is published. The checksum inside
-    the zip format and the number of lines, 48,373,586, are checked.
+    No checksum of the archive (train_triplets.txt.zip, 500 MB) is published. Instead, the checksum
+    inside the zip archive and the number of lines, 48,373,586, are verified.
 
     Parameters
     ----------
     data_home : path-like or None, default=None
-        Folder where the archive is kept. None stands for the environment variable SKVAECF_DATA
-        and, where that is not set, for the folder "skvaecf" in the operating system's folder for
-        caches. An archive put there by hand is used without a download.
+        Folder of the archive. None stands for the value of the environment variable SKVAECF_DATA
+        or, if that is not set, for the folder "skvaecf" in the operating system's cache folder.
+        An archive that you have saved there is used without a download.
     min_user_interactions : int, default=20
-        Users with fewer songs left are dropped, after the items.
+        Users with fewer remaining songs are dropped, after the songs.
     min_item_users : int, default=200
         Songs with fewer listeners are dropped, before the users.
     download_if_missing : bool, default=True
         Whether to download an archive that is not in the cache.
     n_retries : int, default=2
-        Number of times that each address is tried again.
+        Number of further attempts for each address.
 
     Returns
     -------
     msd : :class:`~sklearn.utils.Bunch`
-        With the attributes
+        It has these attributes:
 
         data : csr_array of shape (n_users, n_items), dtype float32
-            1 where the user played the song. The entries of a row are stored in the order of the
-            file, so the indices need not be sorted.
+            1 if the user played the song. The entries of a row are stored in the order of the file,
+            so the indices may be unsorted.
         user_ids : ndarray of shape (n_users,), dtype str
             Id of each row, in lexicographic order.
         item_ids : ndarray of shape (n_items,), dtype str
@@ -74,8 +77,8 @@ def fetch_msd(
     Raises
     ------
     OSError
-        If the archive is not in the cache and cannot be downloaded. The message says where to
-        put it by hand.
+        If the archive is not in the cache and cannot be downloaded. The message names the
+        path where you can save a copy of it.
     ValueError
         If a parameter is invalid, or the archive in the cache is damaged.
     ImportError
@@ -94,24 +97,18 @@ def fetch_msd(
     >>> fetch_msd().data.shape  # doctest: +SKIP
     (571355, 41140)
     """
-    filters = check_filter(None, min_user_interactions, min_item_users)
-    path = obtain(
-        SOURCE,
-        cache_folder(data_home),
-        download_if_missing=download_if_missing,
-        n_retries=n_retries,
-    )
+    filters = Filter(None, min_user_interactions, min_item_users)
+    path = obtain(SOURCE, cache_folder(data_home), download_if_missing, n_retries)
     with (
-        blame(path),
+        errors_name(path, ADVICE),
         zipfile.ZipFile(path) as archive,
         archive.open("train_triplets.txt") as stream,
     ):
-        lines = read_lines(stream, "\t", 3)
-        msd = assemble(lines, path, SOURCE, id_dtype=np.str_, **filters)
+        msd = assemble(read_lines(stream, "\t", 3), SOURCE, filters, np.str_)
     msd.data.data[:] = 1.0
     msd.item_names = None
     msd.DESCR = (
         "Taste Profile subset of the Million Song Dataset, songs that users played "
-        f"(http://millionsongdataset.com/tasteprofile/).\nFilter: {filters}."
+        f"(http://millionsongdataset.com/tasteprofile/).\nFilter: {filters._asdict()}."
     )
     return msd

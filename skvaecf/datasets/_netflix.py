@@ -1,4 +1,4 @@
-"""The Netflix Prize, from either of its two archives."""
+"""The Netflix Prize data set, from either of its two archives."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import IO
 import numpy as np
 from sklearn.utils import Bunch
 
-from ._archives import Source, blame, cache_folder, members, obtain
-from ._logs import Tokens, assemble, blocks, check_filter, names_of, split_lines
+from .._checks import errors_name
+from .._parameters import NonNegativeInt, Number, validated
+from ._archives import ADVICE, Source, cache_folder, members, obtain
+from ._logs import Filter, Tokens, assemble, blocks, names_of, split_lines
 
 ORIGINAL = Source(
     "nf_prize_dataset.tar.gz",
@@ -24,14 +26,14 @@ KAGGLE = Source("netflix-prize-data.zip", (), None, 100_480_507)
 def read_ratings(
     files: Iterable[tuple[str, IO[bytes]]], titles: dict[int, str]
 ) -> Iterator[Tokens]:
-    """Read "item:" lines, each followed by lines of user, rating and date; fill in `titles`."""
+    """Yield the tokens of the ratings that follow each "item:" line; add titles to `titles`."""
     for name, stream in files:
         if name.startswith("movie_titles"):
             titles.update({int(row[0]): row[2] for row in split_lines(stream, "latin-1", ",")})
         elif name.startswith(("mv_", "combined_data_")):
             item = b""
             for block in blocks(stream):
-                # A colon ends the line of an item, so the item ends the piece before it.
+                # A colon ends the line of an item, so the item is at the end of the piece before.
                 *pieces, last = block.split(b":")
                 for piece in pieces:
                     lines, _, next_item = piece.rpartition(b"\n")
@@ -41,60 +43,61 @@ def read_ratings(
 
 
 def tokens_of_item(lines: bytes, item: bytes) -> Tokens:
-    """Split lines of user, rating and date, all of one item."""
+    """Return the tokens of the lines of one item: user, rating and date."""
     tokens = lines.replace(b",", b" ").split()
     users = tokens[0::3]
     return users, [item] * len(users), tokens[1::3]
 
 
+@validated
 def fetch_netflix(
     *,
     data_home: str | os.PathLike[str] | None = None,
-    min_rating: float | None = 4.0,
-    min_user_interactions: int = 5,
-    min_item_users: int = 0,
+    min_rating: Number | None = 4.0,
+    min_user_interactions: NonNegativeInt = 5,
+    min_item_users: NonNegativeInt = 0,
     download_if_missing: bool = True,
-    n_retries: int = 2,
+    n_retries: NonNegativeInt = 2,
 ) -> Bunch:
-    """Load the ratings of the Netflix Prize, downloading them the first time.
+    """Load the ratings of the Netflix Prize; download them if they are not in the cache.
 
     The defaults are the preprocessing of [1]_: 56,880,037 ratings of 4 or 5 stars of 17,769
     movies by 463,435 users are kept.
 
-    Two archives are read, from the folder `data_home`:
+    The folder `data_home` may hold one of two archives:
 
-    - netflix-prize-data.zip, the form of Kaggle (combined_data_1.txt to combined_data_4.txt and
-      movie_titles.csv), if it has been put there by hand. No checksum of it is published, so its
-      number of ratings, 100,480,507, is checked.
-    - nf_prize_dataset.tar.gz, the original form, which is otherwise downloaded from the Internet
-      Archive (665 MB). Its MD5 checksum, which several public projects state alike, and its
-      number of ratings are checked.
+    - netflix-prize-data.zip, the archive of Kaggle (combined_data_1.txt to combined_data_4.txt and
+      movie_titles.csv), if you have saved it there. No checksum of it is published, so its number
+      of ratings, 100,480,507, is verified.
+    - nf_prize_dataset.tar.gz, the original archive. It is used if the other one is missing, and
+      downloaded from the Internet Archive if necessary (665 MB). Its number of ratings and its MD5
+      checksum, which is the same in several public projects, are verified.
 
     Parameters
     ----------
     data_home : path-like or None, default=None
-        Folder where the archive is kept. None stands for the environment variable SKVAECF_DATA
-        and, where that is not set, for the folder "skvaecf" in the operating system's folder for
-        caches.
+        Folder of the archive. None stands for the value of the environment variable SKVAECF_DATA
+        or, if that is not set, for the folder "skvaecf" in the operating system's cache folder.
     min_rating : float or None, default=4.0
-        Only ratings of at least this many stars are kept. None keeps all.
+        Only ratings of at least this many stars are kept. None keeps all ratings.
     min_user_interactions : int, default=5
-        Users with fewer ratings left are dropped, after the items.
+        Users with fewer remaining ratings are dropped, after the movies.
     min_item_users : int, default=0
-        Movies with fewer ratings left are dropped, before the users.
+        Movies with fewer remaining ratings are dropped, before the users.
     download_if_missing : bool, default=True
         Whether to download an archive that is not in the cache.
     n_retries : int, default=2
-        Number of times that each address is tried again.
+        Number of further attempts for each address.
 
     Returns
     -------
     netflix : :class:`~sklearn.utils.Bunch`
-        With the attributes
+        It has these attributes:
 
         data : csr_array of shape (n_users, n_items), dtype float32
-            The ratings in stars. Both forms list the ratings movie by movie, so the entries of a
-            row are stored by ascending movie, and the indices are sorted.
+            The ratings in stars. The entries of a row are stored in ascending order of the movies,
+            so the indices are sorted. This is the order of both archives, which list the ratings
+            movie by movie.
         user_ids : ndarray of shape (n_users,), dtype int64
             Netflix id of each row, ascending.
         item_ids : ndarray of shape (n_items,), dtype int64
@@ -107,8 +110,8 @@ def fetch_netflix(
     Raises
     ------
     OSError
-        If the archive is not in the cache and cannot be downloaded. The message says where to
-        put it by hand.
+        If the archive is not in the cache and cannot be downloaded. The message names the
+        path where you can save a copy of it.
     ValueError
         If a parameter is invalid, or the archive in the cache is damaged.
     ImportError
@@ -126,15 +129,17 @@ def fetch_netflix(
     >>> fetch_netflix().data.shape  # doctest: +SKIP
     (463435, 17769)
     """
-    filters = check_filter(min_rating, min_user_interactions, min_item_users)
+    filters = Filter(min_rating, min_user_interactions, min_item_users)
     folder = cache_folder(data_home)
     source = KAGGLE if (folder / KAGGLE.filename).exists() else ORIGINAL
-    path = obtain(source, folder, download_if_missing=download_if_missing, n_retries=n_retries)
+    path = obtain(source, folder, download_if_missing, n_retries)
     titles: dict[int, str] = {}
-    with blame(path):
+    with errors_name(path, ADVICE):
         tokens = read_ratings(members(path), titles)
-        netflix = assemble(tokens, path, source, id_dtype=np.int64, **filters)
-    netflix.data.sort_indices()  # the files of an archive need not come by ascending movie
+        netflix = assemble(tokens, source, filters, np.int64)
+    netflix.data.sort_indices()  # the files of an archive may be in another order
     netflix.item_names = names_of(netflix.item_ids, titles)
-    netflix.DESCR = f"Netflix Prize, ratings of movies in stars, 1998 to 2005.\nFilter: {filters}."
+    netflix.DESCR = (
+        f"Netflix Prize, ratings of movies in stars, 1998 to 2005.\nFilter: {filters._asdict()}."
+    )
     return netflix

@@ -1,6 +1,6 @@
-"""Figures of trainings and rankings, in scikit-learn's manner.
+"""Displays of training histories and rankings, as in scikit-learn.
 
-matplotlib is imported when something is drawn.
+matplotlib is imported only when a display is drawn.
 """
 
 from ._benchmark import BenchmarkDisplay

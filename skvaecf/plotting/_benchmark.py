@@ -1,50 +1,52 @@
-"""Many models side by side."""
+"""Display of several metrics of many models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .._optional import require
-from ..interactions import stored_interactions
-from ..scorers import (
-    MultiRankingScorer,
-    RankingScorer,
-    ndcg_at_k,
-    recall_at_k,
+from ..metrics import PerUser
+from ..scorers import RankingScorer, ndcg_at_k, recall_at_k
+from ._shared import (
+    Values,
+    in_words,
+    line_style,
+    means_and_errors,
+    panels,
     values_of_lists,
+    values_of_models,
 )
-from ._shared import in_words, line_style, means_and_errors, with_a_value_per_user
 
 SCORERS = (ndcg_at_k, recall_at_k.at(20))
 
 
+@dataclass(eq=False, repr=False)
 class BenchmarkDisplay:
-    """Metrics of many models, and the time of their fits: a row per model, the best on top.
+    """Display of metrics of many models and the time of their fits; the best model is on top.
 
-    In each panel, the models that cannot be distinguished from the best are dark: the mean of
-    their differences from it, user by user, is less than 1.96 of its standard errors.
+    The models of each panel that cannot be distinguished from the best one are dark: the mean of
+    their differences from it, user by user, is at most 1.96 standard errors of this mean.
 
-    Make it with :meth:`from_estimator` or :meth:`from_predictions`; or of values of your own, such
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`, or from custom values, such
     as the scores of a cross-validation.
 
     Parameters
     ----------
     values : dict of str to dict of str to array-like of shape (n_values,)
-        For each model, by its name, the values of each metric, by its name: one per user, or one
-        per split, of the same users or splits for all models. NaN are left out.
+        For each model name, the values of each metric by metric name: one value per user or one per
+        split. The users or splits must be the same for all models. NaN values are left out.
     fit_seconds : dict of str to float or None, default=None
-        Seconds that the fit of each model took, for a panel of their own.
+        Seconds that the fit of each model took. They get a separate panel.
 
     Attributes
     ----------
     models_ : list of str
-        Names of the models, the best by the first metric first.
+        Names of the models, in descending order of the first metric.
     axes_ : ndarray of matplotlib Axes of shape (n_panels,)
-        A panel per metric, and one for the seconds.
+        One panel per metric and, if they are given, one for the seconds.
     figure_ : matplotlib Figure
         Figure that holds the panels.
 
@@ -54,9 +56,9 @@ class BenchmarkDisplay:
 
     Notes
     -----
-    The bars are those of each model's own mean. Users differ more than models do, so bars may
-    overlap although one model is better for nearly all users; the colour tells. Among many models
-    one in twenty is distinguished by chance.
+    Each bar shows the uncertainty of the mean of one model. Users differ more than models, so bars
+    may overlap although one model is better for nearly all users. The colour shows such a
+    difference. Among many models, one in twenty is distinguished by chance.
 
     Examples
     --------
@@ -67,7 +69,7 @@ class BenchmarkDisplay:
     >>> BenchmarkDisplay.from_estimator(models, X[200:]).models_
     ['EASE', 'popular']
 
-    Scores of splits:
+    One value per split:
 
     >>> from sklearn.model_selection import cross_val_score
     >>> from skvaecf import UserSplitter
@@ -77,14 +79,9 @@ class BenchmarkDisplay:
     ['EASE', 'popular']
     """
 
-    def __init__(
-        self,
-        values: Mapping[str, Mapping[str, Any]],
-        *,
-        fit_seconds: Mapping[str, float] | None = None,
-    ) -> None:
-        self.values = values
-        self.fit_seconds = fit_seconds
+    values: Values
+    _: KW_ONLY
+    fit_seconds: Mapping[str, float] | None = None
 
     @classmethod
     def from_estimator(
@@ -99,24 +96,26 @@ class BenchmarkDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Score fitted models and draw.
+        """Score fitted models and draw the panels.
 
         Parameters
         ----------
         estimator : fitted estimator or dict of str to fitted estimator
-            One model, or several by name. They need ``predict`` only, so Pipelines will do.
+            One model, or several by name. They need only ``predict``, so they may be Pipelines.
         X : {array-like, sparse matrix} of shape (n_users, n_items)
             Interactions of the users to score, as for a :class:`RankingScorer`.
         y : sparse matrix of shape (n_users, n_items) or None, default=None
-            Their held-out interactions. None holds out a fifth of each row of X.
+            Held-out interactions of these users. With None, the scorers hold out part of each row
+            of X: their ``test_size``, by default a fifth.
         scorers : sequence of RankingScorer, default=(ndcg_at_k, recall_at_k.at(20))
-            The metrics; the first one ranks the models.
+            The metrics. The first one determines the order of the models.
         fit_seconds : dict of str to float or None, default=None
-            Seconds that the fit of each model took, for a panel of their own.
+            Seconds that the fit of each model took. They get a separate panel.
         error_bar : float or None, default=1.96
-            Half the width of the bars, in standard errors of the mean. None draws no bars.
-        ax : matplotlib Axes, array-like of them or None, default=None
-            Where to draw, one for each panel. None makes a new figure.
+            Half the width of the bars, in standard errors of the mean. With None, no bars are
+            drawn.
+        ax : matplotlib Axes, array-like of Axes or None, default=None
+            Axes to draw in, one for each panel. With None, a new figure is created.
         **kwargs : dict
             Passed to matplotlib's ``errorbar``.
 
@@ -127,13 +126,10 @@ class BenchmarkDisplay:
         Raises
         ------
         ValueError
-            If a metric has no value per user (coverage), an argument is invalid, or fewer than
-            two users have anything held out.
+            If a metric has no value per user (coverage), if an argument is invalid, or if fewer
+            than two users have held-out interactions.
         """
-        together = MultiRankingScorer(with_a_value_per_user(scorers))
-        one = not isinstance(estimator, Mapping)
-        models = {type(estimator).__name__: estimator} if one else estimator
-        values = {name: together.per_user(model, X, y) for name, model in models.items()}
+        values = values_of_models(estimator, X, y, scorers)
         return cls(values, fit_seconds=fit_seconds).plot(error_bar=error_bar, ax=ax, **kwargs)
 
     @classmethod
@@ -149,25 +145,26 @@ class BenchmarkDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Score ranked lists and draw.
+        """Score ranked lists and draw the panels.
 
         Parameters
         ----------
-        ranked : ndarray of shape (n_users, n_places), int, or dict of str to such
-            Lists of one model, or of several by name: item numbers, best first, as ``recommend``
-            gives them. Places that are missing up to a k count as empty.
+        ranked : ndarray of shape (n_users, n_places), int, or dict of str to such arrays
+            Lists of one model, or of several by name: item numbers, best first, as returned by
+            ``recommend``. If there are fewer than k places, the others count as empty.
         heldout : sparse matrix of shape (n_users, n_items)
             Held-out interactions.
         scorers : sequence of RankingScorer, default=(ndcg_at_k, recall_at_k.at(20))
-            The metrics; the first one ranks the models.
+            The metrics. The first one determines the order of the models.
         fit_seconds : dict of str to float or None, default=None
-            Seconds that the fit of each model took, for a panel of their own.
+            Seconds that the fit of each model took. They get a separate panel.
         name : str, default="model"
-            Name of the model, if ``ranked`` are the lists of one.
+            Name of the model if ``ranked`` holds the lists of only one.
         error_bar : float or None, default=1.96
-            Half the width of the bars, in standard errors of the mean. None draws no bars.
-        ax : matplotlib Axes, array-like of them or None, default=None
-            Where to draw, one for each panel. None makes a new figure.
+            Half the width of the bars, in standard errors of the mean. With None, no bars are
+            drawn.
+        ax : matplotlib Axes, array-like of Axes or None, default=None
+            Axes to draw in, one for each panel. With None, a new figure is created.
         **kwargs : dict
             Passed to matplotlib's ``errorbar``.
 
@@ -178,16 +175,10 @@ class BenchmarkDisplay:
         Raises
         ------
         ValueError
-            If a metric has no value per user (coverage), an argument is invalid, or fewer than
-            two users have anything held out.
+            If a metric has no value per user (coverage), if an argument is invalid, or if fewer
+            than two users have held-out interactions.
         """
-        scorers = with_a_value_per_user(scorers)
-        heldout = stored_interactions(heldout, "heldout")
-        lists = ranked if isinstance(ranked, Mapping) else {name: ranked}
-        values = {
-            model: {scorer.name: values_of_lists(scorer, of_model, heldout) for scorer in scorers}
-            for model, of_model in lists.items()
-        }
+        values = values_of_lists(ranked, heldout, scorers, name)
         return cls(values, fit_seconds=fit_seconds).plot(error_bar=error_bar, ax=ax, **kwargs)
 
     def plot(self, *, error_bar: float | None = 1.96, ax: Any = None, **kwargs: Any) -> Self:
@@ -196,95 +187,74 @@ class BenchmarkDisplay:
         Parameters
         ----------
         error_bar : float or None, default=1.96
-            Half the width of the bars, in standard errors of the mean. None draws no bars.
-        ax : matplotlib Axes, array-like of them or None, default=None
-            Where to draw, one for each panel. None makes a new figure.
+            Half the width of the bars, in standard errors of the mean. With None, no bars are
+            drawn.
+        ax : matplotlib Axes, array-like of Axes or None, default=None
+            Axes to draw in, one for each panel. With None, a new figure is created.
         **kwargs : dict
             Passed to matplotlib's ``errorbar``.
 
         Returns
         -------
         display : BenchmarkDisplay
-            Itself.
+            This display.
 
         Raises
         ------
         ValueError
-            If there are no models, they have not the same metrics with as many values each, two at
-            least, or not a time above 0 each; or another number of axes.
+            If there are no models, if they do not all have the same metrics, the same number of
+            values (two or more) and a time above 0, or if the number of axes is wrong.
         """
         if not self.values:
             raise ValueError("values must hold one model or more, got none.")
-        metrics = list(next(iter(self.values.values())))
-        if any(list(of_model) != metrics for of_model in self.values.values()):
+        models = list(self.values.values())
+        metrics = list(models[0])
+        if any(list(model) != metrics for model in models):
             raise ValueError(f"values must hold the metrics {metrics} for every model.")
-        table = {
-            metric: np.array([of_model[metric] for of_model in self.values.values()], dtype=float)
-            for metric in metrics
-        }  # (n_models, n_values) each
+        # Arrays of shape (n_models, n_values).
+        table = {m: np.array([model[m] for model in models], dtype=float) for m in metrics}
         timed = self.fit_seconds
         if timed is not None and not all(timed.get(model, 0) > 0 for model in self.values):
             raise ValueError(f"fit_seconds must be above 0 for every model, got {timed!r}.")
         order = np.argsort(-means_and_errors(table[metrics[0]])[0], kind="stable")
         self.models_ = [list(self.values)[model] for model in order]
-        panels = metrics if self.fit_seconds is None else [*metrics, "fit, seconds"]
-        axes = _beside(len(panels), len(order)) if ax is None else np.ravel(ax)
-        if len(axes) != len(panels):
-            raise ValueError(f"ax must have {len(panels)} axes, one per panel, got {len(axes)}.")
+        titles = metrics if timed is None else [*metrics, "fit, seconds"]
+        n, n_models = len(titles), len(order)
+        axes = panels(n, ax, (2.6 + 1.5 / n, 1 + 0.3 * n_models), n_columns=n, sharey=True)
 
         for panel, metric in zip(axes, metrics, strict=False):
             values = table[metric][order]
             means, errors = means_and_errors(values)
-            behind, its_error = means_and_errors(values[means.argmax()] - values)
+            gap, gap_error = means_and_errors(values[means.argmax()] - values)
             half = None if error_bar is None else error_bar * errors
-            _dots(panel, means, half, behind > 1.96 * its_error, "{:.3f}", **kwargs)
-        if self.fit_seconds is not None:
-            seconds = np.array([self.fit_seconds[model] for model in self.models_], dtype=float)
+            _dots(panel, means, half, gap > 1.96 * gap_error, "{:.3f}", **kwargs)
+        if timed is not None:
+            seconds = np.array([timed[model] for model in self.models_], dtype=float)
             _dots(axes[-1], seconds, None, seconds > seconds.min(), "{:.3g}", **kwargs)
             axes[-1].set(xscale="log")
-        for panel, title in zip(axes, panels, strict=True):
-            panel.set(ylim=(len(order) - 0.5, -0.5), title=in_words(title))
-            panel.set_yticks(range(len(order)), self.models_)
+        for panel, title in zip(axes, titles, strict=True):
+            panel.set(ylim=(n_models - 0.5, -0.5), title=in_words(title))
+            panel.set_yticks(range(n_models), self.models_)
             panel.tick_params(axis="y", length=0, labelleft=panel is axes[0])
             panel.margins(x=0.2)
             panel.grid(axis="y", color="0.9")
             panel.set_axisbelow(True)
-            panel.spines[["top", "right", "left"]].set_visible(False)
+            panel.spines["left"].set_visible(False)
         self.axes_ = axes
         self.figure_ = axes[0].figure
         return self
 
 
 def _dots(
-    panel: Any,
-    values: NDArray[np.float64],
-    half: NDArray[np.float64] | None,
-    pale: NDArray[np.bool_],
-    label: str,
-    **kwargs: Any,
+    panel: Any, values: PerUser, half: PerUser | None, pale: Any, label: str, **kwargs: Any
 ) -> None:
-    """Draw a dot with its bar and its value for every row."""
+    """Draw a dot with its bar and its value in every row."""
     rows = np.arange(len(values))
     for group, color in ((~pale, "#12566e"), (pale, "#8fbccb")):
         style = line_style(kwargs, marker="o", linestyle="none", color=color)
         xerr = None if half is None else half[group]
         panel.errorbar(values[group], rows[group], xerr=xerr, **style)
     ends = values if half is None else values + half
-    for row, value, right in zip(rows, values, ends, strict=True):
-        panel.annotate(
-            label.format(value),
-            (right, row),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize="small",
-        )
-
-
-def _beside(n: int, n_rows: int) -> NDArray[Any]:
-    """Make a figure of n axes in a row that share their y axis of n_rows lines."""
-    plt = require("matplotlib.pyplot")
-    size = (1.5 + 2.6 * n, 1 + 0.3 * n_rows)
-    _, axes = plt.subplots(1, n, figsize=size, sharey=True, layout="constrained", squeeze=False)
-    panels: NDArray[Any] = axes[0]
-    return panels
+    style = {"textcoords": "offset points", "va": "center", "fontsize": "small"}
+    for row, value, end in zip(rows, values, ends, strict=True):
+        panel.annotate(label.format(value), (end, row), xytext=(6, 0), **style)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..interactions import stored_interactions
-from ..metrics import PerUser
-from ..scorers import MultiRankingScorer, RankingScorer, ndcg_at_k, values_of_lists
+from ..scorers import RankingScorer, ndcg_at_k
 from ._shared import (
+    Values,
     in_words,
     line_style,
     means_and_errors,
     panels,
-    with_a_value_per_user,
+    values_of_lists,
+    values_of_models,
 )
 
 K_VALUES = (1, 2, 5, 10, 20, 50, 100)
@@ -30,40 +30,36 @@ class RankingCurve:
     Attributes
     ----------
     mean : ndarray of shape (n_k_values,)
-        Mean over the users who have something held out.
+        Mean over the users who have held-out interactions.
     standard_error : ndarray of shape (n_k_values,)
-        Its standard error.
+        Standard error of the mean.
     """
 
     mean: NDArray[np.float64]
     standard_error: NDArray[np.float64]
 
-    @classmethod
-    def of(cls, values: Iterable[PerUser]) -> Self:
-        """Compute them from the values per user at each k; NaN are left out."""
-        return cls(*means_and_errors(np.array(list(values))))
 
-
+@dataclass(eq=False, repr=False)
 class RankingCurveDisplay:
-    """A ranking metric against the length k of the lists, for one model or several.
+    """Display of a ranking metric against the length k of the lists, for one or several models.
 
-    Make it with :meth:`from_estimator` or :meth:`from_predictions`.
+    Create it with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     k_values : sequence of int
         Lengths of the lists.
     curves : dict of str to RankingCurve
-        Means and standard errors of each model, by its name.
+        Means and standard errors of each model, by model name.
     metric : str
         Name of the metric, for the axis.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Axes of the curves.
+        Axes that hold the curves.
     lines_ : dict of str to matplotlib Line2D
-        The curve of each model.
+        Curve of each model, by model name.
     figure_ : matplotlib Figure
         Figure that holds the axes.
 
@@ -71,13 +67,14 @@ class RankingCurveDisplay:
     --------
     RankingScorer : The metric at one k.
     BenchmarkDisplay : Several metrics of many models.
-    TrainingHistoryDisplay : What happened in the training of one model.
+    TrainingHistoryDisplay : Losses and scores of each epoch of a fit.
 
     Notes
     -----
-    The bands are those of each model's own mean. Users differ more than models do, and all models
-    are asked for the same items, so two bands may overlap although one model is better for nearly
-    all users: compare ``per_user`` values of a scorer, user by user, to tell.
+    Each band shows the uncertainty of the mean of one model. Users differ more than models, and all
+    models are scored on the same held-out items. Two bands may therefore overlap although one model
+    is better for nearly all users. To compare two models, compare the ``per_user`` values of a
+    scorer, user by user.
 
     Examples
     --------
@@ -90,12 +87,10 @@ class RankingCurveDisplay:
     array([ True,  True,  True])
     """
 
-    def __init__(
-        self, k_values: Sequence[int], curves: Mapping[str, RankingCurve], *, metric: str
-    ) -> None:
-        self.k_values = k_values
-        self.curves = curves
-        self.metric = metric
+    k_values: Sequence[int]
+    curves: Mapping[str, RankingCurve]
+    _: KW_ONLY
+    metric: str
 
     @classmethod
     def from_estimator(
@@ -110,25 +105,26 @@ class RankingCurveDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Score fitted models and draw.
+        """Score fitted models and draw their curves.
 
         Parameters
         ----------
         estimator : fitted estimator or dict of str to fitted estimator
-            One model, or several by name. They need ``predict`` only, so Pipelines will do.
+            One model, or several by name. They need only ``predict``, so they may be Pipelines.
         X : {array-like, sparse matrix} of shape (n_users, n_items)
             Interactions of the users to score, as for a :class:`RankingScorer`.
         y : sparse matrix of shape (n_users, n_items) or None, default=None
-            Their held-out interactions. None holds out a fifth of each row of X.
+            Held-out interactions of these users. With None, the scorer holds out part of each row
+            of X: its ``test_size``, by default a fifth.
         scorer : RankingScorer, default=ndcg_at_k
-            The metric and the way of the cut; its ``k`` is of no account.
+            The metric and the settings of the split. Its ``k`` is not used.
         k_values : sequence of int, default=(1, 2, 5, 10, 20, 50, 100)
             Lengths of the lists.
         error_band : float or None, default=1.96
-            Half the width of the bands, in standard errors of the mean over the users. None draws
-            no bands.
+            Half the width of the bands, in standard errors of the mean over the users. With None,
+            no bands are drawn.
         ax : matplotlib Axes or None, default=None
-            Where to draw. None makes a new figure.
+            Axes to draw in. With None, a new figure is created.
         **kwargs : dict
             Passed to matplotlib's ``plot``.
 
@@ -139,17 +135,11 @@ class RankingCurveDisplay:
         Raises
         ------
         ValueError
-            If the metric has no value per user (coverage), an argument is invalid, or fewer than
-            two users have anything held out.
+            If the metric has no value per user (coverage), if an argument is invalid, or if fewer
+            than two users have held-out interactions.
         """
-        scorers = MultiRankingScorer(_at_all(scorer, k_values))
-        one = not isinstance(estimator, Mapping)
-        models = {type(estimator).__name__: estimator} if one else estimator
-        curves = {
-            name: RankingCurve.of(scorers.per_user(model, X, y).values())
-            for name, model in models.items()
-        }
-        display = cls(k_values, curves, metric=scorer.name.partition("@")[0])
+        values = values_of_models(estimator, X, y, _at_each_k(scorer, k_values))
+        display = cls(k_values, _curves(values), metric=scorer.name.partition("@")[0])
         return display.plot(error_band=error_band, ax=ax, **kwargs)
 
     @classmethod
@@ -165,26 +155,26 @@ class RankingCurveDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Score ranked lists and draw.
+        """Score ranked lists and draw their curves.
 
         Parameters
         ----------
-        ranked : ndarray of shape (n_users, n_places), int, or dict of str to such
-            Lists of one model, or of several by name: item numbers, best first, as ``recommend``
-            gives them. Places that are missing up to a k count as empty.
+        ranked : ndarray of shape (n_users, n_places), int, or dict of str to such arrays
+            Lists of one model, or of several by name: item numbers, best first, as returned by
+            ``recommend``. If there are fewer than k places, the others count as empty.
         heldout : sparse matrix of shape (n_users, n_items)
             Held-out interactions.
         scorer : RankingScorer, default=ndcg_at_k
-            The metric; its ``k`` and cut are of no account.
+            The metric. Its ``k``, ``test_size`` and ``random_state`` are not used.
         k_values : sequence of int, default=(1, 2, 5, 10, 20, 50, 100)
             Lengths of the lists.
         name : str, default="model"
-            Name of the model, if ``ranked`` are the lists of one.
+            Name of the model if ``ranked`` holds the lists of only one.
         error_band : float or None, default=1.96
-            Half the width of the bands, in standard errors of the mean over the users. None draws
-            no bands.
+            Half the width of the bands, in standard errors of the mean over the users. With None,
+            no bands are drawn.
         ax : matplotlib Axes or None, default=None
-            Where to draw. None makes a new figure.
+            Axes to draw in. With None, a new figure is created.
         **kwargs : dict
             Passed to matplotlib's ``plot``.
 
@@ -195,17 +185,11 @@ class RankingCurveDisplay:
         Raises
         ------
         ValueError
-            If the metric has no value per user (coverage), an argument is invalid, or fewer than
-            two users have anything held out.
+            If the metric has no value per user (coverage), if an argument is invalid, or if fewer
+            than two users have held-out interactions.
         """
-        scorers = _at_all(scorer, k_values)
-        heldout = stored_interactions(heldout, "heldout")
-        lists = ranked if isinstance(ranked, Mapping) else {name: ranked}
-        curves = {
-            model: RankingCurve.of(values_of_lists(s, of_model, heldout) for s in scorers)
-            for model, of_model in lists.items()
-        }
-        display = cls(k_values, curves, metric=scorer.name.partition("@")[0])
+        values = values_of_lists(ranked, heldout, _at_each_k(scorer, k_values), name)
+        display = cls(k_values, _curves(values), metric=scorer.name.partition("@")[0])
         return display.plot(error_band=error_band, ax=ax, **kwargs)
 
     def plot(self, *, error_band: float | None = 1.96, ax: Any = None, **kwargs: Any) -> Self:
@@ -214,46 +198,48 @@ class RankingCurveDisplay:
         Parameters
         ----------
         error_band : float or None, default=1.96
-            Half the width of the bands, in standard errors of the mean over the users. None draws
-            no bands.
+            Half the width of the bands, in standard errors of the mean over the users. With None,
+            no bands are drawn.
         ax : matplotlib Axes or None, default=None
-            Where to draw. None makes a new figure.
+            Axes to draw in. With None, a new figure is created.
         **kwargs : dict
             Passed to matplotlib's ``plot``.
 
         Returns
         -------
         display : RankingCurveDisplay
-            Itself.
+            This display.
         """
-        ax = panels(1)[0] if ax is None else ax
+        [ax] = panels(1, ax, size=(5.5, 4))
         ks = np.asarray(self.k_values)
         self.lines_ = {}
         for name, curve in self.curves.items():
             style = line_style(kwargs, label=name, marker="o", markersize=4)
             (line,) = ax.plot(ks, curve.mean, **style)
+            self.lines_[name] = line
             if error_band is not None:
                 half = error_band * curve.standard_error
-                ax.fill_between(
-                    ks,
-                    curve.mean - half,
-                    curve.mean + half,
-                    color=line.get_color(),
-                    alpha=0.15,
-                    lw=0,
-                )
-            self.lines_[name] = line
+                band = (curve.mean - half, curve.mean + half)
+                ax.fill_between(ks, *band, color=line.get_color(), alpha=0.15, lw=0)
         ax.set(xscale="log", xlabel="k, length of the list", ylabel=f"{in_words(self.metric)}@k")
         ax.set_xticks(ks, [str(k) for k in ks])
         ax.minorticks_off()
-        ax.spines[["top", "right"]].set_visible(False)
         ax.legend(frameon=False)
         self.ax_ = ax
         self.figure_ = ax.figure
         return self
 
 
-def _at_all(scorer: RankingScorer, k_values: Sequence[int]) -> tuple[RankingScorer, ...]:
+def _at_each_k(scorer: RankingScorer, k_values: Sequence[int]) -> list[RankingScorer]:
+    """Return the scorer at each k."""
     if not len(k_values) or list(k_values) != sorted(set(k_values)):
         raise ValueError(f"k_values must be one or more ascending numbers, got {k_values!r}.")
-    return with_a_value_per_user([scorer.at(k) for k in k_values])
+    return [scorer.at(k) for k in k_values]
+
+
+def _curves(values: Values) -> dict[str, RankingCurve]:
+    """Return the curve of each model from its values per user at each k."""
+    return {
+        model: RankingCurve(*means_and_errors(np.array(list(at_each_k.values()))))
+        for model, at_each_k in values.items()
+    }

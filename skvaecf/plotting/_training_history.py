@@ -1,39 +1,41 @@
-"""What happened in the training of a model."""
+"""Display of the losses and scores of each epoch of a fit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
-import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from ._shared import in_words, panels
 
-# Columns of ``history_`` that are not figures of the training.
-_NO_FIGURES = {"epoch", "iter", "seconds"}
+# Entries of ``history_`` that have no panel.
+NO_PANEL = {"epoch", "seconds"}
 
 
+@dataclass(eq=False, repr=False)
 class TrainingHistoryDisplay:
-    """What an iterative recommender recorded of its training, one panel per figure.
+    """Display of the values that a recommender recorded in each epoch, one panel per value.
 
-    Make it with :meth:`from_estimator`, or of a saved ``history_``.
+    Create it with :meth:`from_estimator` or from a saved ``history_``.
 
     Parameters
     ----------
     history : list of dict
-        A record per epoch, as in ``history_``: its number, as "epoch" or "iter", and figures.
+        One record per epoch, as in ``history_``: its number as "epoch", and losses or scores by
+        name.
     best_iter : int or None, default=None
-        Epoch whose parameters were kept; it is marked in every panel.
+        Epoch whose parameters were kept. It is marked in every panel.
     name : str or None, default=None
         Name of the recommender, for the title.
 
     Attributes
     ----------
-    axes_ : ndarray of matplotlib Axes of shape (n_figures,)
+    axes_ : ndarray of matplotlib Axes of shape (n_panels,)
         The panels.
     lines_ : dict of str to matplotlib Line2D
-        The curve of each figure.
+        Curve of each recorded value, by name.
     figure_ : matplotlib Figure
         Figure that holds the panels.
 
@@ -46,22 +48,16 @@ class TrainingHistoryDisplay:
     >>> from skvaecf import WMF, TrainingHistoryDisplay
     >>> from skvaecf.datasets import make_interactions
     >>> X = make_interactions(n_users=300, n_items=40, random_state=0)
-    >>> model = WMF(n_components=8, max_iter=5, tol=0, random_state=0).fit(X)
+    >>> model = WMF(n_components=8, max_epochs=5, tol=0, random_state=0).fit(X)
     >>> display = TrainingHistoryDisplay.from_estimator(model)
     >>> len(display.lines_["objective"].get_xdata())
     5
     """
 
-    def __init__(
-        self,
-        history: Sequence[Mapping[str, float]],
-        *,
-        best_iter: int | None = None,
-        name: str | None = None,
-    ) -> None:
-        self.history = history
-        self.best_iter = best_iter
-        self.name = name
+    history: Sequence[Mapping[str, float]]
+    _: KW_ONLY
+    best_iter: int | None = None
+    name: str | None = None
 
     @classmethod
     def from_estimator(
@@ -78,13 +74,13 @@ class TrainingHistoryDisplay:
         Parameters
         ----------
         estimator : fitted recommender
-            One that has ``history_``.
+            A recommender that has ``history_``.
         figures : sequence of str or None, default=None
-            Which figures to draw, by their names in ``history_``. None draws all.
+            Names in ``history_`` of the values to draw. With None, all are drawn.
         name : str or None, default=None
-            Name for the title. None takes that of the class.
-        ax : matplotlib Axes, array-like of them or None, default=None
-            Where to draw, one for each figure. None makes a new matplotlib figure.
+            Name for the title. None stands for the name of the class.
+        ax : matplotlib Axes, array-like of Axes or None, default=None
+            Axes to draw in, one for each value. With None, a new figure is created.
         **kwargs : dict
             Passed to matplotlib's ``plot``.
 
@@ -97,14 +93,14 @@ class TrainingHistoryDisplay:
         NotFittedError
             If the recommender is not fitted.
         TypeError
-            If it does not train by epochs.
+            If the recommender has no ``history_``.
         ValueError
-            If there is no such figure, or another number of axes.
+            If a name is not in ``history_``, or if the number of axes is wrong.
         """
         check_is_fitted(estimator)
         if not hasattr(estimator, "history_"):
             raise TypeError(
-                f"estimator must have history_, which {type(estimator).__name__} has not."
+                f"estimator must have history_, which {type(estimator).__name__} does not have."
             )
         name = type(estimator).__name__ if name is None else name
         best_iter = getattr(estimator, "best_iter_", None)
@@ -117,45 +113,38 @@ class TrainingHistoryDisplay:
         Parameters
         ----------
         figures : sequence of str or None, default=None
-            Which figures to draw, by their names in the history. None draws all.
-        ax : matplotlib Axes, array-like of them or None, default=None
-            Where to draw, one for each figure. None makes a new matplotlib figure.
+            Names in the history of the values to draw. With None, all are drawn.
+        ax : matplotlib Axes, array-like of Axes or None, default=None
+            Axes to draw in, one for each value. With None, a new figure is created.
         **kwargs : dict
             Passed to matplotlib's ``plot``.
 
         Returns
         -------
         display : TrainingHistoryDisplay
-            Itself.
+            This display.
 
         Raises
         ------
         ValueError
-            If there is no such figure, or another number of axes.
+            If a name is not in the history, or if the number of axes is wrong.
         """
-        if isinstance(figures, str):
-            raise ValueError(f"figures must be a list of names, got {figures!r}.")
         if not self.history:
             raise ValueError("history must hold one epoch or more, got none.")
-        recorded = [key for key in self.history[0] if key not in _NO_FIGURES]
+        recorded = [key for key in self.history[0] if key not in NO_PANEL]
         names = recorded if figures is None else list(figures)
-        unknown = [key for key in names if key not in recorded]
-        if unknown or not names:
-            raise ValueError(f"figures must be among {recorded}, got {figures!r}.")
-        axes = panels(len(names)) if ax is None else np.ravel(ax)
-        if len(axes) != len(names):
-            raise ValueError(f"ax must have {len(names)} axes, one per figure, got {len(axes)}.")
+        if isinstance(figures, str) or not names or not set(names) <= set(recorded):
+            raise ValueError(f"figures must be a list of names in {recorded}, got {figures!r}.")
+        axes = panels(len(names), ax, (3.6, 2.8) if len(names) > 1 else (5.5, 4))
 
-        count = "epoch" if "epoch" in self.history[0] else "iter"
-        epochs = [record[count] for record in self.history]
+        epochs = [record["epoch"] for record in self.history]
         self.lines_ = {}
         for panel, key in zip(axes, names, strict=True):
             values = [record[key] for record in self.history]
             (self.lines_[key],) = panel.plot(epochs, values, **kwargs)
             if self.best_iter is not None:
                 panel.axvline(self.best_iter, color="0.6", linestyle=":", zorder=0)
-            panel.set(xlabel="epoch" if count == "epoch" else "sweep", title=in_words(key))
-            panel.spines[["top", "right"]].set_visible(False)
+            panel.set(xlabel="epoch", title=in_words(key))
         self.axes_ = axes
         self.figure_ = axes[0].figure
         if ax is None and self.name is not None:

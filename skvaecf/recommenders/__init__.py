@@ -1,1 +1,1 @@
-"""One file per paper."""
+"""The recommenders, one module per model."""

@@ -1,21 +1,21 @@
-"""CDAE: a denoising autoencoder with a vector of its own for each user."""
+"""CDAE: a denoising autoencoder with a learned vector for each user."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral, Real
-from typing import Any, ClassVar, Literal
+from dataclasses import KW_ONLY
+from typing import Literal
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 
+from .._parameters import NonNegative, Positive, PositiveInt, Rate
 from ..interactions import InteractionBatch
-from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
-from ..modules import Autoencoder, Decoder, Encoder
-from ..neural import TorchRecommender
-from ..objectives import weight_penalty
-from ..training import Batch, Player
+from ..neural._layers import Autoencoder, Decoder, Encoder
+from ..neural._likelihoods import LikelihoodLike, likelihood_class
+from ..neural._objectives import weight_penalty
+from ..neural._recommender import TorchRecommender
+from ..neural._training import Batch, Player
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
@@ -29,8 +29,8 @@ FOLD_IN_STEPS = 10
 class CDAE(TorchRecommender):
     r"""Collaborative denoising autoencoder.
 
-    Items are dropped from a user's row x, and the network must give the whole row a high
-    likelihood, with the help of a vector :math:`v_u` that belongs to the user. Training lowers
+    In training, items are dropped from a user's row x, and the network learns to predict the whole
+    row. A learned vector :math:`v_u` of the user is added to the hidden layer. Training minimises
 
     .. math::
 
@@ -39,86 +39,101 @@ class CDAE(TorchRecommender):
 
         & h_u = s(W^\top \tilde{x}_u + v_u + b),
 
-    the likelihood being summed over the items. Users are ranked by :math:`W'^\top h + b'` of their
-    undropped rows. Any row, of a user in ``fit`` or not, gets the vector v that lowers the row's
-    own terms, in square brackets, all else being fixed.
+    where U is the number of users and :math:`\tilde{x}_u` is the row after dropout. The
+    log-likelihood is summed over the items. The ranking scores are :math:`W'^\top h + b'`, computed
+    from the row without dropout. For this, ``predict`` computes the vector v of each row: it
+    minimises the terms of the row, in square brackets, with all other parameters fixed. It does so
+    for users in ``fit`` and for new users.
 
     Parameters
     ----------
     n_components : int, default=50
-        Width of the hidden layer h, and of the users' vectors.
+        Number of units of the hidden layer h, and number of components of the users' vectors.
     activation : {"sigmoid", "tanh", "linear"}, default="sigmoid"
-        Function s of the hidden layer.
+        Activation function s of the hidden layer.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="bernoulli"
-        Distribution of a user's items given the scores. With "bernoulli" the loss is the paper's
-        logistic one. "n-choose-k" is Bernoulli's given the number of the user's items.
-        A class is one of your own, see :mod:`skvaecf.likelihoods`.
+        Distribution of a user's interactions given the scores of all items. With "bernoulli" the
+        loss is the logistic loss of the paper. "n-choose-k" is the distribution of "bernoulli"
+        given the number of the user's items. A custom likelihood is a subclass of
+        :class:`skvaecf.neural.ItemLikelihood`.
     l2 : float, default=1.0
-        Weight :math:`\lambda` of the squared norms of the user's vector and of both weight
-        matrices. The biases are free.
+        Weight :math:`\lambda` of the squared norms of the users' vectors and of both weight
+        matrices, next to the loss summed over all users. The biases are not penalised.
     dropout : float, default=0.5
-        Probability q in training to drop each of a user's items from the encoder's input.
+        Probability q with which each of a user's items is dropped from the input of the encoder in
+        training.
     learning_rate : float, default=1e-2
-        Step size of Adam.
+        Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
-        Users per update. "auto" is a twentieth of the users, but at least 100 and at most 500, so
-        that small data sets get enough updates per epoch.
+        Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
+        100 and at most 500, so that small data sets have enough updates per epoch.
     max_epochs : int, default=200
-        Passes over the users, at most.
+        Maximum number of epochs. An epoch is one pass over the training users.
     ema_decay : float, default=0.8
-        Decay per epoch of the moving average of the parameters, which is what is validated and
-        kept. 0 takes the parameters as they are.
+        Decay per epoch of the exponential moving average of the parameters. The averages are
+        validated, and they are the parameters of the fitted model. With 0 the parameters are not
+        averaged.
     early_stopping : bool, default=True
-        Hold out validation users, compute their NDCG@100 after each epoch, stop when it has not
-        risen for ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5
-        interactions, nobody can be held out and all epochs are run.
+        Whether to validate the model after each epoch and to keep the best epoch. The validation
+        score is the NDCG@100 of the users in ``X_val`` or, without ``X_val``, of users that are
+        held out. Training stops when the score has not reached a new maximum for
+        ``n_iter_no_change`` epochs. If no user has at least 5 interactions, no user is held out,
+        and all epochs are run. With False the last epoch is kept.
     validation_fraction : float, default=0.1
-        Share of the users to hold out when ``early_stopping``, unless ``fit`` is given ``X_val``.
+        Share of the users with at least 5 interactions that is held out if ``early_stopping=True``
+        and ``fit`` is called without ``X_val``.
     n_iter_no_change : int, default=20
-        Epochs without a better validation score before training stops.
+        Number of epochs without a new maximum of the validation score after which training stops.
     device : str or torch.device, default="auto"
-        Where to compute: "auto" (CUDA if present, else MPS, else CPU) or any torch device.
+        Device of the computations: "auto" (CUDA if available, otherwise MPS, otherwise the CPU) or
+        any torch device.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Type of the large products in training. "auto" is bfloat16 where the hardware has it.
-        Parameters, reductions and the products of ``predict`` are float32 in any case.
+        Type of the large matrix products in training. "auto" is bfloat16 if the hardware computes
+        it natively, otherwise float32. Parameters, reductions and the products of ``predict`` are
+        always float32.
     random_state : int, RandomState instance or None, default=None
-        Seed of all randomness; pass an int for the same result at every call.
+        Seed of all random numbers. Pass an int for reproducible results across multiple calls of
+        ``fit``.
     verbose : int, default=0
-        1 shows a progress bar.
+        Verbosity level. With 1, a progress bar is shown.
     warm_start : bool, default=False
-        Start ``fit`` from the parameters of the previous one.
+        Whether ``fit`` starts from the parameters of the previous call of ``fit``.
 
     Attributes
     ----------
     network_ : torch.nn.Module
-        The trained ``encoder`` (W and b), ``decoder`` (W' and b') and ``users``, the vectors
-        :math:`v_u` of the rows trained on, shape (n_users, n_components). Users set apart by
-        ``early_stopping`` are not among them.
+        Trained network with the parts ``encoder`` (W and b), ``decoder`` (W' and b') and ``users``.
+        The latter are the vectors :math:`v_u` of the training users, shape (n_users, n_components),
+        without the users that are held out for ``early_stopping``.
     history_ : list of dict
-        Per epoch: its number, the mean loss of each player, the validation NDCG@100, seconds.
+        One dict per epoch with the keys "epoch" (counted from 1), "autoencoder_loss" (mean over the
+        updates), "validation_ndcg" (NDCG@100 of the validation users, if there are any) and
+        "seconds".
     n_iter_ : int
-        Epochs run.
+        Number of epochs that were run.
     best_iter_ : int
-        Epoch whose parameters are kept, counted from 1.
+        Number of the epoch whose parameters are kept, counted from 1.
     n_features_in_ : int
         Number of items.
 
     See Also
     --------
-    MultDAE : The same without the users' vectors.
+    MultDAE : The same model without the users' vectors.
 
     Notes
     -----
-    The paper sums the loss over a user's items and a few sampled others; here it is over all
-    items, without sampling. The paper's :math:`\lambda`, which stands before a penalty that is
-    not divided by the number U of users, is :math:`2 \lambda / U` here. Rows are scaled to unit
-    length before items are dropped, which the paper does not do: the many items of an active user
-    would saturate the hidden layer. What is kept is scaled by 1 / (1 - q), so q must be below 1.
+    The paper sums the loss over the user's items and a few sampled other items. This class sums
+    over all items, without sampling. In the paper the penalty is not divided by the number U of
+    users: a value :math:`\lambda` of this class is :math:`2 \lambda / U` in the paper. Rows are
+    scaled to unit length before dropout. The paper does not do this; without it, the many items of
+    an active user would saturate the hidden layer. The entries that dropout keeps are multiplied by
+    1 / (1 - q), so q must be less than 1.
 
     The paper has no rule for users that are not in ``fit``. The search for v starts from the mean
-    of the trained vectors and makes 10 gradient steps of Barzilai and Borwein's length; the point
-    of the least gradient is taken. ``predict`` does this for the users in ``fit`` too, so that a
-    row's scores depend on the row alone. ``warm_start`` needs as many training users as before.
+    of the trained vectors and makes 10 gradient steps with the step length of Barzilai and Borwein.
+    The result is the point with the smallest gradient. ``predict`` computes v for the users in
+    ``fit`` as well, so the scores of a row depend on the row alone. ``warm_start`` needs the same
+    number of training users as in the previous fit.
 
     References
     ----------
@@ -126,7 +141,7 @@ class CDAE(TorchRecommender):
     systems", WSDM 2016, section 3.
 
     Barzilai and Borwein, "Two-point step size gradient methods", IMA Journal of Numerical Analysis
-    1988, for the length of the steps.
+    1988 (step length).
 
     Examples
     --------
@@ -138,53 +153,13 @@ class CDAE(TorchRecommender):
     (2, 3)
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **TorchRecommender._parameter_constraints,
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(ACTIVATIONS))],
-        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
-        "l2": [Interval(Real, 0, None, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-    }
-
-    def __init__(
-        self,
-        n_components: int = 50,
-        *,
-        activation: str = "sigmoid",
-        likelihood: str | type[ItemLikelihood] = "bernoulli",
-        l2: float = 1.0,
-        dropout: float = 0.5,
-        learning_rate: float = 1e-2,
-        batch_size: int | Literal["auto"] = "auto",
-        max_epochs: int = 200,
-        ema_decay: float = 0.8,
-        early_stopping: bool = True,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 20,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
-        verbose: int = 0,
-        warm_start: bool = False,
-    ) -> None:
-        self.n_components = n_components
-        self.activation = activation
-        self.likelihood = likelihood
-        self.l2 = l2
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.ema_decay = ema_decay
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.device = device
-        self.precision = precision
-        self.random_state = random_state
-        self.verbose = verbose
-        self.warm_start = warm_start
+    n_components: PositiveInt = 50
+    _: KW_ONLY
+    activation: Literal["sigmoid", "tanh", "linear"] = "sigmoid"
+    likelihood: LikelihoodLike = "bernoulli"
+    l2: NonNegative = 1.0
+    dropout: Rate = 0.5
+    learning_rate: Positive = 1e-2
 
     def _build(self, n_users: int, n_items: int) -> CollaborativeAutoencoder:
         return CollaborativeAutoencoder(
@@ -194,14 +169,15 @@ class CDAE(TorchRecommender):
             self.n_components,
         )
 
-    def _players(self, network: CollaborativeAutoencoder) -> list[Player]:
+    def _players(self, network: CollaborativeAutoencoder, x: InteractionBatch) -> list[Player]:
         def loss(batch: Batch) -> Tensor:
-            """Mean of - log p(x|h) + lambda ||v||^2, + lambda / U (||W||^2 + ||W'||^2)."""
-            dropped = batch.x.l2_normalized().dropout(self.dropout, batch.generator)
+            """Mean of [- log p(x|h) + lambda ||v||^2] + lambda/U (||W||^2 + ||W'||^2)."""
+            dropped = batch.x.normalized().dropout(self.dropout, batch.generator)
             v = network.users[batch.users]
             rows = self._objective(network, batch.x, network.encoder(dropped), v)
-            share = self.l2 / len(network.users)
-            return rows.mean() + weight_penalty(share, network.encoder, network.decoder)
+            return rows.mean() + weight_penalty(
+                self.l2 / x.n_users, network.encoder, network.decoder
+            )
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
@@ -210,19 +186,19 @@ class CDAE(TorchRecommender):
     ) -> Tensor:
         """- log p(x | W' h + b') + lambda ||v||^2 with h = s(a + v), shape (n_users,)."""
         h = ACTIVATIONS[self.activation](a + v)
-        p = likelihood_of(self.likelihood)(network.decoder.factored(h))
+        p = likelihood_class(self.likelihood)(network.decoder.factored(h))
         return self.l2 * v.square().sum(dim=1) - p.log_prob(x)
 
     def _latent(self, network: CollaborativeAutoencoder, x: InteractionBatch) -> Tensor:
-        """Fold rows in: find v and compute h, shape (n_users, n_components)."""
-        a = network.encoder(x.l2_normalized()).detach()
+        """Fold rows in: compute v and return h, shape (n_users, n_components)."""
+        a = network.encoder(x.normalized()).detach()
         start = network.users.detach().mean(dim=0).expand(x.n_users, -1)
         v = descend(lambda v: self._objective(network, x, a, v), start, FOLD_IN_STEPS)
         return ACTIVATIONS[self.activation](a + v)
 
 
 class CollaborativeAutoencoder(Autoencoder):
-    """An autoencoder with a vector per training user."""
+    """Autoencoder with one vector per training user."""
 
     def __init__(self, encoder: Encoder, decoder: Decoder, n_users: int, n_components: int) -> None:
         super().__init__(encoder, decoder)
@@ -230,10 +206,10 @@ class CollaborativeAutoencoder(Autoencoder):
 
 
 def descend(objective: Callable[[Tensor], Tensor], start: Tensor, n_steps: int) -> Tensor:
-    """Lower a function of each row, by gradient steps of Barzilai and Borwein's length.
+    """Minimise a function of each row by gradient steps with the length of Barzilai and Borwein.
 
-    The length d.d / d.y, for the last step d and the change y of the gradient over it, is the
-    inverse of the curvature met on the way. Rows do not meet: each has its own length.
+    The step length is d.d / d.y, where d is the previous step and y is the change of the gradient
+    over this step. It is the inverse of the curvature along d. Each row has its own step length.
 
     Parameters
     ----------
@@ -245,8 +221,8 @@ def descend(objective: Callable[[Tensor], Tensor], start: Tensor, n_steps: int) 
     Returns
     -------
     v : Tensor of shape (n_rows, n_components)
-        Of each row, the point with the shortest gradient. Values are too coarse to choose by:
-        near a minimum they are all equal but for rounding.
+        The visited point of each row with the smallest gradient. The values of the function are
+        not compared: near a minimum they are equal except for rounding.
     """
 
     def gradient(v: Tensor) -> Tensor:
@@ -259,7 +235,7 @@ def descend(objective: Callable[[Tensor], Tensor], start: Tensor, n_steps: int) 
 
     v, g = start, gradient(start)
     best, shortest = v, dot(g, g)
-    length = 1 / (1 + shortest.sqrt())  # at first no farther than 1
+    length = 1 / (1 + shortest.sqrt())  # the first step is at most 1 long
     for _ in range(n_steps):
         d = -length * g
         v, last = v + d, g

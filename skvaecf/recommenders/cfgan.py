@@ -1,156 +1,172 @@
-"""CFGAN: a generator of purchase vectors against a discriminator that has seen the real ones."""
+"""CFGAN: a generator of vectors of interactions, trained with a discriminator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from numbers import Integral, Real
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, replace
+from typing import ClassVar, Literal
 
-import numpy as np
 import torch
-from scipy.sparse import csr_array
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..base import cosines
+from .._parameters import Fraction, LayerSizes, NonNegative, Positive, PositiveInt, Probability
 from ..interactions import InteractionBatch
-from ..least_squares import Fixed, LeastSquares, principal_axes
-from ..modules import Decoder, Encoder, OwnStart
-from ..neural import TorchRecommender
-from ..objectives import density_ratio_loss, ratio_accuracy, weight_penalty
-from ..training import Batch, Order, Player, by_epoch
+from ..linear._least_squares import FixedFactors, LeastSquares, principal_axes
+from ..neural._layers import Decoder, Encoder, SelfInitialized
+from ..neural._objectives import density_ratio_loss, ratio_accuracy, weight_penalty
+from ..neural._recommender import TorchRecommender
+from ..neural._training import Batch, Order, Player, by_epoch
 
 
 class CFGAN(TorchRecommender):
-    r"""Collaborative filtering by a generative adversarial network on vectors of interactions.
+    r"""Generative adversarial network on vectors of interactions (CFGAN).
 
-    From a row c of interactions, of a user or of an item, the generator makes a vector
-    :math:`\hat{y} = G(c)` of real numbers, and the discriminator tells c from
-    :math:`\hat{y} \odot m`, knowing c. The mask m keeps the interactions and, by *partial
-    masking*, a random share of the other entries. With :math:`\sigma^+(a) = \log(1 + e^a)` the
-    discriminator lowers, on average over the rows,
+    The generator maps a row c of interactions, of a user or of an item, to a vector
+    :math:`\hat{y} = G(c)` of real numbers. The discriminator D learns to distinguish c from
+    :math:`\hat{y} \odot m`, given c. The mask m keeps the interactions and a random share of the
+    other entries (*partial masking*). With :math:`\sigma^+(a) = \log(1 + e^a)`, the discriminator
+    minimises, on average over the rows,
 
     .. math:: \sigma^+(-D(c, c)) + \sigma^+(D(c, \hat{y} \odot m))
               + \lambda_D \sum_W \|W\|_F^2
 
-    and the generator
+    and the generator minimises
 
     .. math:: \sigma^+(-D(c, \hat{y} \odot m)) + \alpha \sum_{j \in Z} \hat{y}_j^2
               + \lambda_G \sum_W \|W\|_F^2,
 
-    where Z is another random share of the entries without interaction, which *zero
-    reconstruction* pulls to 0. Items are ranked by :math:`\hat{y}`.
+    where W are the weight matrices of the player, and Z is another random share of the entries
+    without interaction. The term with Z (*zero reconstruction*) pulls these entries to 0. In user
+    mode the ranking scores are :math:`\hat{y}`; the Notes describe those of the item mode.
 
     Parameters
     ----------
     n_components : int, default=400
-        Width of the generator's last hidden layer.
+        Width of the last hidden layer of the generator.
     mode : {"user", "item"}, default="user"
-        Whether a row is what one user has, or who has one item. Batches and epochs are of rows.
+        What a row c holds: the items of one user, or the users of one item. Mini-batches and epochs
+        consist of these rows.
     generator_layer_sizes : tuple of int, default=()
-        Widths of the generator's sigmoid layers before the last one.
+        Widths of the hidden sigmoid layers of the generator before the last one.
     discriminator_layer_sizes : tuple of int, default=(125,)
-        Widths of the discriminator's hidden sigmoid layers; ``()`` makes it linear.
+        Widths of the hidden sigmoid layers of the discriminator. With ``()`` the discriminator is
+        linear.
     masking_ratio : float, default=0.7
-        Probability of an entry without interaction to be shown to the discriminator (partial
+        Probability with which an entry without interaction is shown to the discriminator (partial
         masking).
     reconstruction_ratio : float, default=0.7
-        Probability of an entry without interaction to be in Z (zero reconstruction).
+        Probability with which an entry without interaction is in Z (zero reconstruction).
     reconstruction_weight : float, default=0.03
-        Weight :math:`\alpha` of zero reconstruction.
+        Weight :math:`\alpha` of zero reconstruction. 0 removes the term.
     l2 : float, default=5e-5
-        Weight :math:`\lambda_G` of the penalty on the generator's weight matrices, per row.
+        Weight :math:`\lambda_G` of the squared norms of the generator's weight matrices, next to
+        the loss averaged over the rows.
     discriminator_l2 : float, default=0.0
-        Weight :math:`\lambda_D` of the penalty on the discriminator's weight matrices, per row.
-    n_generator_steps : int, default=2
-        Times in a row that the generator goes through all rows.
-    n_discriminator_steps : int, default=1
-        Times in a row that the discriminator goes through all rows before that.
-    fold_in_weight : float, default=0.5
-        In item mode, weight of an item that the user does not have, where one that the user has
-        weighs 1, when users are folded in; less than 1.
+        Weight :math:`\lambda_D` of the squared norms of the discriminator's weight matrices, next
+        to the loss averaged over the rows.
+    n_generator_passes : int, default=2
+        Passes of the generator over the rows in each epoch.
+    n_discriminator_passes : int, default=1
+        Passes of the discriminator over the rows in each epoch, before those of the generator.
+    unobserved_weight : float, default=0.5
+        Only in item mode: weight of an item that the user does not have, in the fold-in of users.
+        An item that the user has weighs 1. The value must be less than 1.
     fold_in_l2 : float, default=1.0
-        In item mode, weight of the penalty on the weights of a user who is folded in, where the
-        items' vectors have a mean square length of 1.
+        Only in item mode: weight :math:`\mu` of the penalty in the fold-in of users. It is
+        multiplied by the mean squared length of the items' vectors.
     learning_rate : float, default=3e-3
-        Step size of Adam.
+        Learning rate of the Adam optimizer.
     discriminator_learning_rate : float or None, default=None
-        Step size of Adam for the discriminator. None takes ``learning_rate``.
+        Learning rate of the Adam optimizer for the discriminator. With None it is
+        ``learning_rate``.
     batch_size : int or "auto", default="auto"
-        Users per update. "auto" is a twentieth of the users, but at least 100 and at most 500, so
-        that small data sets get enough updates per epoch.
+        Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
+        100 and at most 500, so that small data sets have enough updates per epoch.
     max_epochs : int, default=200
-        Alternations of discriminator and generator, at most.
+        Maximum number of epochs. In each epoch, first the discriminator and then the generator is
+        trained.
     ema_decay : float, default=0.8
-        Decay per epoch of the moving average of the parameters, which is what is validated and
-        kept. 0 takes the parameters as they are.
+        Decay per epoch of the exponential moving average of the parameters. The averages are
+        validated, and they are the parameters of the fitted model. With 0 the parameters are not
+        averaged.
     early_stopping : bool, default=True
-        Hold out validation users, compute their NDCG@100 after each epoch, stop when it has not
-        risen for ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5
-        interactions, nobody can be held out and all epochs are run.
+        Whether to validate the model after each epoch and to keep the best epoch. The validation
+        score is the NDCG@100 of the users in ``X_val`` or, without ``X_val``, of users that are
+        held out. Training stops when the score has not reached a new maximum for
+        ``n_iter_no_change`` epochs. If no user has at least 5 interactions, no user is held out,
+        and all epochs are run. With False the last epoch is kept.
     validation_fraction : float, default=0.1
-        Share of the users to hold out when ``early_stopping``, unless ``fit`` is given ``X_val``.
+        Share of the users with at least 5 interactions that is held out if ``early_stopping=True``
+        and ``fit`` is called without ``X_val``.
     n_iter_no_change : int, default=20
-        Epochs without a better validation score before training stops.
+        Number of epochs without a new maximum of the validation score after which training stops.
     device : str or torch.device, default="auto"
-        Where to compute: "auto" (CUDA if present, else MPS, else CPU) or any torch device.
+        Device of the computations: "auto" (CUDA if available, otherwise MPS, otherwise the CPU) or
+        any torch device.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Type of the large products in training. "auto" is bfloat16 where the hardware has it.
-        Parameters, reductions and the products of ``predict`` are float32 in any case.
+        Type of the large matrix products in training. "auto" is bfloat16 if the hardware computes
+        it natively, otherwise float32. Parameters, reductions and the products of ``predict`` are
+        always float32.
     random_state : int, RandomState instance or None, default=None
-        Seed of all randomness; pass an int for the same result at every call.
+        Seed of all random numbers. Pass an int for reproducible results across multiple calls of
+        ``fit``.
     verbose : int, default=0
-        1 shows a progress bar.
+        Verbosity level. With 1, a progress bar is shown.
     warm_start : bool, default=False
-        Start ``fit`` from the parameters of the previous one.
+        Whether ``fit`` starts from the parameters of the previous call of ``fit``.
 
     Attributes
     ----------
     network_ : torch.nn.Module
-        The trained ``encoder`` and ``decoder``, which make up the generator, and
-        ``discriminator``.
+        Trained network with the parts ``encoder`` and ``decoder``, which form the generator, and
+        ``discriminator``. In item mode, the buffer ``vectors`` holds the :math:`h_i` (see Notes),
+        shape (n_items, n_components).
     history_ : list of dict
-        Per epoch: its number, the mean loss of each player, the share of vectors that the
-        discriminator classified correctly, the validation NDCG@100, seconds. An epoch has
-        ``n_discriminator_steps`` and ``n_generator_steps`` passes over the rows.
+        One dict per epoch with the keys "epoch" (counted from 1), "discriminator_loss",
+        "discriminator_accuracy" (share of the vectors that the discriminator classifies correctly),
+        "generator_loss", "validation_ndcg" (NDCG@100 of the validation users, if there are any) and
+        "seconds".
     n_iter_ : int
-        Epochs run.
+        Number of epochs that were run.
     best_iter_ : int
-        Epoch whose parameters are kept, counted from 1.
+        Number of the epoch whose parameters are kept, counted from 1.
     n_features_in_ : int
         Number of items.
 
     See Also
     --------
-    IRGAN : A generator of single items.
-    MultDAE : The generator's network, trained by the likelihood of its input.
+    IRGAN : The generator draws single items.
+    MultDAE : A similar network, trained with a likelihood instead of a discriminator.
 
     Notes
     -----
-    The paper's schemes are settings of the two shares: ``masking_ratio=0`` is its CFGAN_ZR,
-    ``reconstruction_weight=0`` its CFGAN_PM; both are in CFGAN_ZP, the default. Here entries are
-    drawn independently of each other, so that a row's share is a mean, and anew at every pass
-    over the rows. The generator's loss is the non-saturating one. Biases are not penalised.
+    The paper has three schemes. ``masking_ratio=0`` is CFGAN_ZR, and ``reconstruction_weight=0`` is
+    CFGAN_PM. The default is CFGAN_ZP, which has both terms. The entries of m and Z are drawn
+    independently of each other, so the ratios are expected shares of a row. They are drawn anew in
+    every pass over the rows. The generator's loss is the non-saturating one. Biases are not
+    penalised.
 
     The authors' setting for MovieLens 100K is ``CFGAN(mode="item", l2=5e-4, learning_rate=1e-4,
-    n_generator_steps=4, n_discriminator_steps=2, batch_size=32, ema_decay=0)``, but for batches of
-    64 that their discriminator has. Twice the decay, ``l2=1e-3``, ranked validation items better.
+    n_generator_passes=4, n_discriminator_passes=2, batch_size=32, ema_decay=0)``. Their
+    discriminator has mini-batches of 64, which this class cannot set separately. With twice the
+    penalty, ``l2=1e-3``, the ranking of validation items was better.
 
-    In user mode a user's row is the input. In item mode the vector of item i is
-    :math:`\hat{y}_{ui} = w_u^\top h_i + b_u`, with :math:`h_i` the last hidden layer and weights
-    of each user u in ``fit``, by which the paper ranks these users. Here a user, in ``fit`` or
-    not, gets weights by least squares with the :math:`h_i` fixed,
+    In user mode the generator maps the row of a user to the scores of all items. In item mode it
+    maps the row of an item i to the scores of this item for all users u in ``fit``,
+    :math:`\hat{y}_{ui} = w_u^\top h_i + b_u`, where :math:`h_i` is the last hidden layer. The paper
+    ranks the items of these users by these scores. This class instead computes weights w of every
+    user, in ``fit`` or not, by least squares with the :math:`h_i` fixed,
 
     .. math:: \min_w \sum_{i \in S} (w^\top h_i - 1)^2 + a \sum_{i \notin S} (w^\top h_i)^2
               + \mu s \|w\|^2,
 
-    a being ``fold_in_weight``, :math:`\mu` ``fold_in_l2`` and s the mean of the
-    :math:`\|h_i\|^2`. They ranked held-out items better than the generator's own weights
-    did. ``transform`` gives w there, and the hidden layer in user mode. Where the users of
-    ``X_val`` are those of ``fit``, the validation score is high after the first epoch already and
-    may need dozens more to rise above that: ``n_iter_no_change`` should be large then.
+    where S are the user's items, a is ``unobserved_weight``, :math:`\mu` is ``fold_in_l2`` and s is
+    the mean of the :math:`\|h_i\|^2`. The scores :math:`w^\top h_i` ranked held-out items better
+    than those of the generator. ``transform`` returns w in item mode, and the hidden layer in user
+    mode. If the users of ``X_val`` are those of ``fit``, the validation score is already high after
+    the first epoch and may need dozens of epochs to reach a new maximum. Choose a large
+    ``n_iter_no_change`` in this case.
 
     References
     ----------
@@ -167,94 +183,34 @@ class CFGAN(TorchRecommender):
     (2, 3)
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **TorchRecommender._parameter_constraints,
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "mode": [StrOptions({"user", "item"})],
-        "generator_layer_sizes": ["array-like"],
-        "discriminator_layer_sizes": ["array-like"],
-        "masking_ratio": [Interval(Real, 0, 1, closed="both")],
-        "reconstruction_ratio": [Interval(Real, 0, 1, closed="both")],
-        "reconstruction_weight": [Interval(Real, 0, None, closed="left")],
-        "l2": [Interval(Real, 0, None, closed="left")],
-        "discriminator_l2": [Interval(Real, 0, None, closed="left")],
-        "n_generator_steps": [Interval(Integral, 1, None, closed="left")],
-        "n_discriminator_steps": [Interval(Integral, 1, None, closed="left")],
-        "fold_in_weight": [Interval(Real, 0, 1, closed="neither")],
-        "fold_in_l2": [Interval(Real, 0, None, closed="neither")],
-        "discriminator_learning_rate": [Interval(Real, 0, None, closed="neither"), None],
-    }
+    n_components: PositiveInt = 400
+    _: KW_ONLY
+    mode: Literal["user", "item"] = "user"
+    generator_layer_sizes: LayerSizes = ()
+    discriminator_layer_sizes: LayerSizes = (125,)
+    masking_ratio: Probability = 0.7
+    reconstruction_ratio: Probability = 0.7
+    reconstruction_weight: NonNegative = 0.03
+    l2: NonNegative = 5e-5
+    discriminator_l2: NonNegative = 0.0
+    n_generator_passes: PositiveInt = 2
+    n_discriminator_passes: PositiveInt = 1
+    unobserved_weight: Fraction = 0.5
+    fold_in_l2: Positive = 1.0
+    learning_rate: Positive = 3e-3
+    discriminator_learning_rate: Positive | None = None
 
     _order: ClassVar[Order] = staticmethod(by_epoch)
-
-    def __init__(
-        self,
-        n_components: int = 400,
-        *,
-        mode: str = "user",
-        generator_layer_sizes: Sequence[int] = (),
-        discriminator_layer_sizes: Sequence[int] = (125,),
-        masking_ratio: float = 0.7,
-        reconstruction_ratio: float = 0.7,
-        reconstruction_weight: float = 0.03,
-        l2: float = 5e-5,
-        discriminator_l2: float = 0.0,
-        n_generator_steps: int = 2,
-        n_discriminator_steps: int = 1,
-        fold_in_weight: float = 0.5,
-        fold_in_l2: float = 1.0,
-        learning_rate: float = 3e-3,
-        discriminator_learning_rate: float | None = None,
-        batch_size: int | Literal["auto"] = "auto",
-        max_epochs: int = 200,
-        ema_decay: float = 0.8,
-        early_stopping: bool = True,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 20,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
-        verbose: int = 0,
-        warm_start: bool = False,
-    ) -> None:
-        self.n_components = n_components
-        self.mode = mode
-        self.generator_layer_sizes = generator_layer_sizes
-        self.discriminator_layer_sizes = discriminator_layer_sizes
-        self.masking_ratio = masking_ratio
-        self.reconstruction_ratio = reconstruction_ratio
-        self.reconstruction_weight = reconstruction_weight
-        self.l2 = l2
-        self.discriminator_l2 = discriminator_l2
-        self.n_generator_steps = n_generator_steps
-        self.n_discriminator_steps = n_discriminator_steps
-        self.fold_in_weight = fold_in_weight
-        self.fold_in_l2 = fold_in_l2
-        self.learning_rate = learning_rate
-        self.discriminator_learning_rate = discriminator_learning_rate
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.ema_decay = ema_decay
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.device = device
-        self.precision = precision
-        self.random_state = random_state
-        self.verbose = verbose
-        self.warm_start = warm_start
-
-    def _game_rows(self, X: csr_array) -> csr_array:
-        return X.T.tocsr() if self.mode == "item" else X
 
     def _build(self, n_users: int, n_items: int) -> UserGAN:
         sizes = self.n_components, self.generator_layer_sizes, self.discriminator_layer_sizes
         if self.mode == "item":
-            return ItemGAN(n_users, n_items, *sizes, self.fold_in_weight, self.fold_in_l2)
+            return ItemGAN(n_users, n_items, *sizes, self.unobserved_weight, self.fold_in_l2)
         return UserGAN(n_items, *sizes)
 
-    def _players(self, network: UserGAN) -> list[Player]:
-        judge = network.discriminator
+    def _players(self, network: UserGAN, x: InteractionBatch) -> list[Player]:
+        rows = network.training_rows(x)
+        discriminator, generator = network.discriminator, (network.encoder, network.decoder)
 
         def masked(batch: Batch, y: Tensor) -> Tensor:
             """Compute y * m."""
@@ -262,45 +218,36 @@ class CFGAN(TorchRecommender):
             keep[batch.x.users, batch.x.items] = True
             return y * keep
 
-        def discriminate(batch: Batch) -> Tensor:
+        def discriminator_loss(batch: Batch) -> Tensor:
             """softplus(-D(c, c)) + softplus(D(c, y * m)) + lambda_D sum ||W||^2."""
             with torch.no_grad():
                 fake = masked(batch, network(batch.x))
-            of_real, of_fake = judge(batch.x, batch.x), judge(batch.x, fake)
+            of_real, of_fake = discriminator(batch.x, batch.x), discriminator(batch.x, fake)
             batch.log("accuracy", ratio_accuracy(of_real, of_fake))
-            told_apart = density_ratio_loss(of_real, of_fake)
-            return told_apart + weight_penalty(self.discriminator_l2, judge)
+            ratio_loss = density_ratio_loss(of_real, of_fake)
+            return ratio_loss + weight_penalty(self.discriminator_l2, discriminator)
 
-        def generate(batch: Batch) -> Tensor:
+        def generator_loss(batch: Batch) -> Tensor:
             """softplus(-D(c, y * m)) + alpha sum_Z y^2 + lambda_G sum ||W||^2."""
             y = network(batch.x)
             zeros = y * unobserved(batch.x, self.reconstruction_ratio, batch.generator)
             to_zero = zeros.square().sum(dim=1, dtype=torch.float32)
-            deceived = F.softplus(-judge(batch.x, masked(batch, y)))
-            objective = (deceived + self.reconstruction_weight * to_zero).mean()
+            adversarial = F.softplus(-discriminator(batch.x, masked(batch, y)))
+            objective = (adversarial + self.reconstruction_weight * to_zero).mean()
             loss: Tensor = objective + weight_penalty(self.l2, *generator)
             return loss
 
-        generator = network.encoder, network.decoder
-        return [
-            Player(
-                "discriminator",
-                list(judge.parameters()),
-                discriminate,
-                self.discriminator_learning_rate or self.learning_rate,
-                self.n_discriminator_steps,
-            ),
-            Player(
-                "generator",
-                [parameter for part in generator for parameter in part.parameters()],
-                generate,
-                self.learning_rate,
-                self.n_generator_steps,
-            ),
-        ]
+        D, rate_D = [*discriminator.parameters()], self.discriminator_learning_rate
+        G, rate_G = [p for part in generator for p in part.parameters()], self.learning_rate
+        n_D, n_G = self.n_discriminator_passes, self.n_generator_passes
 
-    def _settle(self, network: UserGAN, x: InteractionBatch) -> None:
-        network.settle(x)
+        def after_epoch(averaged: UserGAN) -> None:
+            averaged.keep_vectors(rows)
+
+        return [
+            Player("discriminator", D, discriminator_loss, rate_D or rate_G, n_D, rows),
+            Player("generator", G, generator_loss, rate_G, n_G, rows, after_epoch=after_epoch),
+        ]
 
     def _logits(self, network: UserGAN, x: InteractionBatch) -> Tensor:
         return network.score(network.represent(x))
@@ -308,17 +255,14 @@ class CFGAN(TorchRecommender):
     def _latent(self, network: UserGAN, x: InteractionBatch) -> Tensor:
         return network.represent(x)
 
-    def _similarities(self) -> Callable[[np.ndarray], Tensor]:
-        return cosines(self.network_.item_vectors())
-
 
 class UserGAN(nn.Module):
-    """Generator and discriminator of vectors that users are represented by.
+    """Generator and discriminator of the rows of users; ``ItemGAN`` has the rows of items.
 
     Parameters
     ----------
     length : int
-        Length of the vectors.
+        Length of the rows.
     n_components : int
     generator_layer_sizes, discriminator_layer_sizes : sequence of int
     """
@@ -344,35 +288,39 @@ class UserGAN(nn.Module):
         y: Tensor = self.decoder(self.code(c))
         return y
 
-    def settle(self, x: InteractionBatch) -> None:
-        """Take notice of the rows of the game."""
+    def training_rows(self, x: InteractionBatch) -> InteractionBatch:
+        """Return the rows c that both players are trained on."""
+        return x
+
+    def keep_vectors(self, rows: InteractionBatch) -> None:
+        """Store what ``represent`` needs from the training rows: nothing in user mode."""
 
     def represent(self, x: InteractionBatch) -> Tensor:
-        """Represent users by what ``score`` takes."""
+        """Return the latent vectors of users, shape (n_users, n_components)."""
         return self.code(x)
 
     def score(self, users: Tensor) -> Tensor:
-        """Score all items, shape (n_users, n_items)."""
+        """Score all items for the latent vectors of users, shape (n_users, n_items)."""
         scores: Tensor = self.decoder(users)
         return scores
 
     def item_vectors(self) -> Tensor:
-        """Give the vectors that score the items, shape (n_items, n_components)."""
+        """Return the vectors that score the items, shape (n_items, n_components)."""
         return self.decoder.logits.weight.detach().T
 
 
-class ItemGAN(UserGAN, OwnStart):
-    """The game on the items' vectors; users are folded in by fitting weights to them.
+class ItemGAN(UserGAN, SelfInitialized):
+    """Generator and discriminator of the rows of items; users are folded in by least squares.
 
     Parameters
     ----------
     n_users, n_items, n_components : int
     generator_layer_sizes, discriminator_layer_sizes : sequence of int
-    fold_in_weight, fold_in_l2 : float
-        The a and mu of the least squares problems.
+    unobserved_weight, fold_in_l2 : float
+        a and mu of the least squares problems.
     """
 
-    codes: Tensor
+    vectors: Tensor
 
     def __init__(
         self,
@@ -381,64 +329,70 @@ class ItemGAN(UserGAN, OwnStart):
         n_components: int,
         generator_layer_sizes: Sequence[int],
         discriminator_layer_sizes: Sequence[int],
-        fold_in_weight: float,
+        unobserved_weight: float,
         fold_in_l2: float,
     ) -> None:
         super().__init__(n_users, n_components, generator_layer_sizes, discriminator_layer_sizes)
-        self.fold_in_weight = fold_in_weight
+        self.unobserved_weight = unobserved_weight
         self.fold_in_l2 = fold_in_l2
-        self.register_buffer("codes", torch.zeros(n_items, n_components))
+        self.register_buffer("vectors", torch.zeros(n_items, n_components))
 
-    def start(self, generator: torch.Generator, x: InteractionBatch) -> None:
-        """Keep the h_i of the first parameters."""
-        self.settle(x)
+    def initialize(self, generator: torch.Generator, x: InteractionBatch) -> None:
+        """Store the h_i of the initial parameters."""
+        self.keep_vectors(self.training_rows(x))
+
+    def training_rows(self, x: InteractionBatch) -> InteractionBatch:
+        """Return the rows of the items."""
+        return x.transposed()
 
     @torch.no_grad()
-    def settle(self, x: InteractionBatch) -> None:
-        """Keep the h_i of all items."""
-        self.codes.copy_(self.code(x))
+    def keep_vectors(self, rows: InteractionBatch) -> None:
+        """Store the h_i of all items."""
+        self.vectors.copy_(self.code(rows))
 
     def represent(self, x: InteractionBatch) -> Tensor:
-        """Fold users in: find w, shape (n_users, n_components).
+        """Fold users in: compute w, shape (n_users, n_components).
 
-        It minimises sum_S (w . h_i - 1)^2 + a sum_not_S (w . h_i)^2 + mu s ||w||^2.
+        w minimises sum_S (w . h_i - 1)^2 + a sum_not_S (w . h_i)^2 + mu s ||w||^2.
         """
-        H = self.codes
+        H = self.vectors
         identity = torch.eye(H.shape[1], dtype=torch.float32, device=H.device)
-        axes, Q = principal_axes(identity, H)  # which ``solve`` asks for
+        axes, Q = principal_axes(identity, H)  # as ``solve`` requires
         x = replace(x, items=x.items.long())
-        weight = x.values - self.fold_in_weight
+        weight = x.values - self.unobserved_weight
         ridge = self.fold_in_l2 * H.square().sum(dim=1).mean().expand(x.n_users, 1)
-        return LeastSquares(x, Fixed.of(Q), weight, self.fold_in_weight, ridge).solve() @ axes.T
+        fixed = FixedFactors.from_factors(Q)
+        problem = LeastSquares(x, fixed, weight, self.unobserved_weight, ridge)
+        return problem.solve() @ axes.T
 
     def score(self, users: Tensor) -> Tensor:
         """Compute w . h_i, shape (n_users, n_items)."""
-        return users @ self.codes.T
+        return users @ self.vectors.T
 
     def item_vectors(self) -> Tensor:
-        """Give the h_i, shape (n_items, n_components)."""
-        return self.codes
+        """Return the h_i, shape (n_items, n_components)."""
+        return self.vectors
 
 
 class Discriminator(nn.Module):
-    """Rows and vectors -> a logit each, positive for what is taken as real."""
+    """Rows and vectors -> one logit per row, positive if the vector is classified as real."""
 
     def __init__(self, length: int, layer_sizes: Sequence[int]) -> None:
         super().__init__()
         self.layers = Encoder(2 * length, layer_sizes, 1, nn.Sigmoid)
 
     def forward(self, c: InteractionBatch, v: InteractionBatch | Tensor) -> Tensor:
-        """Map the rows c, with vectors v that are sparse or dense, to shape (n_rows,)."""
+        """Map rows c and vectors v, which are sparse or dense, to logits of shape (n_rows,)."""
         first = self.layers.first
         of_c, of_v = first.weight.chunk(2)
-        # A dense v is of the type in which the generator makes large products.
+        # A dense v has the type of the large products of the generator.
         product = v @ of_v.to(v.values.dtype if isinstance(v, InteractionBatch) else v.dtype)
         logits: Tensor = self.layers.rest(c @ of_c + product.float() + first.bias)
         return logits.squeeze(1)
 
 
 def unobserved(x: InteractionBatch, ratio: float, generator: torch.Generator) -> Tensor:
-    """Choose a random share of the entries without interaction, bool of shape (n_rows, n_items)."""
+    """Draw a random share of the entries without interaction, bool of shape (n_rows, n_items)."""
     shape = x.n_users, x.n_items
     device = x.values.device
     chosen = torch.rand(shape, dtype=torch.float32, device=device, generator=generator) < ratio

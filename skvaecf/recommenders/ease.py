@@ -1,61 +1,64 @@
-"""EASE: a linear item-item model in closed form."""
+"""EASE and EDLAE: linear item-item models with a solution in closed form."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Real
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY
 
 import numpy as np
 import torch
 from scipy.linalg.lapack import spotrf, spotri
 from scipy.sparse import csr_array
-from sklearn.utils._param_validation import Interval
 from torch import Tensor
 
 from .._devices import check_device, check_memory, device_or_cpu
+from .._parameters import Device, Positive, Rate
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
 from ..interactions import InteractionBatch
-from ..item_item import dense_gram, item_blocks
+from ..linear._item_item import dense_gram, item_blocks
 
 
 class EASE(SimilarItemsMixin, BaseRecommender):
-    r"""Embarrassingly shallow autoencoder: each item is regressed on all others.
+    r"""Embarrassingly shallow autoencoder (EASE): ridge regression of each item on all others.
 
     .. math:: \min_B \|X - XB\|_F^2 + \|\Lambda^{1/2} B\|_F^2
               \quad \text{subject to} \quad \operatorname{diag}(B) = 0,
 
-    where :math:`\Lambda = \lambda I + \tfrac{p}{1-p} \operatorname{diag}(X^\top X)`, solved by
-    :math:`B_{ij} = -P_{ij} / P_{jj}` for :math:`i \neq j`, with
-    :math:`P = (X^\top X + \Lambda)^{-1}`; a user is scored by :math:`x B`.
+    where :math:`\Lambda = \lambda I + \tfrac{p}{1-p} \operatorname{diag}(X^\top X)`. The solution
+    is :math:`B_{ij} = -P_{ij} / P_{jj}` for :math:`i \neq j`, with
+    :math:`P = (X^\top X + \Lambda)^{-1}`. The ranking scores of a user with the row x are
+    :math:`x B`.
 
     Parameters
     ----------
     l2 : float, default=500.0
-        Weight :math:`\lambda` of the penalty on B, in users.
+        Weight :math:`\lambda` of the penalty on B. Like the entries of :math:`X^\top X`, it is a
+        number of users.
     dropout : float, default=0.0
-        Probability p of dropping an interaction of the input, in [0, 1). 0 is EASE [1]_; above it
-        is EDLAE [2]_, the mean over all draws of a denoising autoencoder: the penalty of an item's
-        weights grows with the number of its users.
+        Probability p of dropping an interaction of the input. 0 gives EASE [1]_. A larger value
+        gives EDLAE [2]_: the objective is the mean, over all random draws, of that of a denoising
+        autoencoder. The penalty on the weights of an item then grows with the number of its users.
     device : str or torch.device, default="auto"
-        Where to compute: "auto" (CUDA if present, else MPS, else CPU) or any torch device.
+        Device of the computations: "auto" (CUDA if available, otherwise MPS, otherwise the CPU) or
+        any torch device.
 
     Attributes
     ----------
     item_similarity_ : ndarray of shape (n_items, n_items), float32
-        The matrix B; column j holds the weights that predict item j.
+        The matrix B. Column j holds the weights that predict item j.
     n_features_in_ : int
         Number of items.
 
     See Also
     --------
-    SLIM : Sparse weights, for more items than a dense matrix can have.
+    SLIM : Sparse weights, if there are too many items for a dense matrix.
 
     Notes
     -----
-    Memory is a dense float32 matrix of n_items x n_items and a fifth of one, on a GPU three, and
-    time is cubic in n_items. Where that is more than the device has, ``fit`` raises a MemoryError;
-    :class:`~skvaecf.SLIM` and :class:`~skvaecf.ItemKNN` hold sparse matrices.
+    ``fit`` needs the memory of 1.2 dense float32 matrices of n_items x n_items on a CPU, and of 3
+    on a GPU. If this is more than the available memory, it raises a MemoryError.
+    :class:`~skvaecf.SLIM` and :class:`~skvaecf.ItemKNN` use sparse matrices instead. The time is
+    cubic in n_items.
 
     References
     ----------
@@ -71,22 +74,10 @@ class EASE(SimilarItemsMixin, BaseRecommender):
            [3]])
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "l2": [Interval(Real, 0, None, closed="neither")],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "device": [str, torch.device],
-    }
-
-    def __init__(
-        self,
-        l2: float = 500.0,
-        *,
-        dropout: float = 0.0,
-        device: str | torch.device = "auto",
-    ) -> None:
-        self.l2 = l2
-        self.dropout = dropout
-        self.device = device
+    l2: Positive = 500.0
+    _: KW_ONLY
+    dropout: Rate = 0.0
+    device: Device = "auto"
 
     def _fit(self, X: csr_array) -> None:
         device = check_device(self.device)
@@ -95,10 +86,11 @@ class EASE(SimilarItemsMixin, BaseRecommender):
         check_memory(
             copies * 4 * n_items**2,
             device,
-            f"EASE of {n_items} items",
+            f"EASE with {n_items} items",
             "SLIM, ItemKNN and WMF need less",
         )
         gram = dense_gram(X, device)
+        # B_ij = -P_ij / P_jj, where P = (X'X + Lambda)^-1
         diagonal = gram.diagonal()
         diagonal.mul_(1 + self.dropout / (1 - self.dropout)).add_(self.l2)
         P = inverse(gram)
@@ -106,7 +98,7 @@ class EASE(SimilarItemsMixin, BaseRecommender):
         self.item_similarity_ = B.fill_diagonal_(0).cpu().numpy()
 
     def _scorer(self) -> Scorer:
-        # A read-only array, from a memory map, is copied: torch takes writable ones only.
+        # A read-only array (from a memory map) is copied: torch accepts only writable arrays.
         B = torch.as_tensor(
             np.require(self.item_similarity_, requirements="W"), device=device_or_cpu(self.device)
         )
@@ -115,26 +107,22 @@ class EASE(SimilarItemsMixin, BaseRecommender):
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return lambda items: torch.tensor(self.item_similarity_[items])
 
-    def _validate_params(self) -> None:
-        super()._validate_params()
-        check_device(self.device)
-
 
 def inverse(A: Tensor) -> Tensor:
-    """Invert a positive definite matrix, which is overwritten.
+    """Return the inverse of a positive definite matrix, which is overwritten.
 
     Raises
     ------
     LinAlgError
-        If the matrix is singular to the precision of float32.
+        If the matrix is singular in float32.
     """
     if A.device.type != "cpu":
         return _inverse_by_torch(A)
-    # On hosts SciPy's LAPACK takes three quarters of the time of torch's, and no second matrix.
+    # On a CPU, SciPy's LAPACK takes three quarters of the time of torch and no second matrix.
     L, failed = spotrf(A.numpy().T, lower=True, overwrite_a=True, clean=False)
     _check_factor(failed)
     P = torch.from_numpy(spotri(L, lower=True, overwrite_c=True)[0].T)
-    # Above the diagonal is the inverse; the rest is its mirror image.
+    # Only the upper triangle holds the inverse; copy it to the lower triangle.
     for block in item_blocks(len(P)):
         P[block.stop :, block] = P[block, block.stop :].T
         corner = P[block, block]
@@ -145,8 +133,8 @@ def inverse(A: Tensor) -> Tensor:
 def _inverse_by_torch(A: Tensor) -> Tensor:
     L, failed = torch.linalg.cholesky_ex(A)
     _check_factor(failed)
-    # torch writes by columns: by itself it would take a fourth matrix, whose rows, the weights of
-    # one item, would be scattered over the memory.
+    # torch writes the result by columns. Without ``out`` it would allocate a fourth matrix, whose
+    # rows (the weights of one item) would not be contiguous in memory.
     torch.cholesky_inverse(L, out=A.mT)
     return A
 
@@ -154,5 +142,5 @@ def _inverse_by_torch(A: Tensor) -> Tensor:
 def _check_factor(failed: int | Tensor) -> None:
     if failed:
         raise np.linalg.LinAlgError(
-            "The items' products are singular to the precision of float32: increase l2."
+            "The regularised matrix X'X is singular in float32: increase l2."
         )

@@ -1,129 +1,148 @@
-"""H+Vamp: a gated variational autoencoder with two latent vectors, one above the other."""
+"""H+Vamp: a gated variational autoencoder with a hierarchy of two latent vectors."""
 
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
-from typing import Any, ClassVar, Literal
+from dataclasses import KW_ONLY
+from typing import Any, Literal
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..distributions import DiagonalNormal
+from .._parameters import NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
 from ..interactions import InteractionBatch
-from ..latent import VampPrior
-from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
-from ..modules import FactoredLogits, ItemEmbedding, ItemLogits, OwnStart
-from ..neural import TorchRecommender
-from ..objectives import anneal, divergence
-from ..training import Batch, Player
+from ..neural._distributions import DiagonalNormal
+from ..neural._latent import VampPrior
+from ..neural._layers import FactoredLogits, ItemEmbedding, ItemLogits, SelfInitialized
+from ..neural._likelihoods import LikelihoodLike, likelihood_class
+from ..neural._objectives import anneal, divergence, weight_penalty
+from ..neural._recommender import TorchRecommender
+from ..neural._training import Batch, Player
 
 
 class HVampVAE(TorchRecommender):
     r"""Hierarchical variational autoencoder with gated layers and a VampPrior.
 
-    A latent vector :math:`z_2` is drawn from a mixture of the posteriors of M pseudo-inputs, a
-    second one :math:`z_1 \sim p_\theta(z_1|z_2)` from a normal that depends on it, and a user's
-    items :math:`x` from both. The posterior goes the same way,
-    :math:`q_\phi(z_2|x) \, q_\phi(z_1|x, z_2)`, of two normals with independent components.
-    Training lowers, on average over the users,
+    The model has two latent vectors. The prior of :math:`z_2` is a mixture of the posteriors of M
+    pseudo-inputs. The prior of :math:`z_1` given :math:`z_2` is a normal distribution,
+    :math:`p_\theta(z_1|z_2)`. The distribution of a user's items :math:`x` depends on both. The
+    posterior is :math:`q_\phi(z_2|x) \, q_\phi(z_1|x, z_2)`, a product of two normal distributions
+    with independent components. Training minimises, on average over the users,
 
     .. math::
 
         & - E_q \log p_\theta(x|z_1, z_2) + \beta \, E_q \bigl[
           \mathrm{KL}(q_\phi(z_1|x, z_2) \| p_\theta(z_1|z_2))
-          + \log q_\phi(z_2|x) - \log p(z_2) \bigr],
+          + \log q_\phi(z_2|x) - \log p(z_2) \bigr] + \frac{\lambda}{U} \sum_W \|W\|_F^2,
 
         & p(z_2) = \frac{1}{M} \sum_{m=1}^M q_\phi(z_2|u_m),
 
-    the likelihood being summed over the items, one pair of z drawn per user and update, and
-    :math:`\beta` rising from 0 to ``kl_weight``. The rows :math:`u_m` are learned, see
-    :class:`VampPrior`. The hidden layers are gated,
+    where U is the number of users, and W are the weight matrices of all layers. The log-likelihood
+    is summed over the items, one pair :math:`(z_1, z_2)` is drawn per user and update, and
+    :math:`\beta` increases from 0 to ``kl_weight``. The pseudo-inputs :math:`u_m` are learned rows,
+    see :class:`VampPrior`. The hidden layers are gated,
 
     .. math:: h \mapsto (W h + b) \odot \operatorname{sigmoid}(V h + c).
 
-    Users are ranked by the scores that follow from the mean of :math:`q_\phi(z_2|x)` and the mean
-    of :math:`q_\phi(z_1|x, z_2)` at it. ``transform`` gives the latter.
+    The ranking scores are computed from the mean of :math:`q_\phi(z_2|x)` and from the mean of
+    :math:`q_\phi(z_1|x, z_2)` at this :math:`z_2`. ``transform`` returns the latter.
 
     Parameters
     ----------
     n_components : int, default=200
-        Width of each of the two latent vectors.
+        Number of components of each of the two latent vectors.
     layer_size : int, default=600
         Width of each hidden layer.
     n_pseudo_inputs : int, default=100
         Number M of pseudo-inputs.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
-        Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
-        number. A class is one of your own, see :mod:`skvaecf.likelihoods`.
+        Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
+        distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
+        subclass of :class:`skvaecf.neural.ItemLikelihood`.
     kl_weight : float, default=0.3
-        Final weight :math:`\beta` of the KL term. 0 leaves it out.
+        Final weight :math:`\beta` of the KL term. 0 removes the term.
     anneal_steps : int or "auto", default="auto"
-        Updates over which this weight rises linearly from 0 to its final value. "auto" takes 30
-        epochs.
+        Number of updates over which the weight above increases linearly from 0 to its final value.
+        "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
+    l2 : float, default=0.0
+        Weight :math:`\lambda` of the squared norms of the weight matrices of all layers, next to
+        the loss summed over all users. The pseudo-inputs are not penalised.
     dropout : float, default=0.5
-        Probability in training to drop each of a user's items from the encoder's input.
+        Probability with which each of a user's items is dropped from the input of the encoder in
+        training.
     learning_rate : float, default=5e-4
-        Step size of Adam.
+        Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
-        Users per update. "auto" is a twentieth of the users, but at least 100 and at most 500, so
-        that small data sets get enough updates per epoch.
+        Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
+        100 and at most 500, so that small data sets have enough updates per epoch.
     max_epochs : int, default=200
-        Passes over the users, at most.
+        Maximum number of epochs. An epoch is one pass over the training users.
     ema_decay : float, default=0.8
-        Decay per epoch of the moving average of the parameters, which is what is validated and
-        kept. 0 takes the parameters as they are.
+        Decay per epoch of the exponential moving average of the parameters. The averages are
+        validated, and they are the parameters of the fitted model. With 0 the parameters are not
+        averaged.
     early_stopping : bool, default=True
-        Hold out validation users, compute their NDCG@100 after each epoch, stop when it has not
-        risen for ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5
-        interactions, nobody can be held out and all epochs are run.
+        Whether to validate the model after each epoch and to keep the best epoch. The validation
+        score is the NDCG@100 of the users in ``X_val`` or, without ``X_val``, of users that are
+        held out. Training stops when the score has not reached a new maximum for
+        ``n_iter_no_change`` epochs. If no user has at least 5 interactions, no user is held out,
+        and all epochs are run. With False the last epoch is kept.
     validation_fraction : float, default=0.1
-        Share of the users to hold out when ``early_stopping``, unless ``fit`` is given ``X_val``.
+        Share of the users with at least 5 interactions that is held out if ``early_stopping=True``
+        and ``fit`` is called without ``X_val``.
     n_iter_no_change : int, default=20
-        Epochs without a better validation score before training stops.
+        Number of epochs without a new maximum of the validation score after which training stops.
     device : str or torch.device, default="auto"
-        Where to compute: "auto" (CUDA if present, else MPS, else CPU) or any torch device.
+        Device of the computations: "auto" (CUDA if available, otherwise MPS, otherwise the CPU) or
+        any torch device.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Type of the large products in training. "auto" is bfloat16 where the hardware has it.
-        Parameters, reductions and the products of ``predict`` are float32 in any case.
+        Type of the large matrix products in training. "auto" is bfloat16 if the hardware computes
+        it natively, otherwise float32. Parameters, reductions and the products of ``predict`` are
+        always float32.
     random_state : int, RandomState instance or None, default=None
-        Seed of all randomness; pass an int for the same result at every call.
+        Seed of all random numbers. Pass an int for reproducible results across multiple calls of
+        ``fit``.
     verbose : int, default=0
-        1 shows a progress bar.
+        Verbosity level. With 1, a progress bar is shown.
     warm_start : bool, default=False
-        Start ``fit`` from the parameters of the previous one.
+        Whether ``fit`` starts from the parameters of the previous call of ``fit``.
 
     Attributes
     ----------
     network_ : torch.nn.Module
-        The trained network; its parts are named after their distributions.
+        Trained network. Its parts have the names of the distributions that they compute:
+        ``q1_...``, ``q2_...``, ``p1_...``, ``prior`` and ``decoder``.
     history_ : list of dict
-        Per epoch: its number, the mean loss of each player, the validation NDCG@100, seconds.
+        One dict per epoch with the keys "epoch" (counted from 1), "autoencoder_loss" (mean over the
+        updates), "validation_ndcg" (NDCG@100 of the validation users, if there are any) and
+        "seconds".
     n_iter_ : int
-        Epochs run.
+        Number of epochs that were run.
     best_iter_ : int
-        Epoch whose parameters are kept, counted from 1.
+        Number of the epoch whose parameters are kept, counted from 1.
     n_features_in_ : int
         Number of items.
 
     See Also
     --------
-    MultVAE : With one latent vector; takes a VampPrior, too.
+    MultVAE : One latent vector. Its prior can be a VampPrior, too.
 
     Notes
     -----
-    The constant terms of the likelihood are left out of the losses. Log-variances are kept in
-    [-12, 4]. The KL term of :math:`z_1` is exact, given :math:`z_2`, the other one is that of the
-    :math:`z_2` drawn. The paper has 1000 pseudo-inputs, whose dense rows cost most of the time of
-    an update, raises :math:`\beta` for 100 epochs and has no moving average, ``ema_decay=0``.
+    The losses omit the constant terms of the likelihood. Log-variances are clipped to [-12, 4]. The
+    KL term of :math:`z_1` given :math:`z_2` is computed in closed form. That of :math:`z_2` is
+    computed at the :math:`z_2` that was drawn. The paper has 1000 pseudo-inputs, whose dense rows
+    cost most of the time of an update. It increases :math:`\beta` during 100 epochs and has no
+    moving average (``ema_decay=0``).
 
     References
     ----------
     Kim and Suh, "Enhancing VAEs for collaborative filtering: flexible priors & gating mechanisms",
     RecSys 2019, sections 3.2 (hierarchical VampPrior) and 3.3 (gates).
+
     Tomczak and Welling, "VAE with a VampPrior", AISTATS 2018.
+
     Dauphin, Fan, Auli and Grangier, "Language modeling with gated convolutional networks", ICML
     2017.
 
@@ -137,59 +156,16 @@ class HVampVAE(TorchRecommender):
     (2, 3)
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **TorchRecommender._parameter_constraints,
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "layer_size": [Interval(Integral, 1, None, closed="left")],
-        "n_pseudo_inputs": [Interval(Integral, 1, None, closed="left")],
-        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
-        "kl_weight": [Interval(Real, 0, None, closed="left")],
-        "anneal_steps": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-    }
-
-    def __init__(
-        self,
-        n_components: int = 200,
-        *,
-        layer_size: int = 600,
-        n_pseudo_inputs: int = 100,
-        likelihood: str | type[ItemLikelihood] = "multinomial",
-        kl_weight: float = 0.3,
-        anneal_steps: int | Literal["auto"] = "auto",
-        dropout: float = 0.5,
-        learning_rate: float = 5e-4,
-        batch_size: int | Literal["auto"] = "auto",
-        max_epochs: int = 200,
-        ema_decay: float = 0.8,
-        early_stopping: bool = True,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 20,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
-        verbose: int = 0,
-        warm_start: bool = False,
-    ) -> None:
-        self.n_components = n_components
-        self.layer_size = layer_size
-        self.n_pseudo_inputs = n_pseudo_inputs
-        self.likelihood = likelihood
-        self.kl_weight = kl_weight
-        self.anneal_steps = anneal_steps
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.ema_decay = ema_decay
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.device = device
-        self.precision = precision
-        self.random_state = random_state
-        self.verbose = verbose
-        self.warm_start = warm_start
+    n_components: PositiveInt = 200
+    _: KW_ONLY
+    layer_size: PositiveInt = 600
+    n_pseudo_inputs: PositiveInt = 100
+    likelihood: LikelihoodLike = "multinomial"
+    kl_weight: NonNegative = 0.3
+    anneal_steps: NonNegativeInt | Literal["auto"] = "auto"
+    l2: NonNegative = 0.0
+    dropout: Rate = 0.5
+    learning_rate: Positive = 5e-4
 
     def _build(self, n_users: int, n_items: int) -> HierarchicalAutoencoder:
         return HierarchicalAutoencoder(
@@ -199,13 +175,17 @@ class HVampVAE(TorchRecommender):
             VampPrior(self.n_pseudo_inputs).build(n_items, self.n_components),
         )
 
-    def _players(self, network: HierarchicalAutoencoder) -> list[Player]:
-        likelihood = likelihood_of(self.likelihood)
+    def _players(self, network: HierarchicalAutoencoder, x: InteractionBatch) -> list[Player]:
+        likelihood, l2 = likelihood_class(self.likelihood), self.l2 / x.n_users
+        layers = [part for name, part in network.named_children() if name != "prior"]
 
         def loss(batch: Batch) -> Tensor:
-            """- E log p(x|z1, z2) + beta E [KL(q(z1|x, z2) || p(z1|z2)) + log q(z2|x) / p(z2)]."""
+            """- E log p(x|z1, z2) + beta E [KL(q(z1|x, z2) || p(z1|z2)) + log q(z2|x) / p(z2)].
+
+            To this, lambda/U sum ||W||^2 is added.
+            """
             x = batch.x
-            rows = x.l2_normalized().dropout(self.dropout, batch.generator)
+            rows = x.normalized().dropout(self.dropout, batch.generator)
             q2 = network.q2(rows)
             z2 = q2.rsample(generator=batch.generator)
             q1 = network.q1(rows, z2)
@@ -213,20 +193,20 @@ class HVampVAE(TorchRecommender):
             p = likelihood(network.decoder.factored(z1, z2))
             beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
             kl = divergence(q1, network.p1(z2), z1) + divergence(q2, network.p2(z2), z2)
-            return (beta * kl - p.log_prob(x)).mean()
+            return (beta * kl - p.log_prob(x)).mean() + weight_penalty(l2, *layers)
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
     def _latent(self, network: HierarchicalAutoencoder, x: InteractionBatch) -> Tensor:
-        return network.means(x.l2_normalized())[0]
+        return network.means(x.normalized())[0]
 
     def _logits(self, network: HierarchicalAutoencoder, x: InteractionBatch) -> Tensor:
-        logits: Tensor = network.decoder(*network.means(x.l2_normalized()))
+        logits: Tensor = network.decoder(*network.means(x.normalized()))
         return logits
 
 
 class HierarchicalAutoencoder(nn.Module):
-    """The distributions q(z2|x), q(z1|x, z2), p(z2), p(z1|z2) and the scores of the items."""
+    """Layers of q(z2|x), q(z1|x, z2), p(z2), p(z1|z2) and of the scores of the items."""
 
     def __init__(self, n_items: int, n_components: int, layer_size: int, prior: nn.Module) -> None:
         super().__init__()
@@ -243,29 +223,33 @@ class HierarchicalAutoencoder(nn.Module):
         self.decoder = GatedDecoder(n_components, layer_size, n_items)
 
     def q2(self, x: InteractionBatch | Tensor) -> DiagonalNormal:
-        """Give the posterior q(z2|x)."""
+        """Return the posterior q(z2|x)."""
         return DiagonalNormal.from_layer(self.q2_out(self.q2_hidden(x)))
 
     def q1(self, x: InteractionBatch, z2: Tensor) -> DiagonalNormal:
-        """Give the posterior q(z1|x, z2)."""
+        """Return the posterior q(z1|x, z2)."""
         return DiagonalNormal.from_layer(self.q1_out(self.q1_hidden(x, z2)))
 
     def p2(self, z2: Tensor) -> Any:
-        """Give the prior p(z2)."""
+        """Return the prior p(z2)."""
         return self.prior(z2, self.q2)
 
     def p1(self, z2: Tensor) -> DiagonalNormal:
-        """Give the prior p(z1|z2)."""
+        """Return the prior p(z1|z2)."""
         return DiagonalNormal.from_layer(self.p1_out(self.p1_hidden(z2)))
 
+    def item_vectors(self) -> Tensor:
+        """Return the vectors that score the items, shape (n_items, layer_size)."""
+        return self.decoder.logits.weight.detach().T
+
     def means(self, x: InteractionBatch) -> tuple[Tensor, Tensor]:
-        """Give z1 and z2 without randomness."""
+        """Return the means of z1 and z2, the former at the mean of z2."""
         z2 = self.q2(x).mean
         return self.q1(x, z2).mean, z2
 
 
 class GatedDecoder(nn.Module):
-    """Pairs of latent vectors -> gated layers -> scores of all items."""
+    """Two latent vectors -> gated layers -> scores of all items."""
 
     def __init__(self, n_components: int, layer_size: int, n_items: int) -> None:
         super().__init__()
@@ -274,17 +258,17 @@ class GatedDecoder(nn.Module):
         self.logits = ItemLogits(layer_size, n_items)
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
-        """Map two of (n_users, n_components) to scores of shape (n_users, n_items)."""
+        """Map two tensors of (n_users, n_components) to scores of shape (n_users, n_items)."""
         logits: Tensor = self.logits(self.hidden(z1, z2))
         return logits
 
     def factored(self, z1: Tensor, z2: Tensor) -> FactoredLogits:
-        """Give the same scores as factors."""
+        """Return the same scores as factors."""
         return self.logits.factored(self.hidden(z1, z2))
 
 
 class GatedPair(nn.Module):
-    """Gated layers of two inputs, one each, then one of both."""
+    """One gated layer for each of two inputs, then one for both."""
 
     def __init__(self, first: Gated, second: Gated, layer_size: int) -> None:
         super().__init__()
@@ -293,34 +277,34 @@ class GatedPair(nn.Module):
         self.both = gated(2 * layer_size, layer_size)
 
     def forward(self, first: InteractionBatch | Tensor, second: Tensor) -> Tensor:
-        """Map the two to (n_users, layer_size)."""
+        """Map the two inputs to shape (n_users, layer_size)."""
         h: Tensor = self.both(torch.cat((self.first(first), self.second(second)), dim=1))
         return h
 
 
-class Gated(OwnStart):
-    """(W h + b) * sigmoid(V h + c), of a linear layer with twice as many units."""
+class Gated(SelfInitialized):
+    """Gated layer (W h + b) * sigmoid(V h + c), where one linear layer computes both parts."""
 
     def __init__(self, linear: ItemEmbedding | nn.Linear, n_in: int) -> None:
         super().__init__()
         self.linear = linear
         self.n_in = n_in
 
-    def start(self, generator: torch.Generator, x: InteractionBatch) -> None:
-        """Start with the variance 4 / n_in: a gate half open leaves a quarter of the output's."""
+    def initialize(self, generator: torch.Generator, x: InteractionBatch) -> None:
+        """Draw weights of variance 4 / n_in: a half-open gate divides the output variance by 4."""
         limit = math.sqrt(12 / self.n_in)
         nn.init.uniform_(self.linear.weight, -limit, limit, generator=generator)
 
     def forward(self, h: InteractionBatch | Tensor) -> Tensor:
-        """Map (n_users, n_in) to half as many units as the linear layer has."""
+        """Map (n_users, n_in) to half the number of units of the linear layer."""
         return F.glu(self.linear(h), dim=1)
 
 
 def gated_items(n_items: int, layer_size: int) -> Gated:
-    """Make a gated layer of rows."""
+    """Build a gated layer whose inputs are rows of interactions."""
     return Gated(ItemEmbedding(n_items, 2 * layer_size), n_items)
 
 
 def gated(n_in: int, layer_size: int) -> Gated:
-    """Make a gated layer of hidden units."""
+    """Build a gated layer whose inputs are hidden units."""
     return Gated(nn.Linear(n_in, 2 * layer_size), n_in)

@@ -1,58 +1,65 @@
-"""ItemKNN: similar items, by the users whom they share."""
+"""ItemKNN: similarities of items by their common users."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral, Real
-from typing import Any, ClassVar
+from dataclasses import KW_ONLY
+from typing import Literal
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
+from .._parameters import NonNegative, PositiveInt
+from .._top_k import largest_positive
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
-from ..item_item import sparse_item_blocks, sparse_scorer, stored_similarities
-from ..ranking import largest_positive
+from ..linear._item_item import sparse_item_blocks, sparse_scorer, stored_similarities
 
-# Robertson and Zaragoza, section 3.5: common values of the two constants of BM25.
+# Common values of the two constants of BM25 (Robertson and Zaragoza, section 3.5).
 BM25_SATURATION = 1.2
 BM25_LENGTH = 0.75
 
 
 class ItemKNN(SimilarItemsMixin, BaseRecommender):
-    r"""Item-based nearest neighbours.
+    r"""Item-based nearest neighbours (ItemKNN).
 
-    An item is the vector :math:`a_i` of its users. Two items are as similar as
+    The vector :math:`a_i` represents item i by its users. The similarity of two items is
 
     .. math:: s_{ij} = \frac{a_i^\top a_j}{\|a_i\| \|a_j\| + h} \quad \text{(cosine)}, \qquad
               s_{ij} = \frac{a_i^\top a_j}
                             {\|a_i\|^2 + \|a_j\|^2 - a_i^\top a_j + h} \quad \text{(Jaccard)},
 
-    and a user is scored by :math:`\sum_{i \in N(j)} x_i s_{ij}`, where :math:`N(j)` are the items
-    most similar to j.
+    and the ranking score of item j for a user with the row x is
+    :math:`\sum_{i \in N(j)} x_i s_{ij}`, where :math:`N(j)` are the items most similar to j.
 
     Parameters
     ----------
     n_neighbors : int, default=100
-        Size of :math:`N(j)`; of equally similar items the lower one is taken.
+        Number of items in :math:`N(j)`. Of equally similar items, those with the lower numbers are
+        taken.
     metric : {"cosine", "jaccard"}, default="cosine"
-        The similarity [1]_. With weights, "jaccard" is its extension named after Tanimoto.
+        Similarity of two items [1]_. With a ``weighting``, "jaccard" is its extension to real
+        numbers, the Tanimoto similarity.
     weighting : {"tfidf", "bm25"} or None, default=None
-        Entries :math:`a_{ui}` of an item's vector. None: 1 for each of its users. "tfidf":
-        :math:`\log(I / n_u)`, so that a user with many (:math:`n_u` of all I) items says less of
-        each, as a common word does of a text. "bm25" [2]_: :math:`\log(1 + (I - n_u + \frac12) /
-        (n_u + \frac12))`, and less for items of many users, with the constants k1 = 1.2, b = 0.75.
+        Entries :math:`a_{ui}` of the vector of an item. With None they are 1 for the users of the
+        item. With "tfidf" they are :math:`\log(I / n_u)`, where :math:`n_u` is the number of the
+        user's items and I the number of all items; users with many items have small weights. With
+        "bm25" [2]_ they are :math:`\log(1 + (I - n_u + \frac12) / (n_u + \frac12))` times a factor
+        that decreases with the number of users of the item (constants k1 = 1.2 and b = 0.75).
     shrinkage : float, default=0.0
-        The term h, in units of :math:`a_i^\top a_j` (users, without weights): takes away from
-        similarities that rest on few users [3]_.
+        The term h, in the unit of :math:`a_i^\top a_j` (without ``weighting``, a number of users).
+        It reduces similarities that are based on few users [3]_.
 
     Attributes
     ----------
     item_similarity_ : csr_array of shape (n_items, n_items), float32
-        Column j holds the similarities of item j to its neighbours.
+        Column j holds the similarities of item j to its neighbours :math:`N(j)`.
     n_features_in_ : int
         Number of items.
+
+    See Also
+    --------
+    SLIM : Weights learned by regression instead of similarities.
 
     References
     ----------
@@ -71,31 +78,18 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
            [3]])
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
-        "metric": [StrOptions({"cosine", "jaccard"})],
-        "weighting": [StrOptions({"tfidf", "bm25"}), None],
-        "shrinkage": [Interval(Real, 0, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        n_neighbors: int = 100,
-        *,
-        metric: str = "cosine",
-        weighting: str | None = None,
-        shrinkage: float = 0.0,
-    ) -> None:
-        self.n_neighbors = n_neighbors
-        self.metric = metric
-        self.weighting = weighting
-        self.shrinkage = shrinkage
+    n_neighbors: PositiveInt = 100
+    _: KW_ONLY
+    metric: Literal["cosine", "jaccard"] = "cosine"
+    weighting: Literal["tfidf", "bm25"] | None = None
+    shrinkage: NonNegative = 0.0
 
     def _fit(self, X: csr_array) -> None:
         A = _weighted(X, self.weighting)
         items = csr_array(A.T)
         squared = np.bincount(A.indices, A.data**2, minlength=X.shape[1])  # |a_i|^2
         blocks, nearest = list(sparse_item_blocks(A)), []
+        # s_ij = a_i.a_j / (|a_i| |a_j| + h) or a_i.a_j / (|a_i|^2 + |a_j|^2 - a_i.a_j + h)
         for block in blocks:
             shared = items[block] @ A
             i, j = block.repeat(np.diff(shared.indptr)), shared.indices
@@ -119,7 +113,7 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
 
 
 def _weighted(X: csr_array, weighting: str | None) -> csr_array:
-    """Users x items, an item's vector in its column, float64."""
+    """Return the users x items matrix with the vectors of the items as columns, float64."""
     n_items = X.shape[1]
     per_user, per_item = np.diff(X.indptr), np.bincount(X.indices, minlength=n_items)
     n_u = per_user.repeat(per_user)  # of the user of each entry

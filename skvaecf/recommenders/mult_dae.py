@@ -1,100 +1,112 @@
-"""Mult-DAE: a denoising autoencoder of a user's items."""
+"""Mult-DAE: a denoising autoencoder with a multinomial likelihood."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral, Real
-from typing import Any, ClassVar, Literal
+from dataclasses import KW_ONLY
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 
+from .._parameters import LayerSizes, NonNegative, PositiveInt, Rate
 from ..interactions import InteractionBatch
-from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
-from ..modules import Autoencoder, Decoder, Encoder
-from ..neural import TorchRecommender
-from ..objectives import weight_penalty
-from ..training import Batch, Player
+from ..neural._layers import Autoencoder, Decoder, Encoder
+from ..neural._likelihoods import LikelihoodLike, likelihood_class
+from ..neural._objectives import weight_penalty
+from ..neural._recommender import TorchRecommender
+from ..neural._training import Batch, Player
 
 
 class MultDAE(TorchRecommender):
-    r"""Denoising autoencoder with a multinomial likelihood.
+    r"""Denoising autoencoder with a multinomial likelihood (Mult-DAE).
 
-    Items are dropped from a user's row x, and the network must give the whole row a high
-    likelihood. Training lowers, on average over the users,
+    In training, items are dropped from a user's row x, and the network learns to predict the whole
+    row. Training minimises, on average over the users,
 
-    .. math:: - \log p_\theta(x | z) + \lambda \sum_W \|W\|_F^2,
+    .. math:: - \log p_\theta(x | z) + \frac{\lambda}{U} \sum_W \|W\|_F^2,
               \qquad z = \tanh(g_\phi(\tilde{x})),
 
-    the likelihood being summed over the items and the penalty over the weight matrices. Users
-    are ranked by the scores :math:`f_\theta(z)` of their undropped rows.
+    where :math:`\tilde{x}` is the row after dropout, :math:`g_\phi` is the encoder, U is the number
+    of users, and W are the weight matrices of encoder and decoder. The log-likelihood is summed
+    over the items. The ranking scores are the output :math:`f_\theta(z)` of the decoder, computed
+    from the row without dropout.
 
     Parameters
     ----------
     n_components : int, default=600
-        Width of the latent vector z.
+        Number of components of the latent vector.
     encoder_layer_sizes : tuple of int, default=()
-        Widths of the encoder's hidden tanh layers; ``()`` makes it linear.
+        Widths of the hidden tanh layers of the encoder. With ``()`` the encoder is linear.
     decoder_layer_sizes : tuple of int, default=()
-        Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
+        Widths of the hidden tanh layers of the decoder. With ``()`` the decoder is linear.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
-        Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
-        number. A class is one of your own, see :mod:`skvaecf.likelihoods`.
-    l2 : float, default=2e-5
-        Weight :math:`\lambda` of the penalty on the weight matrices, per user.
+        Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
+        distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
+        subclass of :class:`skvaecf.neural.ItemLikelihood`.
+    l2 : float, default=2.0
+        Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
+        next to the loss summed over all users.
     dropout : float, default=0.5
-        Probability in training to drop each of a user's items from the encoder's input.
+        Probability with which each of a user's items is dropped from the input of the encoder in
+        training.
     learning_rate : float, default=1e-3
-        Step size of Adam.
+        Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
-        Users per update. "auto" is a twentieth of the users, but at least 100 and at most 500, so
-        that small data sets get enough updates per epoch.
+        Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
+        100 and at most 500, so that small data sets have enough updates per epoch.
     max_epochs : int, default=200
-        Passes over the users, at most.
+        Maximum number of epochs. An epoch is one pass over the training users.
     ema_decay : float, default=0.8
-        Decay per epoch of the moving average of the parameters, which is what is validated and
-        kept. 0 takes the parameters as they are.
+        Decay per epoch of the exponential moving average of the parameters. The averages are
+        validated, and they are the parameters of the fitted model. With 0 the parameters are not
+        averaged.
     early_stopping : bool, default=True
-        Hold out validation users, compute their NDCG@100 after each epoch, stop when it has not
-        risen for ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5
-        interactions, nobody can be held out and all epochs are run.
+        Whether to validate the model after each epoch and to keep the best epoch. The validation
+        score is the NDCG@100 of the users in ``X_val`` or, without ``X_val``, of users that are
+        held out. Training stops when the score has not reached a new maximum for
+        ``n_iter_no_change`` epochs. If no user has at least 5 interactions, no user is held out,
+        and all epochs are run. With False the last epoch is kept.
     validation_fraction : float, default=0.1
-        Share of the users to hold out when ``early_stopping``, unless ``fit`` is given ``X_val``.
+        Share of the users with at least 5 interactions that is held out if ``early_stopping=True``
+        and ``fit`` is called without ``X_val``.
     n_iter_no_change : int, default=20
-        Epochs without a better validation score before training stops.
+        Number of epochs without a new maximum of the validation score after which training stops.
     device : str or torch.device, default="auto"
-        Where to compute: "auto" (CUDA if present, else MPS, else CPU) or any torch device.
+        Device of the computations: "auto" (CUDA if available, otherwise MPS, otherwise the CPU) or
+        any torch device.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Type of the large products in training. "auto" is bfloat16 where the hardware has it.
-        Parameters, reductions and the products of ``predict`` are float32 in any case.
+        Type of the large matrix products in training. "auto" is bfloat16 if the hardware computes
+        it natively, otherwise float32. Parameters, reductions and the products of ``predict`` are
+        always float32.
     random_state : int, RandomState instance or None, default=None
-        Seed of all randomness; pass an int for the same result at every call.
+        Seed of all random numbers. Pass an int for reproducible results across multiple calls of
+        ``fit``.
     verbose : int, default=0
-        1 shows a progress bar.
+        Verbosity level. With 1, a progress bar is shown.
     warm_start : bool, default=False
-        Start ``fit`` from the parameters of the previous one.
+        Whether ``fit`` starts from the parameters of the previous call of ``fit``.
 
     Attributes
     ----------
     network_ : torch.nn.Module
-        The trained ``encoder`` and ``decoder``.
+        Trained network with the parts ``encoder`` and ``decoder``.
     history_ : list of dict
-        Per epoch: its number, the mean loss of each player, the validation NDCG@100, seconds.
+        One dict per epoch with the keys "epoch" (counted from 1), "autoencoder_loss" (mean over the
+        updates), "validation_ndcg" (NDCG@100 of the validation users, if there are any) and
+        "seconds".
     n_iter_ : int
-        Epochs run.
+        Number of epochs that were run.
     best_iter_ : int
-        Epoch whose parameters are kept, counted from 1.
+        Number of the epoch whose parameters are kept, counted from 1.
     n_features_in_ : int
         Number of items.
 
     See Also
     --------
-    MultVAE : The same with a distribution over z.
+    MultVAE : The same model with a distribution over z.
 
     Notes
     -----
-    The constant terms of the likelihood are left out of the losses. The paper's own setting is
+    The losses omit the constant terms of the likelihood. The setting of the paper is
     ``MultDAE(n_components=200, ema_decay=0)``.
 
     References
@@ -112,56 +124,13 @@ class MultDAE(TorchRecommender):
     (2, 8)
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **TorchRecommender._parameter_constraints,
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "encoder_layer_sizes": ["array-like"],
-        "decoder_layer_sizes": ["array-like"],
-        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
-        "l2": [Interval(Real, 0, None, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-    }
-
-    def __init__(
-        self,
-        n_components: int = 600,
-        *,
-        encoder_layer_sizes: Sequence[int] = (),
-        decoder_layer_sizes: Sequence[int] = (),
-        likelihood: str | type[ItemLikelihood] = "multinomial",
-        l2: float = 2e-5,
-        dropout: float = 0.5,
-        learning_rate: float = 1e-3,
-        batch_size: int | Literal["auto"] = "auto",
-        max_epochs: int = 200,
-        ema_decay: float = 0.8,
-        early_stopping: bool = True,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 20,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
-        verbose: int = 0,
-        warm_start: bool = False,
-    ) -> None:
-        self.n_components = n_components
-        self.encoder_layer_sizes = encoder_layer_sizes
-        self.decoder_layer_sizes = decoder_layer_sizes
-        self.likelihood = likelihood
-        self.l2 = l2
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.ema_decay = ema_decay
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.device = device
-        self.precision = precision
-        self.random_state = random_state
-        self.verbose = verbose
-        self.warm_start = warm_start
+    n_components: PositiveInt = 600
+    _: KW_ONLY
+    encoder_layer_sizes: LayerSizes = ()
+    decoder_layer_sizes: LayerSizes = ()
+    likelihood: LikelihoodLike = "multinomial"
+    l2: NonNegative = 2.0
+    dropout: Rate = 0.5
 
     def _build(self, n_users: int, n_items: int) -> Autoencoder:
         return Autoencoder(
@@ -169,22 +138,22 @@ class MultDAE(TorchRecommender):
             Decoder(self.n_components, self.decoder_layer_sizes, n_items),
         )
 
-    def _players(self, network: Autoencoder) -> list[Player]:
-        likelihood = likelihood_of(self.likelihood)
+    def _players(self, network: Autoencoder, x: InteractionBatch) -> list[Player]:
+        likelihood, l2 = likelihood_class(self.likelihood), self.l2 / x.n_users
 
         def loss(batch: Batch) -> Tensor:
-            """- log p(x|z) + lambda sum ||W||^2."""
+            """- log p(x|z) + lambda/U sum ||W||^2, eq. 10."""
             x = batch.x
-            z = encode(network, x.l2_normalized().dropout(self.dropout, batch.generator))
+            z = encode(network, x.normalized().dropout(self.dropout, batch.generator))
             p = likelihood(network.decoder.factored(z))
-            return -p.log_prob(x).mean() + weight_penalty(self.l2, network)
+            return -p.log_prob(x).mean() + weight_penalty(l2, network)
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
     def _latent(self, network: Autoencoder, x: InteractionBatch) -> Tensor:
-        return encode(network, x.l2_normalized())
+        return encode(network, x.normalized())
 
 
 def encode(network: Autoencoder, x: InteractionBatch) -> Tensor:
-    """Map rows to the latent vectors tanh(g(x))."""
+    """Return the latent vectors tanh(g(x)) of rows."""
     return torch.tanh(network.encoder(x))

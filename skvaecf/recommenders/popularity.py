@@ -1,4 +1,4 @@
-"""The same list for everybody: the most popular items."""
+"""Popularity: recommends the most popular items to everybody."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from ..base import BaseRecommender, Scorer
 
 
 class Popularity(BaseRecommender):
-    r"""Score every item by the number of users who have it.
+    r"""Baseline: recommends the most popular items to everybody.
 
-    .. math:: \text{score}(u, i) = \sum_v x_{vi}
+    The ranking score of an item is the number of users who have it,
 
-    The model that any other must beat, and, being deterministic, the best test of an evaluation.
+    .. math:: \text{score}(u, i) = \sum_v x_{vi}.
+
+    The model is deterministic, so it is also a good test of an evaluation.
 
     Attributes
     ----------
     item_counts_ : ndarray of shape (n_items,), int64
-        Number of users with an interaction, per item.
+        Number of users of each item.
     n_features_in_ : int
         Number of items.
 

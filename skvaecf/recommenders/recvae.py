@@ -1,126 +1,146 @@
-"""RecVAE: a variational autoencoder whose prior remembers its encoder of the last epoch."""
+"""RecVAE: a variational autoencoder whose prior contains the posterior of the last epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from numbers import Integral, Real
-from typing import Any, ClassVar, Literal
+from dataclasses import KW_ONLY
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn import functional as F
 
-from ..distributions import DiagonalNormal
+from .._parameters import LayerSizes, NonNegative, Positive, PositiveInt, Rate
 from ..interactions import InteractionBatch
-from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
-from ..modules import Autoencoder, Decoder, ItemEmbedding, OwnStart
-from ..neural import TorchRecommender
-from ..objectives import divergence
-from ..training import Batch, Order, Player, by_epoch
+from ..neural._distributions import DiagonalNormal
+from ..neural._layers import Autoencoder, Decoder, ItemEmbedding, SelfInitialized
+from ..neural._likelihoods import LikelihoodLike, likelihood_class
+from ..neural._objectives import divergence, weight_penalty
+from ..neural._recommender import TorchRecommender
+from ..neural._training import Batch, Order, Player, by_epoch
 
 
 class RecVAE(TorchRecommender):
-    r"""Variational autoencoder with a composite prior, whose encoder and decoder take turns.
+    r"""Variational autoencoder with a composite prior and alternating training (RecVAE).
 
-    As in :class:`MultVAE`, a user's items :math:`x` are drawn from a latent vector :math:`z`
-    through the scores :math:`f_\theta(z)` of all items, which are linear in z, and the encoder
-    gives :math:`q_\phi(z|x) = N(\mu_\phi(x), \operatorname{diag} \sigma^2_\phi(x))`. In every
-    epoch, the encoder first goes ``n_encoder_moves`` times through the users and lowers
+    As in :class:`MultVAE`, the decoder maps a latent vector :math:`z` to the scores
+    :math:`f_\theta(z)` of all items, and a user's items :math:`x` are drawn according to these
+    scores. The decoder is linear. The encoder computes the posterior
+    :math:`q_\phi(z|x) = N(\mu_\phi(x), \operatorname{diag} \sigma^2_\phi(x))`. In every epoch,
+    the encoder is trained first, in ``n_encoder_passes`` passes over the users. It minimises, on
+    average over the users,
 
     .. math:: - E_{q_\phi(z|\tilde x)} \log p_\theta(x|z)
-              + (\beta + \gamma N_u) \, \mathrm{KL}(q_\phi(z|\tilde x) \| p(z|x)),
+              + (\beta + \gamma N_u) \, \mathrm{KL}(q_\phi(z|\tilde x) \| p(z|x))
+              + \frac{\lambda}{U} \sum_W \|W\|_F^2,
 
-    where items are dropped from :math:`\tilde x` and :math:`N_u` is the number of the user's
-    items. Then the decoder goes ``n_decoder_moves`` times through them and lowers
-    :math:`- E_{q_\phi(z|x)} \log p_\theta(x|z)`, without dropout. The prior holds the encoder
-    near :math:`\phi_{old}`, what it was at the start of the epoch. It is, independently for each
-    component k of z, the mixture
+    where :math:`\tilde x` is the row after dropout, :math:`N_u` is the number of the user's items,
+    U is the number of users, and W are the weight matrices of the encoder. Then the decoder is
+    trained, in ``n_decoder_passes`` passes and without dropout. It minimises
+    :math:`- E_{q_\phi(z|x)} \log p_\theta(x|z)` plus the penalty on its own weight matrix. The
+    log-likelihood is summed over the items. The prior keeps the encoder close to its parameters
+    :math:`\phi_{old}` at the start of the epoch. For each component k of z, independently, it is
+    the mixture
 
     .. math:: p(z_k|x) = w_1 N(0, 1) + w_2 \, q_{\phi_{old}}(z_k|x) + w_3 N(0, e^{10}).
 
-    One z is drawn per user and update, and the KL term is :math:`\log q(z|x) - \log p(z|x)` of
-    it. Users are ranked by :math:`f_\theta(\mu_\phi(x))`.
+    One z is drawn per user and update. The KL term is computed as
+    :math:`\log q_\phi(z|\tilde x) - \log p(z|x)` at this z. The ranking scores are
+    :math:`f_\theta(\mu_\phi(x))`.
 
     Parameters
     ----------
     n_components : int, default=200
-        Width of the latent vector.
-    layer_size : int, default=600
-        Width of each hidden layer.
-    n_layers : int, default=5
-        Number of hidden layers, all of the encoder. Each gets, besides the one before, the sum of
-        all before.
+        Number of components of the latent vector.
+    encoder_layer_sizes : tuple of int, default=(600, 600, 600, 600, 600)
+        Widths of the hidden layers of the encoder. There must be at least one layer, and all widths
+        must be equal. The sum of the outputs of all previous layers is added to each layer before
+        its activation function.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
-        Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
-        number. A class is one of your own, see :mod:`skvaecf.likelihoods`.
+        Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
+        distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
+        subclass of :class:`skvaecf.neural.ItemLikelihood`.
     prior_weights : tuple of 3 floats, default=(0.15, 0.75, 0.1)
-        Shares :math:`w` of the standard normal, of the old posterior and of the wide normal in the
-        prior. They must add up to 1.
+        Weights w of the standard normal distribution, of the old posterior and of the wide normal
+        distribution in the prior. They must be non-negative and add up to 1.
     kl_weight : float, default=0.0
-        Part :math:`\beta` of the KL term's weight that is the same for all users.
+        Part :math:`\beta` of the weight of the KL term that is the same for all users.
     kl_weight_per_item : float, default=0.005
-        Part :math:`\gamma` of the KL term's weight that each of the user's items adds.
+        Part :math:`\gamma` of the weight of the KL term that is multiplied by the number of the
+        user's items.
+    l2 : float, default=0.0
+        Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
+        next to the loss summed over all users.
     dropout : float, default=0.5
-        Probability in the encoder's training to drop each of a user's items from its input.
-    n_encoder_moves : int, default=3
-        Passes over the users in which the encoder learns, per epoch.
-    n_decoder_moves : int, default=1
-        Passes over the users in which the decoder learns, per epoch.
+        Probability with which each of a user's items is dropped from the input of the encoder when
+        the encoder is trained.
+    n_encoder_passes : int, default=3
+        Passes of the encoder over the users in each epoch.
+    n_decoder_passes : int, default=1
+        Passes of the decoder over the users in each epoch, after those of the encoder.
     learning_rate : float, default=5e-4
-        Step size of Adam.
+        Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
-        Users per update. "auto" is a twentieth of the users, but at least 100 and at most 500, so
-        that small data sets get enough updates per epoch.
+        Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
+        100 and at most 500, so that small data sets have enough updates per epoch.
     max_epochs : int, default=200
-        Alternations of encoder and decoder, at most.
+        Maximum number of epochs. In each epoch, first the encoder and then the decoder is trained.
     ema_decay : float, default=0.8
-        Decay per epoch of the moving average of the parameters, which is what is validated and
-        kept. 0 takes the parameters as they are.
+        Decay per epoch of the exponential moving average of the parameters. The averages are
+        validated, and they are the parameters of the fitted model. With 0 the parameters are not
+        averaged.
     early_stopping : bool, default=True
-        Hold out validation users, compute their NDCG@100 after each epoch, stop when it has not
-        risen for ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5
-        interactions, nobody can be held out and all epochs are run.
+        Whether to validate the model after each epoch and to keep the best epoch. The validation
+        score is the NDCG@100 of the users in ``X_val`` or, without ``X_val``, of users that are
+        held out. Training stops when the score has not reached a new maximum for
+        ``n_iter_no_change`` epochs. If no user has at least 5 interactions, no user is held out,
+        and all epochs are run. With False the last epoch is kept.
     validation_fraction : float, default=0.1
-        Share of the users to hold out when ``early_stopping``, unless ``fit`` is given ``X_val``.
+        Share of the users with at least 5 interactions that is held out if ``early_stopping=True``
+        and ``fit`` is called without ``X_val``.
     n_iter_no_change : int, default=20
-        Epochs without a better validation score before training stops.
+        Number of epochs without a new maximum of the validation score after which training stops.
     device : str or torch.device, default="auto"
-        Where to compute: "auto" (CUDA if present, else MPS, else CPU) or any torch device.
+        Device of the computations: "auto" (CUDA if available, otherwise MPS, otherwise the CPU) or
+        any torch device.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Type of the large products in training. "auto" is bfloat16 where the hardware has it.
-        Parameters, reductions and the products of ``predict`` are float32 in any case.
+        Type of the large matrix products in training. "auto" is bfloat16 if the hardware computes
+        it natively, otherwise float32. Parameters, reductions and the products of ``predict`` are
+        always float32.
     random_state : int, RandomState instance or None, default=None
-        Seed of all randomness; pass an int for the same result at every call.
+        Seed of all random numbers. Pass an int for reproducible results across multiple calls of
+        ``fit``.
     verbose : int, default=0
-        1 shows a progress bar.
+        Verbosity level. With 1, a progress bar is shown.
     warm_start : bool, default=False
-        Start ``fit`` from the parameters of the previous one.
+        Whether ``fit`` starts from the parameters of the previous call of ``fit``.
 
     Attributes
     ----------
     network_ : torch.nn.Module
-        The trained ``encoder`` and ``decoder``.
+        Trained network with the parts ``encoder`` and ``decoder``.
     history_ : list of dict
-        Per epoch: its number, the mean loss of each player, the validation NDCG@100, seconds.
+        One dict per epoch with the keys "epoch" (counted from 1), "encoder_loss", "decoder_loss"
+        (means over the updates), "validation_ndcg" (NDCG@100 of the validation users, if there are
+        any) and "seconds".
     n_iter_ : int
-        Epochs run.
+        Number of epochs that were run.
     best_iter_ : int
-        Epoch whose parameters are kept, counted from 1.
+        Number of the epoch whose parameters are kept, counted from 1.
     n_features_in_ : int
         Number of items.
 
     See Also
     --------
-    MultVAE : With a fixed prior, and encoder and decoder learning at once.
+    MultVAE : A fixed prior; encoder and decoder are trained together.
 
     Notes
     -----
-    The constant terms of the likelihood are left out of the losses. Log-variances are kept in
-    [-12, 4]; the paper's are free. It has no moving average, ``ema_decay=0``.
+    The losses omit the constant terms of the likelihood. Log-variances are clipped to [-12, 4]; the
+    paper does not clip them. The paper has no moving average (``ema_decay=0``).
 
     References
     ----------
@@ -132,78 +152,33 @@ class RecVAE(TorchRecommender):
     >>> from skvaecf import RecVAE
     >>> from skvaecf.datasets import make_interactions
     >>> X = make_interactions(n_users=300, n_items=40, random_state=0)
-    >>> model = RecVAE(n_components=8, layer_size=16, max_epochs=10, random_state=0)
+    >>> model = RecVAE(8, encoder_layer_sizes=(16, 16), max_epochs=10, random_state=0)
     >>> model.fit(X).recommend(X[:2], k=3).shape
     (2, 3)
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **TorchRecommender._parameter_constraints,
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "layer_size": [Interval(Integral, 1, None, closed="left")],
-        "n_layers": [Interval(Integral, 1, None, closed="left")],
-        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
-        "prior_weights": ["array-like"],
-        "kl_weight": [Interval(Real, 0, None, closed="left")],
-        "kl_weight_per_item": [Interval(Real, 0, None, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "n_encoder_moves": [Interval(Integral, 1, None, closed="left")],
-        "n_decoder_moves": [Interval(Integral, 1, None, closed="left")],
-    }
+    n_components: PositiveInt = 200
+    _: KW_ONLY
+    encoder_layer_sizes: LayerSizes = (600, 600, 600, 600, 600)
+    likelihood: LikelihoodLike = "multinomial"
+    prior_weights: Annotated[Sequence[float], "array-like"] = (0.15, 0.75, 0.1)
+    kl_weight: NonNegative = 0.0
+    kl_weight_per_item: NonNegative = 0.005
+    l2: NonNegative = 0.0
+    dropout: Rate = 0.5
+    n_encoder_passes: PositiveInt = 3
+    n_decoder_passes: PositiveInt = 1
+    learning_rate: Positive = 5e-4
 
     _order: ClassVar[Order] = staticmethod(by_epoch)
 
-    def __init__(
-        self,
-        n_components: int = 200,
-        *,
-        layer_size: int = 600,
-        n_layers: int = 5,
-        likelihood: str | type[ItemLikelihood] = "multinomial",
-        prior_weights: Sequence[float] = (0.15, 0.75, 0.1),
-        kl_weight: float = 0.0,
-        kl_weight_per_item: float = 0.005,
-        dropout: float = 0.5,
-        n_encoder_moves: int = 3,
-        n_decoder_moves: int = 1,
-        learning_rate: float = 5e-4,
-        batch_size: int | Literal["auto"] = "auto",
-        max_epochs: int = 200,
-        ema_decay: float = 0.8,
-        early_stopping: bool = True,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 20,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
-        verbose: int = 0,
-        warm_start: bool = False,
-    ) -> None:
-        self.n_components = n_components
-        self.layer_size = layer_size
-        self.n_layers = n_layers
-        self.likelihood = likelihood
-        self.prior_weights = prior_weights
-        self.kl_weight = kl_weight
-        self.kl_weight_per_item = kl_weight_per_item
-        self.dropout = dropout
-        self.n_encoder_moves = n_encoder_moves
-        self.n_decoder_moves = n_decoder_moves
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.ema_decay = ema_decay
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.device = device
-        self.precision = precision
-        self.random_state = random_state
-        self.verbose = verbose
-        self.warm_start = warm_start
-
     def _validate_params(self) -> None:
         super()._validate_params()
+        if len(set(self.encoder_layer_sizes)) != 1:
+            raise ValueError(
+                "encoder_layer_sizes must hold at least one width, all of them equal, got"
+                f" {self.encoder_layer_sizes!r}."
+            )
         weights = np.asarray(self.prior_weights)
         numbers = weights.shape == (3,) and weights.dtype.kind in "fiu"
         if not numbers or not (weights >= 0).all() or not np.isclose(weights.sum(), 1):
@@ -214,66 +189,69 @@ class RecVAE(TorchRecommender):
 
     def _build(self, n_users: int, n_items: int) -> Autoencoder:
         return Autoencoder(
-            DenselyConnectedEncoder(n_items, self.layer_size, self.n_layers, self.n_components),
+            DenselyConnectedEncoder(n_items, self.encoder_layer_sizes, self.n_components),
             Decoder(self.n_components, (), n_items),
         )
 
-    def _players(self, network: Any) -> list[Player]:
-        likelihood = likelihood_of(self.likelihood)
-        # It belongs to the training, like the state of an optimizer, and not to the model.
+    def _players(self, network: Any, x: InteractionBatch) -> list[Player]:
+        likelihood, l2 = likelihood_class(self.likelihood), self.l2 / x.n_users
+        # Like the state of an optimizer, it is part of the training and not of the model.
         old_encoder = deepcopy(network.encoder).requires_grad_(False)
-        # Once: to copy numbers to the device at every step would make it wait.
+        # Copied to the device once: a copy in every step would make the device wait.
         prior_weights = network.decoder.logits.bias.new_tensor(self.prior_weights)
 
         def remember() -> None:
             old_encoder.load_state_dict(network.encoder.state_dict())
 
         def encoder_loss(batch: Batch) -> Tensor:
-            """- E_q log p(x|z) + (beta + gamma N_u) KL(q(z|x) || p(z|x))."""
-            x, rows = batch.x, batch.x.l2_normalized()
+            """- E_q log p(x|z) + (beta + gamma N_u) KL(q(z|x) || p(z|x)) + lambda/U ||W||^2."""
+            x, rows = batch.x, batch.x.normalized()
             q = network.encoder(rows.dropout(self.dropout, batch.generator))
             z = q.rsample(generator=batch.generator)
             kl = divergence(q, composite_prior(old_encoder(rows), prior_weights), z)
             weight = self.kl_weight + self.kl_weight_per_item * x.sum(x.values)
-            # Multiplied out: factors would compute the gradient of the decoder's weights as well.
-            return (weight * kl - likelihood(network.decoder(z)).log_prob(x)).mean()
+            # Not as factors, which would also compute the gradient of the decoder's weights.
+            log_p = likelihood(network.decoder(z)).log_prob(x)
+            return (weight * kl - log_p).mean() + weight_penalty(l2, network.encoder)
 
         def decoder_loss(batch: Batch) -> Tensor:
-            """- E_q log p(x|z), which is all that depends on the decoder."""
+            """- E_q log p(x|z) + lambda/U ||W||^2: all terms that depend on the decoder."""
             with torch.no_grad():
-                z = network.encoder(batch.x.l2_normalized()).rsample(generator=batch.generator)
-            return -likelihood(network.decoder(z)).log_prob(batch.x).mean()
+                z = network.encoder(batch.x.normalized()).rsample(generator=batch.generator)
+            log_p = likelihood(network.decoder(z)).log_prob(batch.x)
+            return weight_penalty(l2, network.decoder) - log_p.mean()
 
-        encoder, decoder = (list(part.parameters()) for part in (network.encoder, network.decoder))
-        rate = self.learning_rate
+        encoder, decoder = [*network.encoder.parameters()], [*network.decoder.parameters()]
+        rate, times = self.learning_rate, (self.n_encoder_passes, self.n_decoder_passes)
         return [
-            Player("encoder", encoder, encoder_loss, rate, self.n_encoder_moves, remember),
-            Player("decoder", decoder, decoder_loss, rate, self.n_decoder_moves),
+            Player("encoder", encoder, encoder_loss, rate, times[0], before_epoch=remember),
+            Player("decoder", decoder, decoder_loss, rate, times[1]),
         ]
 
     def _latent(self, network: Autoencoder, x: InteractionBatch) -> Tensor:
-        mean: Tensor = network.encoder(x.l2_normalized()).mean
+        mean: Tensor = network.encoder(x.normalized()).mean
         return mean
 
 
-class DenselyConnectedEncoder(OwnStart):
+class DenselyConnectedEncoder(SelfInitialized):
     """Rows -> h_1 ... h_n -> q(z|x), h_l = norm(swish(W_l h_{l-1} + h_1 + ... + h_{l-1}))."""
 
-    def __init__(self, n_items: int, layer_size: int, n_layers: int, n_components: int) -> None:
+    def __init__(self, n_items: int, layer_sizes: Sequence[int], n_components: int) -> None:
         super().__init__()
+        layer_size, n_layers = layer_sizes[0], len(layer_sizes)
         self.first = ItemEmbedding(n_items, layer_size)
         self.rest = nn.ModuleList(nn.Linear(layer_size, layer_size) for _ in range(n_layers - 1))
         self.norms = nn.ModuleList(nn.LayerNorm(layer_size, eps=0.1) for _ in range(n_layers))
         self.out = nn.Linear(layer_size, 2 * n_components)
 
-    def start(self, generator: torch.Generator, x: InteractionBatch) -> None:
-        """Start the layer norms from the scale 1."""
+    def initialize(self, generator: torch.Generator, x: InteractionBatch) -> None:
+        """Set the scales of the layer norms to 1."""
         for name, parameter in self.norms.named_parameters():
             if name.endswith("weight"):
                 nn.init.ones_(parameter)
 
     def forward(self, x: InteractionBatch) -> DiagonalNormal:
-        """Map rows to the posteriors of their latent vectors."""
+        """Return the posteriors of the latent vectors of rows."""
         first, *norms = self.norms
         h = first(F.silu(self.first(x)))
         total = h
@@ -284,7 +262,7 @@ class DenselyConnectedEncoder(OwnStart):
 
 
 def composite_prior(old: DiagonalNormal, weights: Tensor) -> Distribution:
-    """Mix, for each component, N(0, 1), the old posterior and N(0, e^10); z ~ (n_users, ...)."""
+    """Return the mixture of N(0, 1), the old posterior and N(0, e^10) for each component of z."""
     zeros = torch.zeros_like(old.mean)
     loc = torch.stack((zeros, old.mean, zeros), dim=-1)  # (n_users, n_components, 3)
     log_variance = torch.stack((zeros, old.log_variance, zeros + 10), dim=-1)

@@ -1,25 +1,25 @@
-"""SIVAE: a variational autoencoder whose encoder is fed with noise in every layer."""
+"""SIVAE: a variational autoencoder with noise in every layer of the encoder."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY
 from itertools import pairwise
-from numbers import Integral, Real
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..distributions import SemiImplicitNormal, standard_normal
+from .._parameters import LayerSizes, NonNegative, NonNegativeInt, PositiveInt, Rate
 from ..interactions import InteractionBatch
-from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
-from ..modules import Autoencoder, Decoder, ItemEmbedding, Linear, OwnStart
-from ..neural import TorchRecommender
-from ..objectives import anneal, weight_penalty
-from ..training import Batch, Player
+from ..neural._distributions import SemiImplicitNormal, standard_normal
+from ..neural._layers import Autoencoder, Decoder, ItemEmbedding, Linear, SelfInitialized
+from ..neural._likelihoods import ItemLikelihood, LikelihoodLike, likelihood_class
+from ..neural._objectives import anneal, weight_penalty
+from ..neural._recommender import TorchRecommender
+from ..neural._training import Batch, Player
 
 
 def gaussian(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
@@ -28,12 +28,12 @@ def gaussian(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> 
 
 
 def coin(shape: Sequence[int], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw -1 or 1, each half of the time."""
+    """Draw -1 or 1 with equal probabilities."""
     draws = torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
     return (draws < 0.5) * 2.0 - 1
 
 
-# Laws of mean 0 and variance 1.
+# Distributions with mean 0 and variance 1.
 NOISES = {"gaussian": gaussian, "bernoulli": coin}
 
 
@@ -46,114 +46,131 @@ class SIVAERecommender(TorchRecommender):
               t = 1, \dots, M, \qquad
               \psi = (\mu, \log \sigma^2) = A \ell_M + S x + c,
 
-    so :math:`\psi` is random, and the posterior, :math:`z \sim N(\mu, \operatorname{diag}
-    \sigma^2)` given :math:`\psi`, can have any shape. Its density is not known; with J draws
-    :math:`z_j` of their own :math:`\psi_j` and K more draws :math:`\psi^{(k)}` for the same user,
-    training lowers, on average over the users,
+    so :math:`\psi` is random. Given :math:`\psi`, the posterior is
+    :math:`z \sim N(\mu, \operatorname{diag} \sigma^2)`. Over all draws of :math:`\psi` it can have
+    any shape, but its density is not known. For each user, J vectors :math:`z_j` are drawn, each
+    with its own draw :math:`\psi_j`, and K more draws :math:`\psi^{(k)}` are made. Training
+    minimises, on average over the users,
 
     .. math:: \mathcal{L}_K = - \frac{1}{J} \sum_{j=1}^J \Bigl\{ \log p_\theta(x|z_j)
               + \beta \Bigl[\log p(z_j) - \log \frac{1}{K+1} \Bigl(q(z_j|\psi_j)
-              + \sum_{k=1}^K q(z_j|\psi^{(k)})\Bigr)\Bigr] \Bigr\},
+              + \sum_{k=1}^K q(z_j|\psi^{(k)})\Bigr)\Bigr] \Bigr\}
+              + \frac{\lambda}{U} \sum_W \|W\|_F^2.
 
-    the likelihood being summed over the items, :math:`p(z) = N(0, I)`, and :math:`\beta` rising
-    from 0 to ``kl_weight``. Users are ranked by :math:`f_\theta(\mu)` at :math:`\epsilon = 0`.
+    Here :math:`p(z) = N(0, I)`, U is the number of users, and W are the weight matrices of encoder
+    and decoder. The log-likelihood is summed over the items, and :math:`\beta` increases from 0 to
+    ``kl_weight``. The decoder :math:`f_\theta` computes the ranking scores :math:`f_\theta(\mu)` at
+    :math:`\epsilon = 0`.
 
     Parameters
     ----------
     n_components : int, default=200
-        Width of the latent vector.
+        Number of components of the latent vector.
     encoder_layer_sizes : tuple of int, default=(600,)
-        Widths of the encoder's hidden tanh layers; ``()`` makes it linear.
+        Widths of the hidden tanh layers of the encoder. With ``()`` the encoder is linear.
     decoder_layer_sizes : tuple of int, default=()
-        Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
+        Widths of the hidden tanh layers of the decoder. With ``()`` the decoder is linear.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
-        Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
-        number. A class is one of your own, see :mod:`skvaecf.likelihoods`.
+        Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
+        distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
+        subclass of :class:`skvaecf.neural.ItemLikelihood`.
     noise : {"gaussian", "bernoulli"}, default="gaussian"
-        Distribution of the noise, of mean 0 and variance 1: standard normal, or -1 and 1 with even
-        odds.
+        Distribution of the noise: standard normal, or -1 and 1 with equal probabilities. Both have
+        the mean 0 and the variance 1.
     noise_size : int, default=100
-        Width of the noise that enters the layers of the encoder.
+        Number of components of the noise that enters the layers of the encoder.
     shared_sigma : bool, default=False
-        Make the log-variances a function of x alone, the same for all draws.
+        Whether the log-variances depend on x alone, so that they are the same for all draws.
     n_mixing_samples : int, default=10
-        Number K of further draws of the posterior's parameters per user and update. 0 leaves the
-        density of z given its own.
+        Number K of further draws of the posterior's parameters per user and update. With 0, only
+        :math:`q(z_j|\psi_j)` remains of the mixture.
     n_latent_samples : int, default=1
         Number J of draws of z per user and update.
     n_prediction_samples : int, default=0
-        Draws of noise and z over which ``predict`` averages the probabilities of the items; they
-        are made once per fit and shared by all users. 0 scores by the decoded mean without noise.
+        Number of draws of the noise and of z over which ``predict`` averages the probabilities of
+        the items. The draws of the noise are made once per fit and shared by all users. With 0, the
+        scores are :math:`f_\theta(\mu)` at :math:`\epsilon = 0`.
     kl_weight : float, default=0.5
-        Final weight :math:`\beta` of the KL term. 0 leaves it out.
+        Final weight :math:`\beta` of the KL term. 0 removes the term.
     anneal_steps : int or "auto", default="auto"
-        Updates over which this weight rises linearly from 0 to its final value. "auto" takes 30
-        epochs.
+        Number of updates over which the weight above increases linearly from 0 to its final value.
+        "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
     l2 : float, default=0.0
-        Weight :math:`\lambda` of the squared norms of all weight matrices of encoder and decoder,
-        which are added to the loss, as in :class:`MultVAE`.
+        Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
+        next to the loss summed over all users.
     dropout : float, default=0.5
-        Probability in training to drop each of a user's items from the encoder's input.
+        Probability with which each of a user's items is dropped from the input of the encoder in
+        training.
     learning_rate : float, default=1e-3
-        Step size of Adam.
+        Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
-        Users per update. "auto" is a twentieth of the users, but at least 100 and at most 500, so
-        that small data sets get enough updates per epoch.
+        Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
+        100 and at most 500, so that small data sets have enough updates per epoch.
     max_epochs : int, default=200
-        Passes over the users, at most.
+        Maximum number of epochs. An epoch is one pass over the training users.
     ema_decay : float, default=0.8
-        Decay per epoch of the moving average of the parameters, which is what is validated and
-        kept. 0 takes the parameters as they are.
+        Decay per epoch of the exponential moving average of the parameters. The averages are
+        validated, and they are the parameters of the fitted model. With 0 the parameters are not
+        averaged.
     early_stopping : bool, default=True
-        Hold out validation users, compute their NDCG@100 after each epoch, stop when it has not
-        risen for ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5
-        interactions, nobody can be held out and all epochs are run.
+        Whether to validate the model after each epoch and to keep the best epoch. The validation
+        score is the NDCG@100 of the users in ``X_val`` or, without ``X_val``, of users that are
+        held out. Training stops when the score has not reached a new maximum for
+        ``n_iter_no_change`` epochs. If no user has at least 5 interactions, no user is held out,
+        and all epochs are run. With False the last epoch is kept.
     validation_fraction : float, default=0.1
-        Share of the users to hold out when ``early_stopping``, unless ``fit`` is given ``X_val``.
+        Share of the users with at least 5 interactions that is held out if ``early_stopping=True``
+        and ``fit`` is called without ``X_val``.
     n_iter_no_change : int, default=20
-        Epochs without a better validation score before training stops.
+        Number of epochs without a new maximum of the validation score after which training stops.
     device : str or torch.device, default="auto"
-        Where to compute: "auto" (CUDA if present, else MPS, else CPU) or any torch device.
+        Device of the computations: "auto" (CUDA if available, otherwise MPS, otherwise the CPU) or
+        any torch device.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Type of the large products in training. "auto" is bfloat16 where the hardware has it.
-        Parameters, reductions and the products of ``predict`` are float32 in any case.
+        Type of the large matrix products in training. "auto" is bfloat16 if the hardware computes
+        it natively, otherwise float32. Parameters, reductions and the products of ``predict`` are
+        always float32.
     random_state : int, RandomState instance or None, default=None
-        Seed of all randomness; pass an int for the same result at every call.
+        Seed of all random numbers. Pass an int for reproducible results across multiple calls of
+        ``fit``.
     verbose : int, default=0
-        1 shows a progress bar.
+        Verbosity level. With 1, a progress bar is shown.
     warm_start : bool, default=False
-        Start ``fit`` from the parameters of the previous one.
+        Whether ``fit`` starts from the parameters of the previous call of ``fit``.
 
     Attributes
     ----------
     network_ : torch.nn.Module
-        The trained ``encoder`` and ``decoder``.
+        Trained network with the parts ``encoder`` and ``decoder``.
     history_ : list of dict
-        Per epoch: its number, the mean loss of each player, the validation NDCG@100, seconds.
+        One dict per epoch with the keys "epoch" (counted from 1), "autoencoder_loss" (mean over the
+        updates), "validation_ndcg" (NDCG@100 of the validation users, if there are any) and
+        "seconds".
     n_iter_ : int
-        Epochs run.
+        Number of epochs that were run.
     best_iter_ : int
-        Epoch whose parameters are kept, counted from 1.
+        Number of the epoch whose parameters are kept, counted from 1.
     n_features_in_ : int
         Number of items.
 
     See Also
     --------
-    MultVAE : The same with a normal posterior.
+    MultVAE : The same model with a normal posterior.
 
     Notes
     -----
-    The constant terms of the likelihood are left out of the losses; one dropout mask per user and
-    update is shared by all draws. Log-variances are kept in [-12, 4]. The number M of noisy layers
-    is that of ``encoder_layer_sizes``; without any, the posterior is normal. At the start the
-    noise moves a hidden unit as much as a user's items do.
+    The losses omit the constant terms of the likelihood. All draws for a user in an update have the
+    same dropout mask. Log-variances are clipped to [-12, 4]. The number M of layers with noise is
+    the length of ``encoder_layer_sizes``. With ``()`` the posterior is normal. At the start of
+    training, the noise changes a hidden unit by as much as the user's items do.
 
-    The paper prints a factor N/M before the log-likelihood. It belongs to latent variables shared
-    by all data; here z is a user's own and the factor is 1.
+    The paper has a factor N/M before the log-likelihood. This factor belongs to latent variables
+    that all data share. Here every user has a separate z, so the factor is 1.
 
     References
     ----------
-    Eq. 12 and Algorithm 1 of the paper that relates Mult-VAE to the binary n-choose-k model; after
+    The SIVAE paper, which relates Mult-VAE to the binary n-choose-k model, eq. 12 and algorithm 1.
+
     Yin and Zhou, "Semi-implicit variational inference", ICML 2018.
 
     Examples
@@ -166,80 +183,21 @@ class SIVAERecommender(TorchRecommender):
     (2, 3)
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **TorchRecommender._parameter_constraints,
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "encoder_layer_sizes": ["array-like"],
-        "decoder_layer_sizes": ["array-like"],
-        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
-        "noise": [StrOptions(set(NOISES))],
-        "noise_size": [Interval(Integral, 1, None, closed="left")],
-        "shared_sigma": ["boolean"],
-        "n_mixing_samples": [Interval(Integral, 0, None, closed="left")],
-        "n_latent_samples": [Interval(Integral, 1, None, closed="left")],
-        "n_prediction_samples": [Interval(Integral, 0, None, closed="left")],
-        "kl_weight": [Interval(Real, 0, None, closed="left")],
-        "anneal_steps": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
-        "l2": [Interval(Real, 0, None, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-    }
-
-    def __init__(
-        self,
-        n_components: int = 200,
-        *,
-        encoder_layer_sizes: Sequence[int] = (600,),
-        decoder_layer_sizes: Sequence[int] = (),
-        likelihood: str | type[ItemLikelihood] = "multinomial",
-        noise: str = "gaussian",
-        noise_size: int = 100,
-        shared_sigma: bool = False,
-        n_mixing_samples: int = 10,
-        n_latent_samples: int = 1,
-        n_prediction_samples: int = 0,
-        kl_weight: float = 0.5,
-        anneal_steps: int | Literal["auto"] = "auto",
-        l2: float = 0.0,
-        dropout: float = 0.5,
-        learning_rate: float = 1e-3,
-        batch_size: int | Literal["auto"] = "auto",
-        max_epochs: int = 200,
-        ema_decay: float = 0.8,
-        early_stopping: bool = True,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 20,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
-        verbose: int = 0,
-        warm_start: bool = False,
-    ) -> None:
-        self.n_components = n_components
-        self.encoder_layer_sizes = encoder_layer_sizes
-        self.decoder_layer_sizes = decoder_layer_sizes
-        self.likelihood = likelihood
-        self.noise = noise
-        self.noise_size = noise_size
-        self.shared_sigma = shared_sigma
-        self.n_mixing_samples = n_mixing_samples
-        self.n_latent_samples = n_latent_samples
-        self.n_prediction_samples = n_prediction_samples
-        self.kl_weight = kl_weight
-        self.anneal_steps = anneal_steps
-        self.l2 = l2
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.ema_decay = ema_decay
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.device = device
-        self.precision = precision
-        self.random_state = random_state
-        self.verbose = verbose
-        self.warm_start = warm_start
+    n_components: PositiveInt = 200
+    _: KW_ONLY
+    encoder_layer_sizes: LayerSizes = (600,)
+    decoder_layer_sizes: LayerSizes = ()
+    likelihood: LikelihoodLike = "multinomial"
+    noise: Literal["gaussian", "bernoulli"] = "gaussian"
+    noise_size: PositiveInt = 100
+    shared_sigma: bool = False
+    n_mixing_samples: NonNegativeInt = 10
+    n_latent_samples: PositiveInt = 1
+    n_prediction_samples: NonNegativeInt = 0
+    kl_weight: NonNegative = 0.5
+    anneal_steps: NonNegativeInt | Literal["auto"] = "auto"
+    l2: NonNegative = 0.0
+    dropout: Rate = 0.5
 
     def _build(self, n_users: int, n_items: int) -> Autoencoder:
         return Autoencoder(
@@ -255,15 +213,15 @@ class SIVAERecommender(TorchRecommender):
             Decoder(self.n_components, self.decoder_layer_sizes, n_items),
         )
 
-    def _players(self, network: Any) -> list[Player]:
-        likelihood = likelihood_of(self.likelihood)
+    def _players(self, network: Any, x: InteractionBatch) -> list[Player]:
+        likelihood, l2 = likelihood_class(self.likelihood), self.l2 / x.n_users
         n_draws = self.n_latent_samples + self.n_mixing_samples
 
         def loss(batch: Batch) -> Tensor:
-            """- 1/J sum_j {log p(x|z_j) + beta [log p(z_j) - log h_K(z_j)]} + lambda ||W||^2."""
+            """- 1/J sum_j {log p(x|z_j) + beta [log p(z_j) - log h_K(z_j)]} + lambda/U ||W||^2."""
             x = batch.x
             loc, log_variance = network.encoder(
-                x.l2_normalized().dropout(self.dropout, batch.generator),
+                x.normalized().dropout(self.dropout, batch.generator),
                 network.encoder.draw(n_draws, x.n_users, batch.generator),
             )
             h = SemiImplicitNormal(loc, log_variance, self.n_latent_samples)
@@ -273,26 +231,26 @@ class SIVAERecommender(TorchRecommender):
             )
             beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
             bound = log_p + beta * (standard_normal(z).log_prob(z) - h.log_prob(z))
-            return weight_penalty(self.l2, network.encoder, network.decoder) - bound.mean()
+            return weight_penalty(l2, network.encoder, network.decoder) - bound.mean()
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
     def _latent(self, network: Any, x: InteractionBatch) -> Tensor:
-        mean: Tensor = network.encoder.mean(x.l2_normalized())
+        mean: Tensor = network.encoder.mean(x.normalized())
         return mean
 
     def _logits(self, network: Any, x: InteractionBatch) -> Tensor:
         n_samples = len(network.encoder.fixed_latent_noise)
         if n_samples == 0:
             return super()._logits(network, x)
-        likelihood = likelihood_of(self.likelihood)
+        likelihood = likelihood_class(self.likelihood)
         total = torch.zeros((), device=x.values.device)
-        for z in network.encoder.fixed_samples(x.l2_normalized()):
+        for z in network.encoder.fixed_samples(x.normalized()):
             total = total + probabilities(likelihood, network.decoder(z))
         return total / n_samples
 
 
-class SemiImplicitEncoder(OwnStart):
+class SemiImplicitEncoder(SelfInitialized):
     """Rows and noise -> psi, the means and log-variances of z, eq. 12.
 
     Parameters
@@ -305,7 +263,7 @@ class SemiImplicitEncoder(OwnStart):
     shared_sigma : bool
         Whether the log-variances depend on the rows alone.
     n_fixed_draws : int
-        Draws of all noise to keep for ``fixed_samples``.
+        Number of draws of all noise that are stored for ``fixed_samples``.
     """
 
     fixed_noise: Tensor
@@ -324,12 +282,12 @@ class SemiImplicitEncoder(OwnStart):
     ) -> None:
         super().__init__()
         sizes = (*layer_sizes, n_components if shared_sigma else 2 * n_components)
-        # With a shared sigma, x alone gives the log-variances, by a layer of their own.
+        # With a shared sigma, a separate layer computes the log-variances from x alone.
         self.sizes = (*sizes, n_components) if shared_sigma else sizes
         self.shared_sigma = shared_sigma
         self.noise = noise
         self.noise_size = noise_size
-        # What x adds to all layers: one sparse product, whatever the number of draws.
+        # What x adds to all layers: one sparse product for any number of draws.
         self.from_items = ItemEmbedding(n_items, sum(self.sizes))
         self.from_noise = nn.ModuleList(Linear(noise_size, size) for size in layer_sizes)
         self.from_below = nn.ModuleList(Linear(a, b) for a, b in pairwise(sizes))
@@ -338,10 +296,10 @@ class SemiImplicitEncoder(OwnStart):
         )
         self.register_buffer("fixed_latent_noise", torch.empty(n_fixed_draws, 1, n_components))
 
-    def start(self, generator: torch.Generator, x: InteractionBatch) -> None:
-        """Make noise and items move a unit alike; fix the draws for ``fixed_samples``."""
-        # A row has length 1, the noise about sqrt(noise_size): by Glorot's rule, which looks at
-        # widths only, it would drown the row.
+    def initialize(self, generator: torch.Generator, x: InteractionBatch) -> None:
+        """Scale the weights of the noise; draw the noise of ``fixed_samples``."""
+        # The noise is to change a unit by as much as the items do. A row has length 1, the noise
+        # about sqrt(noise_size); with Glorot's rule its effect would be much larger.
         limit = math.sqrt(6 / sum(self.from_items.weight.shape) / self.noise_size)
         for weight in self.from_noise.parameters():
             nn.init.uniform_(weight, -limit, limit, generator=generator)
@@ -374,14 +332,14 @@ class SemiImplicitEncoder(OwnStart):
         return loc[0]
 
     def fixed_samples(self, x: InteractionBatch) -> Tensor:
-        """Make samples of z by the same draws for all users, shape (n_fixed_draws, ...)."""
+        """Draw z with the same noise for all users, shape (n_fixed_draws, n_users, ...)."""
         loc, log_variance = self(x, self.fixed_noise)
         z: Tensor = loc + (0.5 * log_variance).exp() * self.fixed_latent_noise
         return z
 
 
 def probabilities(likelihood: type[ItemLikelihood], logits: Tensor) -> Tensor:
-    """Compute the probability of each item to be a user's one click, overwriting the logits."""
+    """Compute the probabilities of the items for one click; the logits are overwritten."""
     one = logits.new_ones(len(logits), 1)
-    _, known = likelihood.log_normalizer([logits], one)
-    return likelihood.mean(logits, one, known)
+    _, saved = likelihood.log_normalizer([logits], one)
+    return likelihood.mean(logits, one, saved)

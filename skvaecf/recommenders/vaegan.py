@@ -1,25 +1,24 @@
-"""VAEGAN: an autoencoder with an implicit posterior, trained against two adversaries."""
+"""VAEGAN: an autoencoder with an implicit posterior, trained with two discriminators."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import KW_ONLY
 from itertools import pairwise
-from numbers import Integral, Real
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._parameters import LayerSizes, NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
 from ..interactions import InteractionBatch
-from ..likelihoods import LIKELIHOODS, ItemLikelihood, likelihood_of
-from ..modules import Autoencoder, Decoder, ItemEmbedding, Linear
-from ..neural import Pair, TorchRecommender
-from ..objectives import (
+from ..neural._layers import Autoencoder, Decoder, ItemEmbedding, Linear
+from ..neural._likelihoods import LikelihoodLike, likelihood_class
+from ..neural._objectives import (
     anneal,
     density_ratio_loss,
     ratio_accuracy,
@@ -27,24 +26,25 @@ from ..objectives import (
     squared_jacobian_estimate,
     weight_penalty,
 )
-from ..training import Batch, Player
+from ..neural._recommender import Pair, TorchRecommender
+from ..neural._training import Batch, Player
 
-# How ||dz/dx||_F^2 is found.
+# Functions that compute ||dz/dx||_F^2.
 CONTRACTIONS = {"exact": squared_jacobian, "hutchinson": squared_jacobian_estimate}
 
 
 class VAEGANRecommender(TorchRecommender):
-    r"""Autoencoder with an implicit posterior, trained against adversaries (VAEGAN).
+    r"""Autoencoder with an implicit posterior, trained with two discriminators (VAEGAN).
 
-    The encoder draws a user's latent vector by feeding noise :math:`\epsilon \sim N(0, I)` to each
-    of its layers,
+    Noise :math:`\epsilon \sim N(0, I)` enters every layer of the encoder,
 
     .. math:: h_t = \tanh(W_t h_{t-1} + E_t \epsilon + b_t), \qquad
               z = W h_M + E \epsilon + b, \qquad h_0 = x,
 
-    so the posterior :math:`q_\phi(z|x)` can have any shape, but no density that could be written
-    down. Adversaries stand for what is therefore missing, and three kinds of players take turns
-    on each batch of users, each lowering its own loss, averaged over the users:
+    so the posterior :math:`q_\phi(z|x)` can have any shape, but its density has no closed form. A
+    discriminator T therefore takes the place of the KL term. A second discriminator D compares the
+    row with its reconstruction. On each mini-batch, T, D and the autoencoder are updated in turn.
+    Each of them minimises its own loss, on average over the users:
 
     .. math::
 
@@ -56,133 +56,151 @@ class VAEGANRecommender(TorchRecommender):
             - \beta \log \sigma(D(\hat x \odot x|z_c))
             + \lambda \|\partial z / \partial x\|_F^2\Bigr] + \frac{\rho}{U} \sum_W \|W\|_F^2
 
-    with the matrices W of encoder and decoder and U users. The best T is
-    :math:`\log q_\phi(z|x) - \log p(z)` with :math:`p(z) = N(0, I)`, so :math:`\alpha T` stands for
-    the KL term of a variational autoencoder, and :math:`\alpha` rises from 0 to
-    ``adversary_weight``. D tells the row of a user from the probabilities
-    :math:`\hat x = \sigma(f_\theta(z))` of the same items, knowing the user by :math:`z_c`. Users
-    are ranked by :math:`f_\theta(z)` at :math:`\epsilon = 0`.
+    where W are the weight matrices of encoder and decoder, and U is the number of users. The
+    optimal T is :math:`\log q_\phi(z|x) - \log p(z)` with :math:`p(z) = N(0, I)`, so
+    :math:`\alpha T` is an estimate of the KL term of a variational autoencoder. :math:`\alpha`
+    increases from 0 to ``adversary_weight``. D learns to distinguish the row of a user from the
+    probabilities :math:`\hat x = \sigma(f_\theta(z))` of the same items, given a vector
+    :math:`z_c` of the user; :math:`f_\theta` is the decoder. The ranking scores are
+    :math:`f_\theta(z)` at :math:`\epsilon = 0`.
 
-    ``data_adversary_weight=0`` and ``contractive_weight=0`` give the paper's AVB, the first above 0
-    gives AVB+D, and both above 0 give AVB+D+C.
+    With ``data_adversary_weight=0`` and ``contractive_weight=0`` the model is the paper's AVB. With
+    the first above 0 it is AVB+D, and with both above 0 it is AVB+D+C.
 
     Parameters
     ----------
     n_components : int, default=200
-        Width of the latent vector.
+        Number of components of the latent vector.
     encoder_layer_sizes : tuple of int, default=()
-        Widths of the encoder's hidden tanh layers; ``()`` makes it linear.
+        Widths of the hidden tanh layers of the encoder. With ``()`` the encoder is linear.
     decoder_layer_sizes : tuple of int, default=()
-        Widths of the decoder's hidden tanh layers; ``()`` makes it linear.
+        Widths of the hidden tanh layers of the decoder. With ``()`` the decoder is linear.
     likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="bernoulli"
-        Distribution of a user's items given the scores. "n-choose-k" is Bernoulli's given their
-        number. A class is one of your own, see :mod:`skvaecf.likelihoods`.
+        Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
+        distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
+        subclass of :class:`skvaecf.neural.ItemLikelihood`.
     normalize : bool, default=True
-        Scale the encoder's input rows to length 1.
+        Whether to scale the input rows of the encoder to length 1.
     noise_size : int, default=32
-        Width of the noise that enters the layers of the encoder.
+        Number of components of the noise that enters the layers of the encoder.
     adversary_weight : float, default=0.2
         Final weight :math:`\alpha` of T.
     anneal_steps : int or "auto", default="auto"
-        Updates over which this weight rises linearly from 0 to its final value. "auto" takes 30
-        epochs.
+        Number of updates over which the weight above increases linearly from 0 to its final value.
+        "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
     data_adversary_weight : float, default=0.0
-        Weight :math:`\beta` of D; 0.2 in the paper. 0 leaves D out.
+        Weight :math:`\beta` of D. The paper uses 0.2. 0 removes D.
     contractive_weight : float, default=0.0
-        Weight :math:`\lambda` of the contractive penalty; 3e-4 in the paper. 0 leaves it out.
+        Weight :math:`\lambda` of the contractive penalty. The paper uses 3e-4. 0 removes the
+        penalty.
     contractive_estimator : {"exact", "hutchinson"}, default="exact"
-        How the penalty is computed: exactly, at the cost of a product of n_items x (size of the
-        first hidden layer)^2; or estimated with one random direction per user, at the cost of a
-        backward pass.
+        How the contractive penalty is computed. "exact" computes it exactly and costs a product of
+        the size n_items x (width of the first hidden layer)^2. "hutchinson" estimates it with one
+        random direction per user and costs one backward pass.
     l2 : float, default=4.0
-        Weight :math:`\rho` of the squared norms of all weight matrices of encoder and decoder,
-        relative to the loss summed, not averaged, over the users.
-    adversary_size : int, default=256
+        Weight :math:`\rho` of the squared norms of the weight matrices of encoder and decoder, next
+        to the loss summed over all users.
+    discriminator_layer_size : int, default=256
         Width of the hidden layers of T and D.
-    adversary_learning_rate : float, default=3e-4
-        Step size of Adam for T and D.
+    discriminator_learning_rate : float, default=3e-4
+        Learning rate of the Adam optimizer for T and D.
     dropout : float, default=0.5
-        Probability in training to drop each of a user's items from the encoder's input.
+        Probability with which each of a user's items is dropped from the input of the encoder in
+        training.
     learning_rate : float, default=5e-3
-        Step size of Adam.
+        Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
-        Users per update. "auto" is a twentieth of the users, but at least 100 and at most 500, so
-        that small data sets get enough updates per epoch.
+        Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
+        100 and at most 500, so that small data sets have enough updates per epoch.
     max_epochs : int, default=200
-        Passes over the users, at most.
+        Maximum number of epochs. An epoch is one pass over the training users.
     ema_decay : float, default=0.8
-        Decay per epoch of the moving average of the parameters, which is what is validated and
-        kept. 0 takes the parameters as they are.
+        Decay per epoch of the exponential moving average of the parameters. The averages are
+        validated, and they are the parameters of the fitted model. With 0 the parameters are not
+        averaged.
     early_stopping : bool, default=True
-        Hold out validation users, compute their NDCG@100 after each epoch, stop when it has not
-        risen for ``n_iter_no_change`` epochs, and keep the best epoch. If no user has 5
-        interactions, nobody can be held out and all epochs are run.
+        Whether to validate the model after each epoch and to keep the best epoch. The validation
+        score is the NDCG@100 of the users in ``X_val`` or, without ``X_val``, of users that are
+        held out. Training stops when the score has not reached a new maximum for
+        ``n_iter_no_change`` epochs. If no user has at least 5 interactions, no user is held out,
+        and all epochs are run. With False the last epoch is kept.
     validation_fraction : float, default=0.1
-        Share of the users to hold out when ``early_stopping``, unless ``fit`` is given ``X_val``.
+        Share of the users with at least 5 interactions that is held out if ``early_stopping=True``
+        and ``fit`` is called without ``X_val``.
     n_iter_no_change : int, default=20
-        Epochs without a better validation score before training stops.
+        Number of epochs without a new maximum of the validation score after which training stops.
     device : str or torch.device, default="auto"
-        Where to compute: "auto" (CUDA if present, else MPS, else CPU) or any torch device.
+        Device of the computations: "auto" (CUDA if available, otherwise MPS, otherwise the CPU) or
+        any torch device.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Type of the large products in training. "auto" is bfloat16 where the hardware has it.
-        Parameters, reductions and the products of ``predict`` are float32 in any case.
+        Type of the large matrix products in training. "auto" is bfloat16 if the hardware computes
+        it natively, otherwise float32. Parameters, reductions and the products of ``predict`` are
+        always float32.
     random_state : int, RandomState instance or None, default=None
-        Seed of all randomness; pass an int for the same result at every call.
+        Seed of all random numbers. Pass an int for reproducible results across multiple calls of
+        ``fit``.
     verbose : int, default=0
-        1 shows a progress bar.
+        Verbosity level. With 1, a progress bar is shown.
     warm_start : bool, default=False
-        Start ``fit`` from the parameters of the previous one.
+        Whether ``fit`` starts from the parameters of the previous call of ``fit``.
 
     Attributes
     ----------
     network_ : torch.nn.Module
-        The trained ``encoder`` and ``decoder``.
+        Trained network with the parts ``encoder``, ``decoder``, ``posterior_discriminator`` (T) and
+        ``data_discriminator`` (D, or None).
     history_ : list of dict
-        Per epoch: its number, the mean loss of each player, the validation NDCG@100, seconds.
+        One dict per epoch with the keys "epoch" (counted from 1), "posterior_discriminator_loss"
+        and "posterior_discriminator_accuracy" (T), "data_discriminator_loss" and
+        "data_discriminator_accuracy" (D, if it is used), "autoencoder_loss", "validation_ndcg"
+        (NDCG@100 of the validation users, if there are any) and "seconds".
     n_iter_ : int
-        Epochs run.
+        Number of epochs that were run.
     best_iter_ : int
-        Epoch whose parameters are kept, counted from 1.
+        Number of the epoch whose parameters are kept, counted from 1.
     n_features_in_ : int
         Number of items.
 
     Warns
     -----
     ConvergenceWarning
-        If in the epoch kept the loss of an adversary is above 10 (that of a guess is 1.39): it has
-        diverged or, in the first epochs, not learned yet; or below 0.01: it has collapsed, as it
-        tells all it sees apart.
+        If the loss of a discriminator in the epoch that is kept is above 10 or below 0.01. The loss
+        of a random guess is 1.39. Above 10, the discriminator has diverged or, in the first epochs,
+        has not learned yet. Below 0.01, it has collapsed: it classifies nearly all samples
+        correctly.
 
     See Also
     --------
-    MultVAE : The same with a normal posterior.
-    SIVAERecommender : Another posterior of any shape, without adversaries.
+    MultVAE : A normal posterior with a KL term.
+    SIVAERecommender : Another posterior of any shape, without discriminators.
 
     Notes
     -----
-    The constant terms of the likelihood are left out of the losses. ``history_`` has, beside the
-    losses of the players "posterior_adversary" (T), "data_adversary" (D) and "autoencoder", the
-    accuracies of the adversaries.
+    The losses omit the constant terms of the likelihood.
 
-    :math:`T(x, z) = \langle \theta(x), s(z) \rangle + a(x) + b(z) + \|z\|^2 / 2`, with networks
-    of one hidden layer: the last term is :math:`- \log p(z)` up to a constant, which need not be
-    learned. :math:`z_c` and the first layer of D are tanh layers. T and :math:`z_c` see x at length
-    1 and without dropout, so dropout acts as noise of the posterior.
+    T has the form
+    :math:`T(x, z) = \langle \theta(x), s(z) \rangle + a(x) + b(z) + \|z\|^2 / 2`, where
+    :math:`\theta`, s, a and b are networks with one hidden layer. The last term is
+    :math:`- \log p(z)` up to a constant, so T does not have to learn it. :math:`z_c` and the first
+    layer of D are tanh layers. T and :math:`z_c` are computed from the row at length 1 and without
+    dropout. Dropout therefore acts as noise of the posterior.
 
-    Without hidden layers all other noise is normal, of rank ``noise_size``; the contractive penalty
-    is a decay of the encoder's weights, the same for all users; and T learns little of how z
-    depends on x (6 of 285 nats with 1,000 items of MovieLens 1M), so that :math:`\alpha T` compares
-    the distribution of all users' z with :math:`p(z)` rather than each user's.
+    Without hidden layers, the noise other than dropout is normal, with the rank ``noise_size``. The
+    contractive penalty is then a penalty on the encoder's weights that is the same for all users.
+    T learns only a small part of the dependence of z on x (6 of 285 nats with 1,000 items of
+    MovieLens 1M). Thus :math:`\alpha T` compares the distribution of the z of all users with
+    :math:`p(z)`, rather than that of each user.
 
-    :math:`\hat x` are probabilities if the likelihood is "bernoulli"; with the others the scores of
-    a user may all be shifted, and D sees them at an arbitrary level.
+    :math:`\hat x` are probabilities if the likelihood is "bernoulli". The other likelihoods do not
+    change if a constant is added to all scores of a user. With these, the level of the
+    :math:`\hat x` in D is arbitrary.
 
-    The paper's network is ``encoder_layer_sizes=(600,), decoder_layer_sizes=(600,),
-    normalize=False, l2=0``; the defaults are what the validation users of MovieLens 1M chose. The
-    paper prints :math:`z = f(f(\tilde x + \epsilon_1) + \epsilon_2)`; here, as in Mescheder et
-    al., learned matrices lead the noise into the layers, and z is linear: a tanh could not match
-    N(0, I). Its eq. 13 adds the penalty to what is maximised, where the text, and this code,
-    subtract it.
+    The network of the paper is ``encoder_layer_sizes=(600,), decoder_layer_sizes=(600,),
+    normalize=False, l2=0``. The defaults were chosen on the validation users of MovieLens 1M. The
+    paper gives the encoder :math:`z = f(f(\tilde x + \epsilon_1) + \epsilon_2)`. Here, as in
+    Mescheder et al., learned matrices map the noise to the layers, and z is linear, because a tanh
+    could not match N(0, I). Eq. 13 of the paper adds the penalty to the objective that is
+    maximised. The text of the paper, and this code, subtract it.
 
     References
     ----------
@@ -201,124 +219,65 @@ class VAEGANRecommender(TorchRecommender):
     (2, 3)
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **TorchRecommender._parameter_constraints,
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "encoder_layer_sizes": ["array-like"],
-        "decoder_layer_sizes": ["array-like"],
-        "likelihood": [StrOptions(set(LIKELIHOODS)), type],
-        "normalize": ["boolean"],
-        "noise_size": [Interval(Integral, 1, None, closed="left")],
-        "adversary_weight": [Interval(Real, 0, None, closed="left")],
-        "anneal_steps": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
-        "data_adversary_weight": [Interval(Real, 0, None, closed="left")],
-        "contractive_weight": [Interval(Real, 0, None, closed="left")],
-        "contractive_estimator": [StrOptions(set(CONTRACTIONS))],
-        "l2": [Interval(Real, 0, None, closed="left")],
-        "adversary_size": [Interval(Integral, 1, None, closed="left")],
-        "adversary_learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-    }
-
-    def __init__(
-        self,
-        n_components: int = 200,
-        *,
-        encoder_layer_sizes: Sequence[int] = (),
-        decoder_layer_sizes: Sequence[int] = (),
-        likelihood: str | type[ItemLikelihood] = "bernoulli",
-        normalize: bool = True,
-        noise_size: int = 32,
-        adversary_weight: float = 0.2,
-        anneal_steps: int | Literal["auto"] = "auto",
-        data_adversary_weight: float = 0.0,
-        contractive_weight: float = 0.0,
-        contractive_estimator: str = "exact",
-        l2: float = 4.0,
-        adversary_size: int = 256,
-        adversary_learning_rate: float = 3e-4,
-        dropout: float = 0.5,
-        learning_rate: float = 5e-3,
-        batch_size: int | Literal["auto"] = "auto",
-        max_epochs: int = 200,
-        ema_decay: float = 0.8,
-        early_stopping: bool = True,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 20,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
-        verbose: int = 0,
-        warm_start: bool = False,
-    ) -> None:
-        self.n_components = n_components
-        self.encoder_layer_sizes = encoder_layer_sizes
-        self.decoder_layer_sizes = decoder_layer_sizes
-        self.likelihood = likelihood
-        self.normalize = normalize
-        self.noise_size = noise_size
-        self.adversary_weight = adversary_weight
-        self.anneal_steps = anneal_steps
-        self.data_adversary_weight = data_adversary_weight
-        self.contractive_weight = contractive_weight
-        self.contractive_estimator = contractive_estimator
-        self.l2 = l2
-        self.adversary_size = adversary_size
-        self.adversary_learning_rate = adversary_learning_rate
-        self.dropout = dropout
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.ema_decay = ema_decay
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.device = device
-        self.precision = precision
-        self.random_state = random_state
-        self.verbose = verbose
-        self.warm_start = warm_start
+    n_components: PositiveInt = 200
+    _: KW_ONLY
+    encoder_layer_sizes: LayerSizes = ()
+    decoder_layer_sizes: LayerSizes = ()
+    likelihood: LikelihoodLike = "bernoulli"
+    normalize: bool = True
+    noise_size: PositiveInt = 32
+    adversary_weight: NonNegative = 0.2
+    anneal_steps: NonNegativeInt | Literal["auto"] = "auto"
+    data_adversary_weight: NonNegative = 0.0
+    contractive_weight: NonNegative = 0.0
+    contractive_estimator: Literal["exact", "hutchinson"] = "exact"
+    l2: NonNegative = 4.0
+    discriminator_layer_size: PositiveInt = 256
+    discriminator_learning_rate: Positive = 3e-4
+    dropout: Rate = 0.5
+    learning_rate: Positive = 5e-3
 
     def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None, **options: Any) -> None:
         super()._fit(X, X_val, **options)
-        warn_of_adversaries(self.history_[self.best_iter_ - 1])
+        warn_of_discriminators(self.history_[self.best_iter_ - 1])
 
     def _build(self, n_users: int, n_items: int) -> VAEGAN:
         return VAEGAN(
             ImplicitEncoder(n_items, self.encoder_layer_sizes, self.n_components, self.noise_size),
             Decoder(self.n_components, self.decoder_layer_sizes, n_items),
-            PosteriorAdversary(n_items, self.n_components, self.adversary_size),
-            DataAdversary(n_items, self.adversary_size) if self.data_adversary_weight else None,
-            n_users,
+            PosteriorDiscriminator(n_items, self.n_components, self.discriminator_layer_size),
+            DataDiscriminator(n_items, self.discriminator_layer_size)
+            if self.data_adversary_weight
+            else None,
         )
 
-    def _players(self, network: Any) -> list[Player]:
-        likelihood = likelihood_of(self.likelihood)
+    def _players(self, network: Any, x: InteractionBatch) -> list[Player]:
+        likelihood, l2 = likelihood_class(self.likelihood), self.l2 / x.n_users
         encoder, decoder = network.encoder, network.decoder
-        T, D = network.posterior_adversary, network.data_adversary
+        T, D = network.posterior_discriminator, network.data_discriminator
 
         def sample(batch: Batch) -> tuple[Tensor, list[Tensor]]:
-            """Draw z, and give the hidden layers that led to it."""
+            """Draw z; also return the outputs of the hidden layers."""
             noise = batch.x.values.new_empty(batch.x.n_users, self.noise_size)
             noise.normal_(generator=batch.generator)
             x = self._input(batch.x).dropout(self.dropout, batch.generator)
             z, hidden = encoder(x, noise)
             return z, hidden
 
-        def posterior_adversary_loss(batch: Batch) -> Tensor:
+        def loss_of_T(batch: Batch) -> Tensor:
             """- E_q(z|x) log sigmoid T(x, z) - E_p(z) log(1 - sigmoid T(x, z)), eq. 4."""
             with torch.no_grad():
                 z, _ = sample(batch)
             prior = torch.empty_like(z).normal_(generator=batch.generator)
-            x = batch.x.l2_normalized()
-            return _tell_apart(T(x, z), T(x, prior), batch)
+            x = batch.x.normalized()
+            return _discriminate(T(x, z), T(x, prior), batch)
 
-        def data_adversary_loss(batch: Batch) -> Tensor:
+        def loss_of_D(batch: Batch) -> Tensor:
             """- log sigmoid D(x|z_c) - log(1 - sigmoid D(x^ x|z_c)), eq. 9."""
             with torch.no_grad():
                 fake = _clicks(batch.x, decoder(sample(batch)[0]))
             z_c = D.condition(batch.x)
-            return _tell_apart(D(batch.x, z_c), D(fake, z_c), batch)
+            return _discriminate(D(batch.x, z_c), D(fake, z_c), batch)
 
         def autoencoder_loss(batch: Batch) -> Tensor:
             """- log p(x|z) + alpha T - beta log sigmoid D + lambda ||dz/dx||^2 + rho/U ||W||^2."""
@@ -326,76 +285,78 @@ class VAEGANRecommender(TorchRecommender):
             z, hidden = sample(batch)
             logits = decoder(z)
             alpha = self.adversary_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
-            loss: Tensor = alpha * T(x.l2_normalized(), z) - likelihood(logits).log_prob(x)
+            loss: Tensor = alpha * T(x.normalized(), z) - likelihood(logits).log_prob(x)
             if self.data_adversary_weight:
-                fooled = F.logsigmoid(D(_clicks(x, logits), D.condition(x)))
-                loss = loss - self.data_adversary_weight * fooled
+                adversarial = F.logsigmoid(D(_clicks(x, logits), D.condition(x)))
+                loss = loss - self.data_adversary_weight * adversarial
             if self.contractive_weight:
                 slopes = [1 - h.square() for h in hidden]  # of tanh
                 norm = CONTRACTIONS[self.contractive_estimator]
                 squares = norm(encoder.weights, slopes, batch.generator)
                 loss = loss + self.contractive_weight * squares
-            return loss.mean() + weight_penalty(self.l2 / network.n_users, encoder, decoder)
+            return loss.mean() + weight_penalty(l2, encoder, decoder)
 
         autoencoder = [*encoder.parameters(), *decoder.parameters()]
-        rate = self.adversary_learning_rate
-        players = [Player("posterior_adversary", [*T.parameters()], posterior_adversary_loss, rate)]
+        rate = self.discriminator_learning_rate
+        players = [
+            Player("posterior_discriminator", [*T.parameters()], loss_of_T, rate),
+            Player("autoencoder", autoencoder, autoencoder_loss, self.learning_rate),
+        ]
         if self.data_adversary_weight:
-            players += [Player("data_adversary", [*D.parameters()], data_adversary_loss, rate)]
-        return [*players, Player("autoencoder", autoencoder, autoencoder_loss, self.learning_rate)]
+            players.insert(1, Player("data_discriminator", [*D.parameters()], loss_of_D, rate))
+        return players
 
     def _input(self, x: InteractionBatch) -> InteractionBatch:
-        return x.l2_normalized() if self.normalize else x
+        return x.normalized() if self.normalize else x
 
     def _latent(self, network: Any, x: InteractionBatch) -> Tensor:
         mean: Tensor = network.encoder.mean(self._input(x))
         return mean
 
 
-def warn_of_adversaries(record: dict[str, float]) -> None:
-    """Warn if an adversary has diverged or collapsed, by its record of an epoch."""
-    for name in ("posterior_adversary", "data_adversary"):
+def warn_of_discriminators(record: dict[str, float]) -> None:
+    """Warn if a discriminator has diverged or collapsed, given the figures of an epoch."""
+    for name in ("posterior_discriminator", "data_discriminator"):
         loss = record.get(f"{name}_loss", 1.0)
         if not 0.01 <= loss <= 10:
-            collapsed = "collapsed: it tells all it sees apart"
-            fate = collapsed if loss < 0.01 else "diverged or has not learned yet"
+            collapsed = "collapsed: it classifies nearly all samples correctly"
+            state = collapsed if loss < 0.01 else "diverged or has not learned yet"
             warnings.warn(
-                f"The {name} has {fate}; its loss in the epoch kept is {loss:.3g}, that of a guess"
-                " is 1.39. Another adversary_learning_rate or adversary_size may help.",
+                f"The {name} has {state}. Its loss in the epoch that is kept is {loss:.3g}; the"
+                " loss of a random guess is 1.39. Another discriminator_learning_rate or"
+                " discriminator_layer_size may help.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
 
 
 def _clicks(x: InteractionBatch, logits: Tensor) -> InteractionBatch:
-    """x^ x: the user's items, each with the probability that the logits give it."""
+    """Compute x^ x: the user's items with their probabilities according to the logits."""
     return x.with_values(x.gather(logits).float().sigmoid())
 
 
-def _tell_apart(real: Tensor, fake: Tensor, batch: Batch) -> Tensor:
+def _discriminate(real: Tensor, fake: Tensor, batch: Batch) -> Tensor:
     batch.log("accuracy", ratio_accuracy(real, fake))
     return density_ratio_loss(real, fake)
 
 
 class VAEGAN(Autoencoder):
-    """An encoder and a decoder with their two adversaries."""
+    """Autoencoder with its two discriminators."""
 
     def __init__(
         self,
         encoder: ImplicitEncoder,
         decoder: Decoder,
-        posterior_adversary: PosteriorAdversary,
-        data_adversary: DataAdversary | None,
-        n_users: int,
+        posterior_discriminator: PosteriorDiscriminator,
+        data_discriminator: DataDiscriminator | None,
     ) -> None:
         super().__init__(encoder, decoder)
-        self.posterior_adversary = posterior_adversary
-        self.data_adversary = data_adversary
-        self.n_users = n_users  # of those trained on
+        self.posterior_discriminator = posterior_discriminator
+        self.data_discriminator = data_discriminator
 
 
 class ImplicitEncoder(nn.Module):
-    """Rows and noise -> z, a draw from a posterior whose density is not known."""
+    """Rows and noise -> z, drawn from a posterior whose density is not known."""
 
     def __init__(
         self, n_items: int, layer_sizes: Sequence[int], n_components: int, noise_size: int
@@ -408,7 +369,7 @@ class ImplicitEncoder(nn.Module):
         self.from_below: Any = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: InteractionBatch, noise: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Map rows to z, shape (n_users, n_components), and what the hidden layers gave."""
+        """Return z, shape (n_users, n_components), and the outputs of the hidden layers."""
         first, *others = self.from_noise
         h, hidden = self.from_items(x) + first(noise), []
         for layer, from_noise in zip(self.from_below, others, strict=True):
@@ -423,11 +384,11 @@ class ImplicitEncoder(nn.Module):
 
     @property
     def weights(self) -> list[Tensor]:
-        """What a layer does to the one below, from the items to z."""
+        """Weight matrices of the layers, from the items to z, without those of the noise."""
         return [self.from_items.weight.T, *(layer.weight for layer in self.from_below)]
 
 
-class PosteriorAdversary(nn.Module):
+class PosteriorDiscriminator(nn.Module):
     """T(x, z) = <theta(x), s(z)> + a(x) + b(z) + ||z||^2 / 2 -> log q(z|x) - log p(z)."""
 
     def __init__(self, n_items: int, n_components: int, size: int) -> None:
@@ -438,17 +399,17 @@ class PosteriorAdversary(nn.Module):
         self.a, self.b = nn.Linear(size, 1), nn.Linear(size, 1)
 
     def forward(self, x: InteractionBatch, z: Tensor) -> Tensor:
-        """Score rows with latent vectors, shape (n_users,)."""
+        """Score pairs of rows and latent vectors, shape (n_users,)."""
         x1, x2 = F.leaky_relu(self.from_items(x), 0.2).chunk(2, dim=1)
         z1, z2 = F.leaky_relu(self.from_latent(z), 0.2).chunk(2, dim=1)
         T = (self.theta(x1) * self.s(z1)).sum(dim=1) + (self.a(x2) + self.b(z2)).squeeze(1)
-        # - log p(z) is known, up to a constant: only log q remains to be learned.
+        # - log p(z) is known up to a constant, so only log q has to be learned.
         score: Tensor = T + z.square().sum(dim=1) / 2
         return score
 
 
-class DataAdversary(nn.Module):
-    """D(v|z_c): whether v is a user's row or the probabilities that stand in its place."""
+class DataDiscriminator(nn.Module):
+    """D(v|z_c): classifies v as the row of a user or as probabilities of the same items."""
 
     def __init__(self, n_items: int, size: int) -> None:
         super().__init__()
@@ -458,8 +419,8 @@ class DataAdversary(nn.Module):
         self.last = nn.Linear(size, 1)
 
     def condition(self, x: InteractionBatch) -> Tensor:
-        """Represent the users, z_c, shape (n_users, size)."""
-        return torch.tanh(self.user(x.l2_normalized()))
+        """Compute z_c of the users, shape (n_users, size)."""
+        return torch.tanh(self.user(x.normalized()))
 
     def forward(self, v: InteractionBatch, condition: Tensor) -> Tensor:
         """Score rows, shape (n_users,)."""

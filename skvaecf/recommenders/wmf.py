@@ -5,115 +5,129 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import KW_ONLY, replace
 from functools import lru_cache, partial
-from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from .._devices import check_device, check_precision, device_or_cpu
+from .._parameters import (
+    Device,
+    NonNegative,
+    Positive,
+    PositiveInt,
+    Precision,
+    RandomState,
+    Verbose,
+)
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
 from ..interactions import InteractionBatch, binary_csr, count_csr
-from ..least_squares import Fixed, LeastSquares, eigh, principal_axes
+from ..linear._least_squares import FixedFactors, LeastSquares, eigh, principal_axes
 from ..ranking import Scores
 
 FOLD_IN_ROWS = 2048  # a multiple of the rows that are scored at a time
 
 
 class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
-    r"""Weighted matrix factorisation, trained by alternating least squares.
+    r"""Weighted matrix factorisation by alternating least squares (WMF, iALS).
 
-    A user's score of an item is the product of two vectors, fitted to the presence
-    :math:`x_{ui} = 1` of interactions and, with less weight, to the absence of all others:
+    The score of an item for a user is the product :math:`p_u^\top q_i` of two vectors. It is fitted
+    to :math:`x_{ui} = 1` for interactions and, with a smaller weight, to :math:`x_{ui} = 0` for all
+    other pairs:
 
     .. math:: \min_{P, Q} \sum_{u, i} c_{ui} (x_{ui} - p_u^\top q_i)^2
               + \lambda \Big( \sum_u C_u^\nu \|p_u\|^2 + \sum_i C_i^\nu \|q_i\|^2 \Big),
-              \qquad c_{ui} = \alpha_0 + \alpha \, r_{ui},
+              \qquad c_{ui} = \alpha_0 + \alpha \, r_{ui}.
 
-    over all pairs of users and items, where :math:`r_{ui}` is 1 for an interaction (or its count)
-    and 0 elsewhere, :math:`C_u = \sum_i c_{ui}` and :math:`C_i = \sum_u c_{ui}`. With Q fixed,
-    each row of P is a least squares problem of its own, and the other way round; neither builds a
-    matrix of users x items. New users are folded in by solving theirs.
+    The first sum is over all pairs of users and items. :math:`r_{ui}` is 1 for an interaction (or
+    its count) and 0 otherwise, :math:`C_u = \sum_i c_{ui}` and :math:`C_i = \sum_u c_{ui}`. With Q
+    fixed, each row of P is the solution of a separate least squares problem; with P fixed, each row
+    of Q. No step builds a dense users x items matrix. New users are folded in by solving their
+    problems.
 
     Parameters
     ----------
     n_components : int, default=128
-        Width of the latent vector.
+        Number of components of the factors.
     unobserved_weight : float, default=0.3
-        Weight :math:`\alpha_0` of every pair without an interaction. The more items there are, the
-        less: it should be searched for together with l2.
+        Weight :math:`\alpha_0` of a pair without an interaction. With more items it should be
+        smaller. Search it together with ``l2``.
     confidence : float, default=1.0
-        Weight :math:`\alpha` that an interaction adds to its pair.
+        Weight :math:`\alpha` that an interaction adds to the weight of its pair.
     l2 : float, default=0.008
         Weight :math:`\lambda` of the penalty on the factors.
     frequency_exponent : float, default=1.0
-        Power :math:`\nu` of a user's or item's total weight that scales its penalty. 0 gives all
-        the same.
+        Exponent :math:`\nu` of the total weight of a user or an item in the penalty. With 0 the
+        penalty is the same for all.
     counts : bool, default=False
-        Take the values in X as counts :math:`r_{ui}`, up to 2**24. By default every interaction
-        counts 1.
+        Whether the values in X are the counts :math:`r_{ui}`, at most 2**24. If False, every
+        interaction has the count 1.
     solver : {"cg", "cholesky"}, default="cg"
-        How the least squares problems are solved: by ``cg_steps`` steps of preconditioned
-        conjugate gradients from the previous factors, or exactly.
+        How the least squares problems are solved. "cg" makes ``cg_steps`` steps of preconditioned
+        conjugate gradients from the previous factors. "cholesky" is exact.
     cg_steps : int, default=2
-        Steps per problem of the solver "cg".
+        Number of steps per problem with ``solver="cg"``.
     block_size : int or None, default=None
-        Components solved for at a time, block after block. None solves for all together. Blocks
-        make the solver "cholesky" affordable for many components.
-    max_iter : int, default=15
-        Sweeps over users and items, at most.
+        Number of components for which the problems are solved at a time, one block of components
+        after the other. None solves for all components at once. Blocks make ``solver="cholesky"``
+        affordable with many components.
+    max_epochs : int, default=15
+        Maximum number of epochs. An epoch updates first all users' and then all items' factors.
     tol : float, default=1e-4
-        Stop when a sweep lowers the objective by less than this share of it.
+        Training stops when an epoch lowers the objective by less than this share of the objective.
     device : str or torch.device, default="auto"
-        Where to compute: "auto" (CUDA if present, else MPS, else CPU) or any torch device.
+        Device of the computations: "auto" (CUDA if available, otherwise MPS, otherwise the CPU) or
+        any torch device.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Type of the products in which ``recommend`` looks for the best items; what it finds is
-        scored again in float32, as is everything else. "auto" is bfloat16 where the hardware has
-        it.
+        Type of the products with which ``recommend`` searches for the best items. The scores of
+        these items are then computed again in float32. All other computations are in float32.
+        "auto" is bfloat16 if the hardware computes it natively, otherwise float32.
     random_state : int, RandomState instance or None, default=None
-        Seed of all randomness; pass an int for the same result at every call.
+        Seed of all random numbers. Pass an int for reproducible results across multiple calls of
+        ``fit``.
     verbose : int, default=0
-        1 shows a progress bar.
+        Verbosity level. With 1, a progress bar is shown.
 
     Attributes
     ----------
     user_factors_ : ndarray of shape (n_users, n_components), float32
         The matrix P of the users in ``fit``.
     item_factors_ : ndarray of shape (n_items, n_components), float32
-        The matrix Q, in principal axes: ``item_factors_.T @ item_factors_`` is diagonal.
+        The matrix Q in principal axes: ``item_factors_.T @ item_factors_`` is diagonal.
     history_ : list of dict
-        Per sweep: its number, the objective after it, seconds.
+        One dict per epoch with the keys "epoch" (counted from 1), "objective" (after the epoch) and
+        "seconds".
     n_iter_ : int
-        Sweeps run.
+        Number of epochs that were run.
     n_features_in_ : int
         Number of items.
 
     See Also
     --------
-    MultVAE : Factors of the items, and an encoder in place of the users' factors.
+    MultVAE : An encoder computes the factors of the users.
 
     Notes
     -----
-    Hu et al. and Liang et al. weight ones with w and zeros with 1: ``WMF(unobserved_weight=1,
-    confidence=w - 1, frequency_exponent=0)``. Rendle et al. penalise :math:`\sum_{x_{ui} = 1}
-    (1 - p_u^\top q_i)^2 + \alpha_0 \sum_{u, i} (p_u^\top q_i)^2`, which is the objective above
-    with the target :math:`1 / (1 + \alpha_0)`: ``WMF(unobserved_weight=a0, confidence=1,
-    l2=(1 + a0) * l2_of_rendle)`` gives the same ranking.
+    Hu et al. and Liang et al. give the weight w to ones and the weight 1 to zeros. This is
+    ``WMF(unobserved_weight=1, confidence=w - 1, frequency_exponent=0)``. Rendle et al. minimise
+    :math:`\sum_{x_{ui} = 1} (1 - p_u^\top q_i)^2 + \alpha_0 \sum_{u, i} (p_u^\top q_i)^2` plus the
+    penalty. This is the objective above with the target :math:`1 / (1 + \alpha_0)` for
+    interactions. ``WMF(unobserved_weight=a0, confidence=1, l2=(1 + a0) * l2_of_rendle)`` gives the
+    same ranking.
 
-    The defaults are those that validation users chose on MovieLens 1M (3,700 items); on Gowalla
-    (41,000 items) they chose ``unobserved_weight=0.02, l2=0.002``.
+    The defaults were chosen on validation users of MovieLens 1M (3,700 items). On Gowalla (41,000
+    items), ``unobserved_weight=0.02, l2=0.002`` was best on the validation users.
 
-    Each problem is solved for the change of the factors, given the scores of the interactions,
-    which are updated rather than computed anew. Factors start from two steps of subspace
-    iteration on the normalised matrix, which saves several sweeps. They are kept in principal axes,
-    where :math:`Q^\top Q` is diagonal and conjugate gradients, preconditioned by the diagonal, need
+    Each problem is solved for the change of the factors. The scores of the interactions are updated
+    rather than computed again. The initial factors come from two steps of subspace iteration on the
+    normalised matrix, which saves several epochs. The factors are kept in principal axes, where
+    :math:`Q^\top Q` is diagonal. Conjugate gradients, preconditioned by the diagonal, then need
     few steps.
 
     References
@@ -125,8 +139,10 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     collaborative filtering", RecSys 2011.
 
     Rendle, Krichene, Zhang and Koren, "Revisiting the performance of iALS on item recommendation
-    benchmarks", RecSys 2022, eq. 1 to 4; "iALS++: speeding up matrix factorization with subspace
-    optimization", 2021, for the blocks.
+    benchmarks", RecSys 2022, eq. 1 to 4.
+
+    Rendle, Krichene, Zhang and Koren, "iALS++: speeding up matrix factorization with subspace
+    optimization", 2021 (blocks of components).
 
     Examples
     --------
@@ -138,64 +154,28 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
            [3]])
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_components": [Interval(Integral, 1, None, closed="left")],
-        "unobserved_weight": [Interval(Real, 0, None, closed="left")],
-        "confidence": [Interval(Real, 0, None, closed="neither")],
-        "l2": [Interval(Real, 0, None, closed="neither")],
-        "frequency_exponent": [Interval(Real, 0, None, closed="left")],
-        "counts": ["boolean"],
-        "solver": [StrOptions({"cg", "cholesky"})],
-        "cg_steps": [Interval(Integral, 1, None, closed="left")],
-        "block_size": [Interval(Integral, 1, None, closed="left"), None],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "device": [str, torch.device],
-        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
-
-    def __init__(
-        self,
-        n_components: int = 128,
-        *,
-        unobserved_weight: float = 0.3,
-        confidence: float = 1.0,
-        l2: float = 0.008,
-        frequency_exponent: float = 1.0,
-        counts: bool = False,
-        solver: str = "cg",
-        cg_steps: int = 2,
-        block_size: int | None = None,
-        max_iter: int = 15,
-        tol: float = 1e-4,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        random_state: Any = None,
-        verbose: int = 0,
-    ) -> None:
-        self.n_components = n_components
-        self.unobserved_weight = unobserved_weight
-        self.confidence = confidence
-        self.l2 = l2
-        self.frequency_exponent = frequency_exponent
-        self.counts = counts
-        self.solver = solver
-        self.cg_steps = cg_steps
-        self.block_size = block_size
-        self.max_iter = max_iter
-        self.tol = tol
-        self.device = device
-        self.precision = precision
-        self.random_state = random_state
-        self.verbose = verbose
+    n_components: PositiveInt = 128
+    _: KW_ONLY
+    unobserved_weight: NonNegative = 0.3
+    confidence: Positive = 1.0
+    l2: Positive = 0.008
+    frequency_exponent: NonNegative = 1.0
+    counts: bool = False
+    solver: Literal["cg", "cholesky"] = "cg"
+    cg_steps: PositiveInt = 2
+    block_size: PositiveInt | None = None
+    max_epochs: PositiveInt = 15
+    tol: NonNegative = 1e-4
+    device: Device = "auto"
+    precision: Precision = "auto"
+    random_state: RandomState = None
+    verbose: Verbose = 0
 
     def _fit(self, X: csr_array) -> None:
         device = check_device(self.device)
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         generator = torch.Generator(device).manual_seed(seed)
-        # Entry numbers transposed like the matrix: where each entry stands in the other order.
+        # Entry numbers, transposed with the matrix: the place of each entry in the other order.
         numbers = csr_array((np.arange(X.nnz), X.indices, X.indptr), shape=X.shape)
         by_item = torch.tensor(numbers.T.tocsr().data, device=device)
         by_user = torch.empty_like(by_item)
@@ -208,35 +188,35 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         predicted = torch.zeros(X.nnz, dtype=torch.float32, device=device)
         history: list[dict[str, float]] = []
         try:
-            for sweep in tqdm(range(1, self.max_iter + 1), "WMF", disable=not self.verbose):
+            for epoch in tqdm(range(1, self.max_epochs + 1), "WMF", disable=not self.verbose):
                 started = time.perf_counter()
                 P, Q = principal_axes(P, Q)
                 P, predicted = self._step(users, P, Q, predicted)
                 Q, P = principal_axes(Q, P)
                 Q, predicted = self._step(items, Q, P, predicted[by_item])
-                objective = self._problem(items, Fixed.of(P)).objective(Q, predicted)
-                objective += self._problem(users, Fixed.of(Q)).penalty(P)
+                given_P, given_Q = map(FixedFactors.from_factors, (P, Q))
+                objective = self._problem(items, given_P).objective(Q, predicted)
+                objective += self._problem(users, given_Q).penalty(P)
                 predicted = predicted[by_user]
                 seconds = time.perf_counter() - started
-                history.append({"iter": sweep, "objective": objective, "seconds": seconds})
-                if sweep > 1 and history[-2]["objective"] - objective < self.tol * objective:
+                history.append({"epoch": epoch, "objective": objective, "seconds": seconds})
+                if epoch > 1 and history[-2]["objective"] - objective < self.tol * objective:
                     break
         except KeyboardInterrupt:
             if not history:
                 raise
             warnings.warn(
-                f"fit was interrupted in sweep {len(history) + 1}; its factors are kept.",
+                f"fit was interrupted in epoch {len(history) + 1}; the factors so far are kept.",
                 stacklevel=3,
             )
         P, Q = principal_axes(P, Q)
         self.user_factors_ = P.cpu().numpy()
         self.item_factors_ = Q.cpu().numpy()
-        self.history_ = history
-        self.n_iter_ = len(history)
+        self.history_, self.n_iter_ = history, len(history)
 
-    def _problem(self, x: InteractionBatch, fixed: Fixed) -> LeastSquares:
+    def _problem(self, x: InteractionBatch, fixed: FixedFactors) -> LeastSquares:
         a0, weight = self.unobserved_weight, self.confidence * x.values
-        # Not 0: without unobserved weight an empty row would have no unique solution.
+        # Not 0: with unobserved_weight=0 an empty row would have no unique solution.
         total = (a0 * x.n_items + x.sum(weight)).clamp(min=1e-6)
         ridge = self.l2 * total[:, None] ** self.frequency_exponent
         return LeastSquares(x, fixed, weight, a0, ridge)
@@ -244,8 +224,8 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     def _step(
         self, x: InteractionBatch, P: Tensor, Q: Tensor, predicted: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Improve P given Q, one block of components after the other."""
-        P, problem = P.clone(), self._problem(x, Fixed.of(Q))
+        """Update P for a fixed Q, one block of components after the other."""
+        P, problem = P.clone(), self._problem(x, FixedFactors.from_factors(Q))
         n_components = P.shape[1]
         size = self.block_size or n_components
         for columns in (slice(i, i + size) for i in range(0, n_components, size)):
@@ -262,22 +242,24 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     def _encoder(self) -> Callable[[csr_array], Tensor]:
         return partial(self._fold_in, items=self._items())
 
-    def _items(self) -> Fixed:
-        # A read-only array, from a memory map, is copied: torch takes writable ones only.
+    def _items(self) -> FixedFactors:
+        # A read-only array (from a memory map) is copied: torch accepts only writable arrays.
         factors = np.require(self.item_factors_, requirements="W")
-        return Fixed.of(torch.as_tensor(factors, device=device_or_cpu(self.device)))
+        return FixedFactors.from_factors(
+            torch.as_tensor(factors, device=device_or_cpu(self.device))
+        )
 
-    def _fold_in(self, X: csr_array, items: Fixed) -> Tensor:
+    def _fold_in(self, X: csr_array, items: FixedFactors) -> Tensor:
         return self._problem(_rows(X, items.Q.device), items).solve()
 
     def _scorer(self) -> Scorer:
         items = self._items()
         return lambda X: self._fold_in(X, items) @ items.Q.T
 
-    def _ranking_scorer(self, X: Any) -> Callable[[slice], Scores]:
+    def _rankable_scores(self, X: Any) -> Callable[[slice], Scores]:
         items = self._items()
 
-        # More rows at a time than are scored at a time: each takes little memory here.
+        # Larger blocks of rows than those that are scored: the factors of a row need little memory.
         @lru_cache(maxsize=1)
         def folded_in(start: int) -> Tensor:
             rows = X[start : start + FOLD_IN_ROWS]
@@ -303,13 +285,9 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     def _interactions(self, X: Any) -> csr_array:
         return count_csr(X) if self.counts else binary_csr(X)
 
-    def _validate_params(self) -> None:
-        super()._validate_params()
-        check_device(self.device)
-
 
 def _rows(X: csr_array, device: torch.device) -> InteractionBatch:
-    """Put rows on a device with the item numbers in the type that every product wants."""
+    """Copy rows to a device, with item numbers of the type that all products accept."""
     x = InteractionBatch.from_csr(X, device)
     return replace(x, items=x.items.long())
 
@@ -317,10 +295,11 @@ def _rows(X: csr_array, device: torch.device) -> InteractionBatch:
 def leading_subspace(
     users: InteractionBatch, items: InteractionBatch, n_components: int, generator: torch.Generator
 ) -> Tensor:
-    """Find a basis near the leading right singular vectors of the normalised matrix.
+    """Compute a basis near the leading right singular vectors of the normalised matrix.
 
-    Two steps of subspace iteration from random vectors on D_u^(-1/2) X D_i^(-1/2), the D being
-    row and column sums. The basis is orthonormalised, as far as it has full rank.
+    The method is two steps of subspace iteration on D_u^(-1/2) X D_i^(-1/2), starting from random
+    vectors. D_u and D_i hold the sums of the rows and of the columns. The basis is orthonormal if
+    it has full rank.
     """
     device = users.values.device
     by_user = users.sum(users.values).clamp(min=1e-6).rsqrt()[:, None]
@@ -331,6 +310,6 @@ def leading_subspace(
     for _ in range(2):
         Q = by_item * (items @ (by_user.square() * (users @ (by_item * Q))))
         squared_lengths, axes = eigh(Q.T @ Q)
-        least = 1e-6 * squared_lengths[-1].clamp(min=1e-30)  # without interactions all are 0
+        least = 1e-6 * squared_lengths[-1].clamp(min=1e-30)  # all are 0 without interactions
         Q = Q @ (axes / squared_lengths.clamp(min=least).sqrt()) @ axes.T
     return Q

@@ -75,11 +75,11 @@ def test_random_state():
     [
         ({"n_users": 3}, "n_users == 3, must be >= 4"),
         ({"n_items": 23}, "n_items == 23, must be >= 24"),
-        ({"n_blocks": 1}, "n_blocks == 1, must be >= 2"),
-        ({"density": 0.0}, "density == 0.0, must be > 0"),
-        ({"density": 1.5}, "density == 1.5, must be <= 1"),
-        ({"noise": -0.1}, "noise == -0.1, must be >= 0"),
-        ({"noise": 0.5}, "noise == 0.5, must be < 0.5"),
+        ({"n_blocks": 1}, "'n_blocks' parameter of make_interactions must be an int in the ran"),
+        ({"density": 0.0}, r"'density' parameter .* must be a float in the range \(0.0, 1.0\]"),
+        ({"density": 1.5}, r"'density' parameter .* must be a float in the range \(0.0, 1.0\]"),
+        ({"noise": -0.1}, r"'noise' parameter .* must be a float in the range \[0.0, 0.5\)"),
+        ({"noise": 0.5}, r"'noise' parameter .* must be a float in the range \[0.0, 0.5\)"),
     ],
 )
 def test_invalid_values(arguments, message):

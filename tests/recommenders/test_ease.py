@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.sparse import csr_array
 from sklearn.linear_model import Ridge
 
-from skvaecf import EASE, item_item
+from skvaecf import EASE
 from skvaecf._devices import available_memory
 from skvaecf.datasets import make_interactions
 from skvaecf.recommenders.ease import _inverse_by_torch, inverse
@@ -31,15 +30,6 @@ def test_weights_are_the_closed_form(X, l2):
     assert model.item_similarity_.dtype == np.float32
     assert_allclose(model.item_similarity_, B, rtol=1e-3, atol=1e-5)
     assert_allclose(model.predict(X), X @ B, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("speed", [0, np.inf])
-def test_sparse_and_dense_products_count_the_same_users(X, speed, monkeypatch):
-    monkeypatch.setattr(item_item, "DENSE_SPEED", speed)
-    gram = item_item.dense_gram(csr_array(X, dtype=np.float32), torch.device("cpu"), padding=1)
-    assert_array_equal(gram[:30, :30], X.T @ X)
-    assert not gram[30].any()
-    assert not gram[:, 30].any()
 
 
 def test_each_item_is_a_ridge_regression_on_all_others(X):

@@ -5,6 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import (
+    assert_loss_and_gradients,
+    assert_normalized_and_dropped,
+    batch_of,
+    log_likelihood,
+    log_normal,
+    new_network,
+    players_of,
+    recorded_inputs,
+    seeded,
+)
 from numpy.testing import assert_allclose
 from scipy.special import logsumexp
 from scipy.stats import norm
@@ -12,38 +23,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from skvaecf import HVampVAE
-from skvaecf.datasets import make_interactions
-from skvaecf.interactions import InteractionBatch
-from skvaecf.modules import initialize
+from skvaecf.neural import InteractionBatch
+from skvaecf.neural._layers import initialize
 from skvaecf.recommenders.hvamp_vae import Gated, gated
-from skvaecf.training import Batch
 
-N_USERS, N_ITEMS, N_COMPONENTS, SIZE, N_PSEUDO_INPUTS = 10, 24, 3, 4, 6
-
-
-@pytest.fixture(scope="module")
-def X():
-    return make_interactions(N_USERS, N_ITEMS, random_state=0)
-
-
-def seeded(seed=1):
-    return torch.Generator().manual_seed(seed)
+N_USERS, N_COMPONENTS, SIZE, N_PSEUDO_INPUTS = 10, 3, 4, 6
 
 
 def build(X, **params):
     settings = {"dropout": 0.0, "anneal_steps": 0, "layer_size": SIZE} | params
     model = HVampVAE(N_COMPONENTS, n_pseudo_inputs=N_PSEUDO_INPUTS, **settings)
-    network = model._build(*X.shape)
-    initialize(network, seeded(0), InteractionBatch.from_csr(X))
-    with torch.no_grad():  # small weights would hide errors
+    network = new_network(model, X)
+    with torch.no_grad():  # biases near 0 would hide errors
         for name, parameter in network.named_parameters():
             if name != "prior.rows":
                 parameter.add_(0.05)
     return model, network
-
-
-def batch(X, step=0):
-    return Batch(torch.arange(X.shape[0]), InteractionBatch.from_csr(X), step, 0.0, seeded())
 
 
 # --- the gates
@@ -61,8 +56,8 @@ def test_a_gated_layer_by_hand():
 
 def test_gated_layers_keep_the_variance_at_the_start():
     layers = nn.Sequential(*(gated(400, 400) for _ in range(5)))
-    initialize(layers, seeded(), None)
-    h = torch.randn(200, 400, generator=seeded())
+    initialize(layers, seeded(1), None)
+    h = torch.randn(200, 400, generator=seeded(1))
     for layer in layers:
         spread = h.std().item()
         h = layer(h).detach()
@@ -104,53 +99,41 @@ def dense_laws(network, rows, noise):
 def dense_terms(network, X):
     """Negative log-likelihood and KL term of each user."""
     x = torch.tensor(X.toarray())
-    generator = seeded()
+    generator = seeded(1)
     noise = [torch.randn(N_USERS, N_COMPONENTS, generator=generator) for _ in range(2)]
     q2, z2, q1, _, p1, scores = dense_laws(network, F.normalize(x), noise)
     kl1 = 0.5 * (p1[1] - q1[1] + (q1[1].exp() + (q1[0] - p1[0]) ** 2) / p1[1].exp() - 1).sum(dim=1)
     rows = F.normalize(network.prior.rows.clamp(0, 1))
     means, log_variances = dense_normal(network.q2_out, dense_gate(network.q2_hidden.linear, rows))
-
-    def log_normal(mean, log_variance):
-        quadratic = (z2 - mean) ** 2 / log_variance.exp()
-        return -0.5 * (quadratic + log_variance + np.log(2 * np.pi)).sum(dim=1)
-
-    parts = [log_normal(*each) for each in zip(means, log_variances, strict=True)]
+    parts = [log_normal(z2, *p).sum(dim=1) for p in zip(means, log_variances, strict=True)]
     log_p2 = torch.stack(parts).logsumexp(dim=0) - np.log(N_PSEUDO_INPUTS)
-    nll = -(x * F.log_softmax(scores, dim=1)).sum(dim=1)
-    return nll, kl1 + log_normal(*q2) - log_p2
+    nll = -log_likelihood(x, scores, "multinomial")
+    return nll, kl1 + log_normal(z2, *q2).sum(dim=1) - log_p2
 
 
-@pytest.mark.parametrize("kl_weight", [0.0, 0.3, 1.0])
-def test_loss_and_gradient_are_those_of_the_equations(X, kl_weight):
-    model, network = build(X, kl_weight=kl_weight)
-    (player,) = model._players(network)
-    loss = player.loss(batch(X))
-    nll, kl = dense_terms(network, X)
-    expected = (nll + kl_weight * kl).mean()
+@pytest.mark.parametrize("kl_weight", [0.0, 0.3])
+def test_loss_and_gradient_are_those_of_the_equations(small_X, kl_weight):
+    model, network = build(small_X, kl_weight=kl_weight)
+    (player,) = players_of(model, network, small_X)
+    nll, kl = dense_terms(network, small_X)
     assert kl.abs().mean() > 0.1
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert len(player.parameters) == len(list(network.parameters()))
-    for ours, theirs in zip(
-        torch.autograd.grad(loss, player.parameters),
-        torch.autograd.grad(expected, player.parameters, materialize_grads=True),
-        strict=True,
-    ):
-        assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5)
+    expected = (nll + kl_weight * kl).mean()
+    assert_loss_and_gradients(player.loss(batch_of(small_X)), expected, player.parameters)
 
 
 @pytest.mark.parametrize(("step", "fraction"), [(0, 0.0), (5, 0.25), (20, 1.0), (99, 1.0)])
-def test_kl_weight_rises_with_the_steps(X, step, fraction):
-    model, network = build(X, kl_weight=0.8, anneal_steps=20)
-    (player,) = model._players(network)
-    nll, kl = dense_terms(network, X)
+def test_kl_weight_rises_with_the_steps(small_X, step, fraction):
+    model, network = build(small_X, kl_weight=0.8, anneal_steps=20)
+    (player,) = players_of(model, network, small_X)
+    nll, kl = dense_terms(network, small_X)
     expected = (nll + fraction * 0.8 * kl).mean().item()
-    assert player.loss(batch(X, step)).item() == pytest.approx(expected, rel=1e-5)
+    assert player.loss(batch_of(small_X, step=step)).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_prior_is_the_mixture_of_the_posteriors_of_the_pseudo_inputs(X):
-    _, network = build(X)
-    z2 = torch.randn(5, N_COMPONENTS, generator=seeded())
+def test_the_prior_is_the_mixture_of_the_posteriors_of_the_pseudo_inputs(small_X):
+    _, network = build(small_X)
+    z2 = torch.randn(5, N_COMPONENTS, generator=seeded(1))
     with torch.no_grad():
         q = network.q2(F.normalize(network.prior.rows))
         ours = network.p2(z2).log_prob(z2)
@@ -159,27 +142,21 @@ def test_the_prior_is_the_mixture_of_the_posteriors_of_the_pseudo_inputs(X):
     assert_allclose(ours, logsumexp(parts, axis=0) - np.log(N_PSEUDO_INPUTS), rtol=1e-5)
 
 
-def test_one_dropout_mask_is_shared_by_both_posteriors(X):
-    model, network = build(X, dropout=0.5)
-    inputs = []
-    for part in (network.q2_hidden, network.q1_hidden.first):
-        part.linear.register_forward_hook(lambda _, args, __: inputs.append(args[0]))
-    (player,) = model._players(network)
-    player.loss(batch(X))
+def test_one_dropout_mask_is_shared_by_both_posteriors(small_X):
+    model, network = build(small_X, dropout=0.5)
+    inputs = recorded_inputs(network.q2_hidden.linear, network.q1_hidden.first.linear)
+    (player,) = players_of(model, network, small_X)
+    player.loss(batch_of(small_X))
     q2, q1, pseudo = inputs
     assert q1 is q2
-    counts = np.diff(X.indptr)
-    kept = q2.values > 0
-    assert 0.3 < kept.float().mean() < 0.7
-    whole = np.repeat(2 / np.sqrt(counts), counts).astype(np.float32)
-    assert_allclose(q2.values[kept], whole[kept.numpy()], rtol=1e-5)
+    assert_normalized_and_dropped(q2, small_X, 0.5)
     assert_allclose(pseudo.detach().norm(dim=1), 1, rtol=1e-5)
 
 
 # --- the estimator
 
 
-def test_transform_and_predict_go_through_the_means(X):
+def test_transform_and_predict_go_through_the_means(small_X):
     model = HVampVAE(
         N_COMPONENTS,
         layer_size=SIZE,
@@ -187,17 +164,17 @@ def test_transform_and_predict_go_through_the_means(X):
         max_epochs=3,
         device="cpu",
         random_state=0,
-    ).fit(X)
-    rows = F.normalize(torch.tensor(X.toarray()))
+    ).fit(small_X)
+    rows = F.normalize(torch.tensor(small_X.toarray()))
     with torch.no_grad():
         _, _, _, z1, _, scores = dense_laws(model.network_, rows, (0.0, 0.0))
-    assert_allclose(model.transform(X), z1, rtol=1e-4, atol=1e-6)
-    assert_allclose(model.predict(X), scores, rtol=1e-4, atol=1e-6)
+    assert_allclose(model.transform(small_X), z1, rtol=1e-4, atol=1e-6)
+    assert_allclose(model.predict(small_X), scores, rtol=1e-4, atol=1e-6)
 
 
-def test_log_variances_are_kept_in_range(X):
-    _, network = build(X)
-    x = InteractionBatch.from_csr(X)
+def test_log_variances_are_kept_in_range(small_X):
+    _, network = build(small_X)
+    x = InteractionBatch.from_csr(small_X)
     z2 = torch.zeros(N_USERS, N_COMPONENTS)
     for bias, bound in ((1000.0, 4.0), (-1000.0, -12.0)):
         with torch.no_grad():

@@ -11,7 +11,6 @@ from scipy.sparse import csr_array
 
 from skvaecf import ItemKNN
 from skvaecf.datasets import make_interactions
-from skvaecf.item_item import sparse_item_blocks
 
 
 @pytest.fixture(scope="module")
@@ -56,22 +55,24 @@ def test_similar_items_are_the_neighbours(X):
     S = brute_force(X, 5, "cosine", None, 0.0)
     similar, scores = model.similar_items(range(24), k=6, return_scores=True)
     for j in range(24):
-        # Column j holds the neighbours of j; its row, whose neighbour j is.
+        # Column j holds the neighbours of j; row j holds the items that have j as a neighbour.
         assert sorted(similar[j, :5]) == sorted(S[:, j].nonzero()[0])
         assert_allclose(scores[j, :5], S[similar[j, :5], j], rtol=1e-5)
     assert (similar[:, 5] == -1).all()
 
 
-def test_an_item_without_company_has_no_similar_ones():
-    # Items 3 and 4 share their users, two of whom have item 2; 0 and 1 have users of their own.
+def test_an_item_that_shares_no_users_has_no_similar_items():
+    # Items 3 and 4 share their users, two of whom have item 2. Items 0 and 1 share no users.
     X = [[0, 0, 1, 1, 1]] * 2 + [[0, 0, 0, 1, 1]] * 3 + [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
     model = ItemKNN(n_neighbors=1).fit(X)
     assert model.similar_items([0, 2, 3], k=2).tolist() == [[-1, -1], [3, -1], [4, -1]]
 
 
 @pytest.mark.parametrize("metric", ["cosine", "jaccard"])
-@pytest.mark.parametrize("weighting", [None, "tfidf", "bm25"])
-@pytest.mark.parametrize(("n_neighbors", "shrinkage"), [(3, 0.0), (7, 5.0), (100, 2.0)])
+@pytest.mark.parametrize(
+    ("weighting", "n_neighbors", "shrinkage"),
+    [(None, 3, 0.0), ("tfidf", 100, 2.0), ("tfidf", 3, 0.0), ("bm25", 7, 5.0)],
+)
 def test_similarities_are_the_formula(X, n_neighbors, metric, weighting, shrinkage):
     model = ItemKNN(n_neighbors, metric=metric, weighting=weighting, shrinkage=shrinkage).fit(X)
     S = brute_force(X, n_neighbors, metric, weighting, shrinkage)
@@ -97,19 +98,19 @@ def test_three_items_by_hand():
     assert_allclose(S, [[0, 2 / 5, 2 / 5], [2 / 5, 0, 1 / 4], [2 / 5, 1 / 4, 0]], rtol=1e-6)
 
 
-def test_user_with_every_item_tells_nothing():
+def test_a_user_with_every_item_has_no_tfidf_weight():
     S = ItemKNN(weighting="tfidf").fit([[1, 1, 1], [1, 1, 1]]).item_similarity_
     assert S.nnz == 0
 
 
 def test_blocks_do_not_change_the_similarities(X, monkeypatch):
     whole = ItemKNN(5, weighting="bm25").fit(X).item_similarity_
-    monkeypatch.setattr("skvaecf.item_item.BLOCK_ENTRIES", 1)
+    monkeypatch.setattr("skvaecf.linear._item_item.BLOCK_ENTRIES", 1)
     blocks = ItemKNN(5, weighting="bm25").fit(X).item_similarity_
     assert (whole != blocks).nnz == 0
 
 
-def test_of_very_many_items_those_that_share_users_are_looked_at(X):
+def test_only_items_that_share_users_take_memory(X):
     S = ItemKNN().fit(X).item_similarity_.tocoo()
     spread = csr_array((X.data, X.indices * 8000 + 7, X.indptr), shape=(50, 200_000))
     tracemalloc.start()
@@ -119,25 +120,3 @@ def test_of_very_many_items_those_that_share_users_are_looked_at(X):
     assert peak < 32 * 2**20
     assert_array_equal(wide.coords, [c * 8000 + 7 for c in S.coords])
     assert_array_equal(wide.data, S.data)
-
-
-def test_work_grows_with_the_pairs_of_items_that_users_have():
-    r = np.random.RandomState(0)
-    columns = np.minimum(r.zipf(1.3, 9000) - 1, 199_999)
-    X = csr_array((np.ones(9000), (r.randint(300, size=9000), columns)), shape=(300, 200_000))
-    blocks = list(sparse_item_blocks(X))
-    assert_array_equal(np.sort(np.concatenate(blocks)), np.arange(200_000))
-    lengths = np.diff((csr_array(X.T) @ X).indptr)
-    n_u = np.diff(X.indptr)
-    bound = np.maximum(np.bincount(X.indices, n_u.repeat(n_u), minlength=200_000), 1)
-    for block in blocks:
-        assert bound[block].max() < 2 * bound[block].min()
-    held = [len(block) * max(1, lengths[block].max()) for block in blocks]
-    assert max(held) <= 2**20
-    pairs = int((np.diff(X.indptr) ** 2).sum())
-    assert sum(held) < 2 * (pairs + 200_000)
-
-
-def test_small_blocks_for_long_rows():
-    X = csr_array(np.ones((2, 3000)))
-    assert max(map(len, sparse_item_blocks(X))) == 2**20 // 3000

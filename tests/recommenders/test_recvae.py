@@ -8,6 +8,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from conftest import (
+    assert_loss_and_gradients,
+    assert_normalized_and_dropped,
+    batch_of,
+    game_on,
+    log_likelihood,
+    log_normal,
+    new_network,
+    players_of,
+    recorded_inputs,
+    seeded,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp
 from scipy.stats import norm
@@ -16,26 +28,12 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from skvaecf import RecVAE
-from skvaecf.datasets import make_interactions
-from skvaecf.distributions import DiagonalNormal, standard_normal
-from skvaecf.interactions import InteractionBatch
-from skvaecf.modules import initialize
-from skvaecf.objectives import divergence
+from skvaecf.neural import DiagonalNormal, InteractionBatch, divergence, standard_normal
 from skvaecf.recommenders import recvae
 from skvaecf.recommenders.recvae import composite_prior
-from skvaecf.training import Batch, Game
 
-N_USERS, N_ITEMS, N_COMPONENTS = 10, 24, 3
+N_COMPONENTS, LAYERS = 3, (5, 5, 5)
 PAPER = (0.15, 0.75, 0.1)
-
-
-@pytest.fixture(scope="module")
-def X():
-    return make_interactions(N_USERS, N_ITEMS, random_state=0)
-
-
-def seeded(seed=1):
-    return torch.Generator().manual_seed(seed)
 
 
 def normals(n_users=4, seed=0):
@@ -45,17 +43,8 @@ def normals(n_users=4, seed=0):
 
 
 def build(X, **params):
-    model = RecVAE(N_COMPONENTS, layer_size=5, n_layers=3, **{"dropout": 0.0} | params)
-    network = model._build(*X.shape)
-    initialize(network, seeded(0), InteractionBatch.from_csr(X))
-    with torch.no_grad():  # small weights would hide errors
-        for parameter in network.parameters():
-            parameter.mul_(3).add_(0.05)
-    return model, network
-
-
-def batch(X):
-    return Batch(torch.arange(X.shape[0]), InteractionBatch.from_csr(X), 0, 0.0, seeded())
+    model = RecVAE(N_COMPONENTS, encoder_layer_sizes=LAYERS, **{"dropout": 0.0} | params)
+    return model, new_network(model, X, 3, 0.05)
 
 
 def change(network):
@@ -96,7 +85,7 @@ def test_sampled_divergence_is_the_closed_form_on_average(weights):
     q, old = normals(), normals(seed=1)
     many = DiagonalNormal(q.mean.repeat(n, 1), q.log_variance.repeat(n, 1))
     many_old = DiagonalNormal(old.mean.repeat(n, 1), old.log_variance.repeat(n, 1))
-    z = many.rsample(generator=seeded())
+    z = many.rsample(generator=seeded(1))
     sampled = divergence(many, composite_prior(many_old, torch.tensor(weights)), z).view(n, 4)
     exact = kl_divergence(q, standard_normal(q.mean) if weights[0] else old)
     error = sampled.std(dim=0) / np.sqrt(n)
@@ -124,16 +113,12 @@ def dense_encoder(network, X):
     return out[:, :N_COMPONENTS], out[:, N_COMPONENTS:].clamp(-12, 4)
 
 
-def log_normal(z, mean, log_variance):
-    return -0.5 * ((z - mean) ** 2 / log_variance.exp() + log_variance + np.log(2 * np.pi))
-
-
 def dense_losses(model, network, old, X):
     x = torch.tensor(X.toarray())
     mean, log_variance = dense_encoder(network, X)
-    z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=seeded())
+    z = mean + (log_variance / 2).exp() * torch.randn(mean.shape, generator=seeded(1))
     logits = z @ network.decoder.logits.weight + network.decoder.logits.bias
-    nll = -(x * F.log_softmax(logits, dim=1)).sum(dim=1)
+    nll = -log_likelihood(x, logits, "multinomial")
     w, zero = model.prior_weights, torch.zeros_like(z)
     density = (
         w[0] * log_normal(z, zero, zero).exp()
@@ -155,29 +140,21 @@ def dense_losses(model, network, old, X):
     ],
     ids=str,
 )
-def test_losses_and_gradients_are_those_of_the_equations(X, params):
-    model, network = build(X, **params)
-    players = model._players(network)
+def test_losses_and_gradients_are_those_of_the_equations(small_X, params):
+    model, network = build(small_X, **params)
+    players = players_of(model, network, small_X)
     assert [player.name for player in players] == ["encoder", "decoder"]
-    old = [part.detach() for part in dense_encoder(network, X)]
+    old = [part.detach() for part in dense_encoder(network, small_X)]
     change(network)  # the prior keeps what the encoder was
-    assert not torch.allclose(old[0], dense_encoder(network, X)[0], atol=0.01)
-    expected = dense_losses(model, network, old, X)
+    assert not torch.allclose(old[0], dense_encoder(network, small_X)[0], atol=0.01)
+    expected = dense_losses(model, network, old, small_X)
     for player in players:
-        loss = player.loss(batch(X))
-        assert loss.item() == pytest.approx(expected[player.name].item(), rel=1e-5)
-        for ours, theirs in zip(
-            torch.autograd.grad(loss, player.parameters),
-            torch.autograd.grad(expected[player.name], player.parameters, retain_graph=True),
-            strict=True,
-        ):
-            assert theirs.abs().max() > 1e-4
-            assert_allclose(ours, theirs, rtol=1e-3, atol=2e-5)
+        loss = player.loss(batch_of(small_X))
+        assert_loss_and_gradients(loss, expected[player.name], player.parameters, least=1e-4)
 
 
-def test_layers_and_norms_start_as_they_should(X):
-    network = RecVAE(N_COMPONENTS, layer_size=5, n_layers=4)._build(*X.shape)
-    initialize(network, seeded(0), InteractionBatch.from_csr(X))
+def test_layers_and_norms_start_as_they_should(small_X):
+    network = new_network(RecVAE(N_COMPONENTS, encoder_layer_sizes=(5,) * 4), small_X)
     assert len(network.encoder.rest) == 3
     assert len(network.encoder.norms) == 4
     for layer_norm in network.encoder.norms:
@@ -185,19 +162,21 @@ def test_layers_and_norms_start_as_they_should(X):
         assert layer_norm.bias.abs().max() < 0.01
 
 
-def test_dropout_is_for_the_encoder_alone(X):
-    model, network = build(X, dropout=0.5)
-    inputs = []
-    players = model._players(network)
-    network.encoder.first.register_forward_hook(lambda _, args, __: inputs.append(args[0].values))
+@pytest.mark.parametrize("sizes", [(), (5, 6), (5, 5, 4)])
+def test_layers_of_different_widths_are_refused(sizes, small_X):
+    with pytest.raises(ValueError, match=r"encoder_layer_sizes must hold .*equal"):
+        fit(small_X, encoder_layer_sizes=sizes)
+
+
+def test_dropout_is_for_the_encoder_alone(small_X):
+    model, network = build(small_X, dropout=0.5)
+    players = players_of(model, network, small_X)
+    inputs = recorded_inputs(network.encoder.first)
     for player in players:
-        player.loss(batch(X))
-    counts = np.diff(X.indptr)
-    whole = np.repeat(1 / np.sqrt(counts), counts).astype(np.float32)
+        player.loss(batch_of(small_X))
     dropped, undropped = inputs
-    assert 0.3 < (dropped > 0).float().mean() < 0.7
-    assert_allclose(dropped[dropped > 0], 2 * whole[(dropped > 0).numpy()], rtol=1e-5)
-    assert_allclose(undropped, whole, rtol=1e-5)
+    assert_normalized_and_dropped(dropped, small_X, 0.5)
+    assert_normalized_and_dropped(undropped, small_X, 0.0)
 
 
 class Lifts(TorchDispatchMode):
@@ -210,16 +189,16 @@ class Lifts(TorchDispatchMode):
         return operation(*args, **kwargs or {})
 
 
-def test_an_update_copies_no_numbers_to_the_device(X):
-    model, network = build(X, dropout=0.5)
-    given = batch(X)
-    for player in model._players(network):
+def test_an_update_copies_no_numbers_to_the_device(small_X):
+    model, network = build(small_X, dropout=0.5)
+    batch = batch_of(small_X)
+    for player in players_of(model, network, small_X):
         with Lifts() as lifts:
-            player.loss(given)
+            player.loss(batch)
         assert lifts.n == 0
 
 
-def test_the_prior_knows_the_whole_row(X, monkeypatch):
+def test_the_prior_knows_the_whole_row(small_X, monkeypatch):
     seen = []
 
     def record(old, weights):
@@ -227,18 +206,19 @@ def test_the_prior_knows_the_whole_row(X, monkeypatch):
         return composite_prior(old, weights)
 
     monkeypatch.setattr(recvae, "composite_prior", record)
-    model, network = build(X, dropout=0.5)
-    model._players(network)[0].loss(batch(X))
-    whole = network.encoder(InteractionBatch.from_csr(X).l2_normalized()).mean
+    model, network = build(small_X, dropout=0.5)
+    players_of(model, network, small_X)[0].loss(batch_of(small_X))
+    whole = network.encoder(InteractionBatch.from_csr(small_X).normalized()).mean
     assert_allclose(seen[0], whole.detach(), rtol=1e-5, atol=1e-6)
 
 
 # --- the turns
 
 
-def test_each_player_changes_its_own_part_and_the_prior_is_the_encoder_of_the_epochs_start(X):
-    model, network = build(X, n_encoder_moves=2, n_decoder_moves=1, kl_weight=0.5)
-    players = model._players(network)
+def test_each_player_changes_its_own_part_and_the_prior_is_the_encoder_of_the_epochs_start(small_X):
+    X = small_X
+    model, network = build(X, n_encoder_passes=2, n_decoder_passes=1, kl_weight=0.5)
+    players = players_of(model, network, X)
     reached = [id(parameter) for player in players for parameter in player.parameters]
     assert sorted(reached) == sorted(id(parameter) for parameter in network.parameters())
     log, losses = [], {}
@@ -250,25 +230,26 @@ def test_each_player_changes_its_own_part_and_the_prior_is_the_encoder_of_the_ep
         }
 
     def recorded(player):
-        def loss(each):
+        def loss(batch):
             log.append((player.name, parts()))
             if player.name == "encoder" and len(log) == 3:
                 # In the second pass, under the encoder of the start of this epoch.
-                losses["ours"] = player.loss(batch(X)).item()
+                losses["ours"] = player.loss(batch_of(X)).item()
                 losses["dense"] = dense_losses(model, network, start, X)["encoder"].item()
-            return player.loss(each)
+            return player.loss(batch)
 
         return loss
 
-    game = Game([replace(p, loss=recorded(p)) for p in players], type(model)._order)
-
-    def minibatches():
-        return [(0.0, torch.arange(0, 5)), (0.5, torch.arange(5, 10))]
-
-    for _ in range(2):
+    game = game_on(
+        [(0.0, torch.arange(0, 5)), (0.5, torch.arange(5, 10))],
+        [replace(player, loss=recorded(player)) for player in players],
+        InteractionBatch.from_csr(X),
+        type(model)._order,
+    )
+    for epoch in range(2):
         start = [part.detach() for part in dense_encoder(network, X)]
         log.clear()
-        game.play(InteractionBatch.from_csr(X), minibatches, seeded())
+        game.play(epoch, seeded(1))
         log.append(("end", parts()))
         assert [name for name, _ in log] == ["encoder"] * 4 + ["decoder"] * 2 + ["end"]
         for (name, before), (_, after) in pairwise(log):
@@ -277,11 +258,10 @@ def test_each_player_changes_its_own_part_and_the_prior_is_the_encoder_of_the_ep
         assert losses["ours"] == pytest.approx(losses["dense"], rel=1e-5)
 
 
-def test_what_the_prior_remembers_is_not_learned_and_not_kept(X):
-    model, network = build(X, kl_weight=0.5)
-    encoder, _ = model._players(network)
-    before = {name: p.clone() for name, p in network.state_dict().items()}
-    loss = encoder.loss(batch(X))
+def test_what_the_prior_remembers_is_not_learned_and_not_kept(small_X):
+    model, network = build(small_X, kl_weight=0.5)
+    encoder, _ = players_of(model, network, small_X)
+    loss = encoder.loss(batch_of(small_X))
     leaves, todo = set(), [loss.grad_fn]
     while todo:
         node = todo.pop()
@@ -289,34 +269,34 @@ def test_what_the_prior_remembers_is_not_learned_and_not_kept(X):
             leaves.add(id(node.variable))
         todo += [parent for parent, _ in node.next_functions if parent is not None]
     assert leaves == {id(parameter) for parameter in network.parameters()}
-    assert {name.split(".")[0] for name in before} == {"encoder", "decoder"}
+    assert {name.split(".")[0] for name in network.state_dict()} == {"encoder", "decoder"}
 
 
 # --- the estimator
 
 
 def fit(X, **params):
-    defaults = {"layer_size": 5, "n_layers": 3, "max_epochs": 3, "device": "cpu"}
+    defaults = {"encoder_layer_sizes": LAYERS, "max_epochs": 3, "device": "cpu"}
     return RecVAE(N_COMPONENTS, **defaults | {"random_state": 0} | params).fit(X)
 
 
-def test_transform_is_the_mean_and_predict_its_linear_decoding(X):
-    model = fit(X)
+def test_transform_is_the_mean_and_predict_its_linear_decoding(small_X):
+    model = fit(small_X)
     with torch.no_grad():
-        mean, _ = dense_encoder(model.network_, X)
+        mean, _ = dense_encoder(model.network_, small_X)
         logits = model.network_.decoder.logits
         scores = mean @ logits.weight + logits.bias
-    assert_allclose(model.transform(X), mean, rtol=1e-4, atol=1e-6)
-    assert_allclose(model.predict(X), scores, rtol=1e-4, atol=1e-6)
+    assert_allclose(model.transform(small_X), mean, rtol=1e-4, atol=1e-6)
+    assert_allclose(model.predict(small_X), scores, rtol=1e-4, atol=1e-6)
 
 
-def test_a_prior_of_the_standard_normal_alone_pulls_there(X):
+def test_a_prior_of_the_standard_normal_alone_pulls_there(small_X):
     settings = {"kl_weight": 50.0, "max_epochs": 60, "learning_rate": 0.02}
-    model = fit(X, early_stopping=False, prior_weights=(1, 0, 0), **settings)
-    assert_allclose(model.transform(X), 0, atol=0.3)
+    model = fit(small_X, early_stopping=False, prior_weights=(1, 0, 0), **settings)
+    assert_allclose(model.transform(small_X), 0, atol=0.3)
 
 
 @pytest.mark.parametrize("weights", [(0.5, 0.5, 0.5), (1.0, 0.0), [[0.2, 0.4, 0.4]], (np.nan,) * 3])
-def test_bad_weights_are_refused(X, weights):
+def test_bad_weights_are_refused(small_X, weights):
     with pytest.raises(ValueError, match="prior_weights must be 3 numbers of at least 0"):
-        fit(X, prior_weights=weights)
+        fit(small_X, prior_weights=weights)

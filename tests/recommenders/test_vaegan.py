@@ -1,4 +1,4 @@
-"""VAEGAN against dense implementations of its objectives, and adversaries whose answer is known."""
+"""VAEGAN against dense implementations of its objectives; discriminators with a known optimum."""
 
 from __future__ import annotations
 
@@ -7,26 +7,40 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from conftest import (
+    assert_changes_only_its_parameters,
+    assert_loss_and_gradients,
+    assert_normalized_and_dropped,
+    batch_of,
+    game_on,
+    log_likelihood,
+    new_network,
+    players_of,
+    recorded_inputs,
+    seeded,
+    sum_of_squared_weights,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.exceptions import ConvergenceWarning
 from torch.nn import functional as F
 
 from skvaecf import VAEGANRecommender
-from skvaecf.datasets import make_interactions
-from skvaecf.interactions import InteractionBatch
-from skvaecf.modules import initialize
-from skvaecf.objectives import squared_jacobian, squared_jacobian_estimate
+from skvaecf.neural import (
+    InteractionBatch,
+    Player,
+    squared_jacobian,
+    squared_jacobian_estimate,
+)
+from skvaecf.neural._layers import initialize
 from skvaecf.recommenders import vaegan
-from skvaecf.recommenders.vaegan import ImplicitEncoder, PosteriorAdversary, warn_of_adversaries
-from skvaecf.training import Batch, Game, Player
+from skvaecf.recommenders.vaegan import (
+    ImplicitEncoder,
+    PosteriorDiscriminator,
+    warn_of_discriminators,
+)
 
 N_USERS, N_ITEMS, N_COMPONENTS, NOISE, SIZE = 10, 24, 3, 2, 4
-
-
-@pytest.fixture(scope="module")
-def X():
-    return make_interactions(N_USERS, N_ITEMS, random_state=0)
 
 
 def build(X, **params):
@@ -34,7 +48,7 @@ def build(X, **params):
         "encoder_layer_sizes": (5,),
         "decoder_layer_sizes": (4,),
         "noise_size": NOISE,
-        "adversary_size": SIZE,
+        "discriminator_layer_size": SIZE,
         "adversary_weight": 0.3,
         "data_adversary_weight": 0.7,
         "contractive_weight": 0.5,
@@ -43,18 +57,7 @@ def build(X, **params):
         "anneal_steps": 0,
     }
     model = VAEGANRecommender(N_COMPONENTS, **defaults | params)
-    network = model._build(*X.shape)
-    initialize(network, torch.Generator().manual_seed(0), InteractionBatch.from_csr(X))
-    with torch.no_grad():  # small weights would hide errors
-        for parameter in network.parameters():
-            parameter.mul_(3).add_(0.05)
-    return model, network
-
-
-def batch(X, step=0, **fields):
-    generator = torch.Generator().manual_seed(1)
-    x = InteractionBatch.from_csr(X)
-    return Batch(torch.arange(X.shape[0]), x, step, 0.0, generator, **fields)
+    return model, new_network(model, X, 3, 0.05)
 
 
 class Dense:
@@ -65,7 +68,7 @@ class Dense:
         self.unit = F.normalize(self.x)
         self.input = self.unit if model.normalize else self.x
         self.network = network
-        generator = torch.Generator().manual_seed(1)
+        generator = seeded(1)
         self.noise = torch.randn(N_USERS, NOISE, generator=generator)
         self.prior = torch.randn(N_USERS, N_COMPONENTS, generator=generator)
 
@@ -82,7 +85,7 @@ class Dense:
         return torch.tanh(z @ first.weight.T + first.bias) @ last.weight + last.bias
 
     def T(self, z):
-        T = self.network.posterior_adversary
+        T = self.network.posterior_discriminator
         x = F.leaky_relu(self.unit @ T.from_items.weight + T.from_items.bias, 0.2)
         h = F.leaky_relu(z @ T.from_latent.weight.T + T.from_latent.bias, 0.2)
         inner = (T.theta(x[:, :SIZE]) * T.s(h[:, :SIZE])).sum(dim=1)
@@ -90,7 +93,7 @@ class Dense:
         return inner + rest + (z**2).sum(dim=1) / 2
 
     def D(self, v):
-        D = self.network.data_adversary
+        D = self.network.data_discriminator
         z_c = torch.tanh(self.unit @ D.user.weight + D.user.bias)
         h = v @ D.from_items.weight + D.from_items.bias + z_c @ D.from_user.weight.T
         return (torch.tanh(h) @ D.last.weight.T + D.last.bias)[:, 0]
@@ -109,24 +112,20 @@ class Dense:
         z = self.z(self.input, self.noise)
         logits = self.logits(z)
         fake = logits.sigmoid() * self.x
-        if model.likelihood == "bernoulli":
-            log_p = -F.binary_cross_entropy_with_logits(logits, self.x, reduction="none").sum(1)
-        else:
-            log_p = (self.x * F.log_softmax(logits, dim=1)).sum(dim=1)
         log = F.logsigmoid
-        loss = -log_p + model.adversary_weight * self.T(z)
+        loss = model.adversary_weight * self.T(z) - log_likelihood(self.x, logits, model.likelihood)
         if model.data_adversary_weight:
             loss = loss - model.data_adversary_weight * log(self.D(fake))
         if model.contractive_weight:
             loss = loss + model.contractive_weight * self.squares()
-        weights = [*self.network.encoder.parameters(), *self.network.decoder.parameters()]
-        loss = loss + model.l2 / N_USERS * sum((w**2).sum() for w in weights if w.dim() > 1)
+        penalty = sum_of_squared_weights(self.network.encoder, self.network.decoder)
+        loss = loss + model.l2 / N_USERS * penalty
         losses = {
-            "posterior_adversary": -(log(self.T(z)) + log(-self.T(self.prior))),
+            "posterior_discriminator": -(log(self.T(z)) + log(-self.T(self.prior))),
             "autoencoder": loss,
         }
         if model.data_adversary_weight:
-            losses["data_adversary"] = -(log(self.D(self.x)) + log(-self.D(fake)))
+            losses["data_discriminator"] = -(log(self.D(self.x)) + log(-self.D(fake)))
         return {name: loss.mean() for name, loss in losses.items()}
 
 
@@ -144,87 +143,63 @@ class Dense:
     ],
     ids=str,
 )
-def test_losses_and_gradients_are_those_of_the_equations(X, params):
-    model, network = build(X, **params)
-    expected = Dense(model, network, X).losses(model)
-    players = model._players(network)
-    assert {p.name for p in players} == set(expected)
+def test_losses_and_gradients_are_those_of_the_equations(small_X, params):
+    model, network = build(small_X, **params)
+    expected = Dense(model, network, small_X).losses(model)
+    players = players_of(model, network, small_X)
+    assert {player.name for player in players} == set(expected)
     for player in players:
-        loss = player.loss(batch(X))
-        assert loss.item() == pytest.approx(expected[player.name].item(), rel=1e-5)
-        for ours, theirs in zip(
-            torch.autograd.grad(loss, player.parameters),
-            torch.autograd.grad(expected[player.name], player.parameters, retain_graph=True),
-            strict=True,
-        ):
-            assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+        loss = player.loss(batch_of(small_X))
+        assert_loss_and_gradients(loss, expected[player.name], player.parameters)
 
 
-def test_l2_is_relative_to_all_users_whatever_the_batch(X):
-    few = batch(X)._replace(users=torch.arange(4), x=batch(X).x.rows(torch.arange(4)))
-    losses = []
-    for l2 in (0.0, 2.0):
-        model, network = build(X, l2=l2)
-        few.generator.manual_seed(1)
-        losses.append(model._players(network)[-1].loss(few).item())
-    weights = [*network.encoder.parameters(), *network.decoder.parameters()]
-    squares = sum((w**2).sum().item() for w in weights if w.dim() > 1)
-    assert losses[1] - losses[0] == pytest.approx(2 / N_USERS * squares, rel=1e-4)
-
-
-def test_the_weight_of_the_posterior_adversary_rises_from_0(X):
-    model, network = build(X, anneal_steps=20, adversary_weight=0.8)
-    autoencoder = model._players(network)[-1]
-    losses = [autoencoder.loss(batch(X, step)).item() for step in (0, 5, 20, 99)]
-    dense = Dense(model, network, X)
+def test_the_weight_of_the_posterior_discriminator_rises_from_0(small_X):
+    model, network = build(small_X, anneal_steps=20, adversary_weight=0.8)
+    autoencoder = players_of(model, network, small_X)[-1]
+    losses = [autoencoder.loss(batch_of(small_X, step=step)).item() for step in (0, 5, 20, 99)]
+    dense = Dense(model, network, small_X)
     whole = 0.8 * dense.T(dense.z(dense.input, dense.noise)).mean().item()
     assert np.subtract(losses, losses[0]) == pytest.approx(
         whole * np.array([0, 0.25, 1, 1]), rel=1e-4
     )
 
 
-def test_a_move_of_a_player_changes_its_own_parameters_only(X):
-    model, network = build(X)
-    players = model._players(network)
+def test_an_update_of_a_player_changes_its_own_parameters_only(small_X):
+    model, network = build(small_X)
+    players = players_of(model, network, small_X)
     parts = {
-        "posterior_adversary": [network.posterior_adversary],
-        "data_adversary": [network.data_adversary],
+        "posterior_discriminator": [network.posterior_discriminator],
+        "data_discriminator": [network.data_discriminator],
         "autoencoder": [network.encoder, network.decoder],
     }
     assert [player.name for player in players] == list(parts)
     for player in players:
-        before = {name: p.clone() for name, p in network.named_parameters()}
-        x = InteractionBatch.from_csr(X)
-        Game([player]).play(x, lambda: [(0.0, torch.arange(N_USERS))], torch.Generator())
-        own = {id(p) for module in parts[player.name] for p in module.parameters()}
-        for name, parameter in network.named_parameters():
-            moved = not torch.equal(parameter, before[name])
-            assert moved == (id(parameter) in own), (player.name, name)
+        own = [id(p) for module in parts[player.name] for p in module.parameters()]
+        assert [id(p) for p in player.parameters] == own
+        assert_changes_only_its_parameters(player, network, InteractionBatch.from_csr(small_X))
 
 
-def test_the_posterior_adversary_learns_log_q_over_p():
+def test_the_posterior_discriminator_learns_log_q_over_p():
     # Two kinds of users, whose posteriors are N(m, s^2 I): the best T is known.
     means, s = torch.tensor([[1.0, 0.0], [-1.0, 0.5]]), 0.5
     X = csr_array(np.eye(2, dtype=np.float32))
-    model = VAEGANRecommender(2, noise_size=2, adversary_size=32, dropout=0.0)
-    network = model._build(2, 2)
-    initialize(network, torch.Generator().manual_seed(0), InteractionBatch.from_csr(X))
+    model = VAEGANRecommender(2, noise_size=2, discriminator_layer_size=32, dropout=0.0)
+    network = new_network(model, X)
     network.encoder = Planted(means, s)
-    loss = model._players(network)[0].loss
+    loss = players_of(model, network, X)[0].loss
     x, users = InteractionBatch.from_csr(X), torch.arange(1000) % 2
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded()
     for learning_rate in (1e-2, 1e-3, 1e-4):
-        player = Player("T", [*network.posterior_adversary.parameters()], loss, learning_rate)
-        Game([player]).play(x, lambda: [(0.0, users) for _ in range(300)], generator)
-    # Where there are samples of both: elsewhere nothing is asked of T.
+        player = Player("T", [*network.posterior_discriminator.parameters()], loss, learning_rate)
+        game_on([(0.0, users)] * 300, [player], x).play(0, generator)
+    # Compared where there are samples of both: elsewhere T is not determined.
     q = torch.distributions.Normal(means[users], s)
     z = means[users] + s * torch.randn(1000, 2, generator=generator)
     with torch.no_grad():
-        learned = network.posterior_adversary(x.rows(users), z)
+        learned = network.posterior_discriminator(x.rows(users), z)
     known = (q.log_prob(z) - torch.distributions.Normal(0, 1).log_prob(z)).sum(dim=1)
-    assert learned.mean().item() == pytest.approx(
-        known.mean().item(), abs=0.1
-    )  # alpha T estimates alpha KL
+    # The mean of T estimates the KL divergence.
+    assert learned.mean().item() == pytest.approx(known.mean().item(), abs=0.1)
     assert np.corrcoef(learned, known)[0, 1] > 0.95
     assert (learned - known).abs().mean() < 0.25
 
@@ -241,11 +216,11 @@ class Planted(torch.nn.Module):
 
 
 @pytest.mark.parametrize("layer_sizes", [(), (6,), (6, 5), (4, 6, 5)])
-def test_the_contractive_penalty_is_that_of_the_jacobian(X, layer_sizes):
+def test_the_contractive_penalty_is_that_of_the_jacobian(small_X, layer_sizes):
     encoder = ImplicitEncoder(N_ITEMS, layer_sizes, N_COMPONENTS, NOISE)
-    initialize(encoder, torch.Generator().manual_seed(0), None)
-    x = InteractionBatch.from_csr(X)
-    noise = torch.randn(N_USERS, NOISE, generator=torch.Generator().manual_seed(1))
+    initialize(encoder, seeded(0), None)
+    x = InteractionBatch.from_csr(small_X)
+    noise = torch.randn(N_USERS, NOISE, generator=seeded(1))
     _, hidden = encoder(x, noise)
     slopes = [1 - h**2 for h in hidden]
 
@@ -255,7 +230,7 @@ def test_the_contractive_penalty_is_that_of_the_jacobian(X, layer_sizes):
             h = layer(torch.tanh(h + encoder.from_noise[t](e)))
         return h
 
-    rows = torch.tensor(X.toarray())
+    rows = torch.tensor(small_X.toarray())
     jacobians = [
         torch.autograd.functional.jacobian(lambda row, e=e: z(row, e), row)
         for row, e in zip(rows, noise, strict=True)
@@ -272,7 +247,7 @@ def test_the_contractive_penalty_is_that_of_the_jacobian(X, layer_sizes):
         / 2**N_COMPONENTS
     )
     assert_allclose(mean, expected, rtol=1e-5)
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     estimates = torch.stack(
         [
             squared_jacobian_estimate(encoder.weights, slopes, generator).expand(N_USERS)
@@ -283,124 +258,108 @@ def test_the_contractive_penalty_is_that_of_the_jacobian(X, layer_sizes):
     assert ((estimates.mean(dim=0) - expected).abs() < 5 * error + 1e-5).all()
 
 
-def test_the_signs_of_the_estimate_are_each_users_own_and_from_the_generator():
-    # Users without differences: what differs is their signs.
-    weights = [torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [1.0, 1.0]])]
-    slopes = [torch.ones(100, 2)]
-    state = torch.get_rng_state()
-    first, again = (
-        squared_jacobian_estimate(weights, slopes, torch.Generator().manual_seed(0))
-        for _ in range(2)
-    )
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(first, again)
-    # J = [[1, 2], [4, 6]], and |J^T v|^2 is 25 + 64 or 9 + 16.
-    assert set(first.tolist()) == {89.0, 25.0}
-
-
-def test_accuracies_are_logged(X):
-    model, network = build(X)
-    dense = Dense(model, network, X)
+def test_accuracies_are_logged(small_X):
+    model, network = build(small_X)
+    dense = Dense(model, network, small_X)
     z = dense.z(dense.input, dense.noise)
     fake = dense.logits(z).sigmoid() * dense.x
     pairs = {
-        "posterior_adversary": (dense.T(z), dense.T(dense.prior)),
-        "data_adversary": (dense.D(dense.x), dense.D(fake)),
+        "posterior_discriminator": (dense.T(z), dense.T(dense.prior)),
+        "data_discriminator": (dense.D(dense.x), dense.D(fake)),
     }
-    for player in model._players(network)[:2]:
+    for player in players_of(model, network, small_X)[:2]:
         logged = {}
-        player.loss(batch(X, log=logged.__setitem__))
+        player.loss(batch_of(small_X, log=logged.__setitem__))
         real, fake = pairs[player.name]
         assert logged["accuracy"] == pytest.approx(
             (((real > 0).float().mean() + (fake < 0).float().mean()) / 2).item()
         )
 
 
-def test_history_tells_how_the_adversaries_do(X):
+def test_history_has_the_figures_of_the_discriminators(small_X):
     model = VAEGANRecommender(
         2,
         encoder_layer_sizes=(4,),
-        adversary_size=4,
+        discriminator_layer_size=4,
         data_adversary_weight=0.1,
         max_epochs=2,
         random_state=0,
     )
-    for record in model.fit(X).history_:
-        for adversary in ("posterior_adversary", "data_adversary"):
-            assert 0 <= record[f"{adversary}_accuracy"] <= 1
-            assert record[f"{adversary}_loss"] > 0
+    for record in model.fit(small_X).history_:
+        for name in ("posterior_discriminator", "data_discriminator"):
+            assert 0 <= record[f"{name}_accuracy"] <= 1
+            assert record[f"{name}_loss"] > 0
 
 
 @pytest.mark.parametrize(
     ("loss", "fate"), [(0.5, None), (9.9, None), (10.1, "diverged"), (0.005, "collapsed")]
 )
-def test_adversaries_that_diverge_or_collapse_are_reported(loss, fate):
-    record = {"posterior_adversary_loss": 1.0, "data_adversary_loss": loss, "autoencoder_loss": 9}
+def test_discriminators_that_diverge_or_collapse_are_reported(loss, fate):
+    record = {
+        "posterior_discriminator_loss": 1.0,
+        "data_discriminator_loss": loss,
+        "autoencoder_loss": 9,
+    }
     if fate is None:
-        warn_of_adversaries(record)
-    else:
-        with pytest.warns(ConvergenceWarning, match=f"The data_adversary has {fate}.* {loss:.3g}"):
-            warn_of_adversaries(record)
+        warn_of_discriminators(record)
+        return
+    with pytest.warns(ConvergenceWarning, match=f"The data_discriminator has {fate}.* {loss:.3g}"):
+        warn_of_discriminators(record)
 
 
-def test_transform_is_z_without_noise_and_predict_its_decoding(X):
+def test_transform_is_z_without_noise_and_predict_its_decoding(small_X):
     model = VAEGANRecommender(
         2,
         encoder_layer_sizes=(4,),
         decoder_layer_sizes=(3,),
-        adversary_size=4,
+        discriminator_layer_size=4,
         max_epochs=2,
         device="cpu",
         random_state=0,
-    ).fit(X)
-    network, x = model.network_, F.normalize(torch.tensor(X.toarray()))
+    ).fit(small_X)
+    network, x = model.network_, F.normalize(torch.tensor(small_X.toarray()))
     encoder = network.encoder
     with torch.no_grad():
         h = torch.tanh(x @ encoder.from_items.weight + encoder.from_items.bias)
         z = encoder.from_below[0](h)
         scores = network.decoder(z)
-    assert_allclose(model.transform(X), z, rtol=1e-5, atol=1e-6)
-    assert_allclose(model.predict(X), scores, rtol=1e-5, atol=1e-6)
-    assert_array_equal(model.predict(X), model.predict(X))
+    assert_allclose(model.transform(small_X), z, rtol=1e-5, atol=1e-6)
+    assert_allclose(model.predict(small_X), scores, rtol=1e-5, atol=1e-6)
+    assert_array_equal(model.predict(small_X), model.predict(small_X))
 
 
-def test_the_posterior_adversary_starts_from_the_known_prior():
-    T = PosteriorAdversary(N_ITEMS, N_COMPONENTS, SIZE)
+def test_the_posterior_discriminator_starts_from_the_known_prior():
+    T = PosteriorDiscriminator(N_ITEMS, N_COMPONENTS, SIZE)
     for parameter in T.parameters():
         torch.nn.init.zeros_(parameter)
-    z = torch.randn(2, N_COMPONENTS, generator=torch.Generator().manual_seed(0))
+    z = torch.randn(2, N_COMPONENTS, generator=seeded(0))
     score = T(InteractionBatch.from_csr(csr_array((2, N_ITEMS), dtype=np.float32)), z)
     assert_allclose(score.detach(), (z**2).sum(dim=1) / 2)
 
 
-def test_the_epoch_kept_is_the_one_that_is_warned_of(X, monkeypatch):
+def test_the_epoch_kept_is_the_one_that_is_warned_of(small_X, monkeypatch):
     seen = []
-    monkeypatch.setattr(vaegan, "warn_of_adversaries", seen.append)
-    model = VAEGANRecommender(2, adversary_size=4, max_epochs=4, early_stopping=False).fit(X)
+    monkeypatch.setattr(vaegan, "warn_of_discriminators", seen.append)
+    model = VAEGANRecommender(
+        2, discriminator_layer_size=4, max_epochs=4, early_stopping=False
+    ).fit(small_X)
     assert seen == [model.history_[model.best_iter_ - 1]]
 
 
-def test_dropout_falls_on_the_normalised_input(X):
-    model, network = build(X, dropout=0.5)
-    inputs = []
-    network.encoder.from_items.register_forward_hook(
-        lambda _, args, __: inputs.append(args[0].values)
+def test_dropout_is_applied_to_the_normalised_input(small_X):
+    model, network = build(small_X, dropout=0.5)
+    inputs = recorded_inputs(network.encoder.from_items)
+    players_of(model, network, small_X)[-1].loss(batch_of(small_X))
+    assert_normalized_and_dropped(inputs[0], small_X, 0.5)
+
+
+def test_discriminators_know_users_by_whole_rows(small_X):
+    model, network = build(small_X, dropout=0.5)
+    inputs = recorded_inputs(
+        network.posterior_discriminator.from_items, network.data_discriminator.user
     )
-    model._players(network)[-1].loss(batch(X))
-    counts = np.diff(X.indptr)
-    kept = (inputs[0] > 0).numpy()
-    assert 0.3 < kept.mean() < 0.7
-    assert_allclose(inputs[0][kept], np.repeat(2 / np.sqrt(counts), counts)[kept], rtol=1e-5)
-
-
-def test_adversaries_know_users_by_whole_rows(X):
-    model, network = build(X, dropout=0.5)
-    inputs = []
-    for layer in (network.posterior_adversary.from_items, network.data_adversary.user):
-        layer.register_forward_hook(lambda _, args, __: inputs.append(args[0].values))
-    for player in model._players(network):
-        player.loss(batch(X))
-    counts = np.diff(X.indptr)
+    for player in players_of(model, network, small_X):
+        player.loss(batch_of(small_X))
     assert len(inputs) == 5  # T of z and of the prior, z_c; T and z_c of the autoencoder
-    for values in inputs:
-        assert_allclose(values, np.repeat(1 / np.sqrt(counts), counts), rtol=1e-5)
+    for rows in inputs:
+        assert_normalized_and_dropped(rows, small_X, 0.0)

@@ -1,0 +1,164 @@
+"""Shared parts of the item-item models: products of items, scores by a sparse matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..base import Scorer
+from ..interactions import InteractionBatch, weighted_sums
+from ..ranking import row_blocks
+
+# Numbers of a block of items that are in memory at once.
+BLOCK_ENTRIES = 2**22
+# Numbers that are added in one float32 sum.
+SUMMANDS = 64
+# Pairs that a dense product multiplies while a sparse product multiplies one.
+DENSE_SPEED = 300
+
+
+def item_blocks(n_items: int) -> Iterator[slice]:
+    """Yield blocks of items, each with about BLOCK_ENTRIES entries of an items x items matrix."""
+    size = max(16, BLOCK_ENTRIES // n_items)
+    for start in range(0, n_items, size):
+        yield slice(start, min(start + size, n_items))
+
+
+def sparse_item_blocks(X: csr_array) -> Iterator[np.ndarray]:
+    """Yield blocks of items whose rows of the sparse matrix X'X fit into BLOCK_ENTRIES numbers.
+
+    Upper bounds of the lengths of the rows in a block differ by less than a factor of two. An array
+    that is as wide as the longest row is therefore little larger.
+    """
+    n_items = X.shape[1]
+    n_u = np.diff(X.indptr)
+    # The number of items of all users of an item bounds the number of entries in its row.
+    at_most = np.bincount(X.indices, n_u.repeat(n_u), minlength=n_items).clip(1, n_items)
+    order = np.argsort(-at_most)
+    rising = -at_most[order]
+    start = 0
+    while start < n_items:
+        longest = -rising[start]
+        # A quarter, because an entry takes several numbers of 8 bytes.
+        size = max(1, int(BLOCK_ENTRIES // 4 // longest))
+        stop = min(start + size, np.searchsorted(rising, -longest / 2))
+        yield order[start:stop]
+        start = stop
+
+
+def dense_gram(X: csr_array, device: torch.device, padding: int = 0) -> Tensor:
+    """Compute X'X in float32, followed by ``padding`` rows and columns of zeros.
+
+    The products are computed in blocks, which need little memory. A sparse product multiplies the
+    pairs of items that a user has. A dense product multiplies all pairs, but takes a DENSE_SPEED-th
+    of the time per pair. The faster one is chosen; the counts of users are exact in both.
+    """
+    n_users, n_items = X.shape
+    gram = torch.zeros((n_items + padding,) * 2, dtype=torch.float32, device=device)
+    pairs = float((np.diff(X.indptr).astype(float) ** 2).sum())
+    if n_users * n_items**2 < DENSE_SPEED * pairs:
+        for rows in row_blocks(n_users, n_items):
+            dense = torch.from_numpy(X[rows].toarray()).to(device)
+            gram[:n_items, :n_items].addmm_(dense.T, dense)
+        return gram
+    users = csr_array(X.T)
+    for block in item_blocks(n_items):
+        gram[block, :n_items] = torch.from_numpy((users[block] @ X).toarray()).to(device)
+    return gram
+
+
+class DenseGram:
+    """X'X as a dense matrix, with an additional item n_items that has no users."""
+
+    def __init__(self, X: csr_array, device: torch.device) -> None:
+        self.n_items = X.shape[1]
+        self.values = dense_gram(X, device, padding=1)
+        self.counts = self.values.diagonal().clone()
+
+    def among(self, items: Tensor) -> Tensor:
+        """Compute the products of all pairs of each row's items, shape (n_rows, m, m)."""
+        return self.values[items[:, :, None], items[:, None, :]]
+
+    def weighted(self, items: Tensor, weights: Tensor) -> Tensor:
+        """Compute X'X w for the weights w of each row's items, shape (n_rows, n_items + 1)."""
+        kept = items < self.n_items
+        offsets = F.pad(kept.sum(dim=1).cumsum(0), (1, 0))
+        return weighted_sums(self.values, items[kept], weights[kept], offsets)
+
+
+class SparseGram:
+    """Parts of X'X, computed from X at every call.
+
+    It is slower than ``DenseGram``, but its memory does not grow with n_items^2.
+    """
+
+    def __init__(self, X: csr_array, device: torch.device) -> None:
+        self.n_items = X.shape[1]
+        n_users = X.shape[0]
+        transposed = csr_array(X.T)
+        indptr = np.append(transposed.indptr, transposed.indptr[-1])
+        self.users = csr_array(
+            (transposed.data, transposed.indices, indptr), shape=(self.n_items + 1, n_users)
+        )
+        # Sums of thousands of similar numbers are inaccurate in float32. The users of an item are
+        # therefore added in parts of at most SUMMANDS, and then the parts are added.
+        n_parts = -(-np.diff(indptr) // SUMMANDS)
+        first = np.append(0, n_parts.cumsum())
+        place = np.arange(first[-1]) - first[:-1].repeat(n_parts)
+        by_item = InteractionBatch.from_csr(self.users, device)
+        starts = np.append(indptr[:-1].repeat(n_parts) + place * SUMMANDS, indptr[-1])
+        self.by_part = replace(by_item, offsets=torch.tensor(starts, device=device).long())
+        parts = (np.ones(first[-1], dtype=np.float32), np.arange(first[-1]), first)
+        self.by_item = InteractionBatch.from_csr(csr_array(parts), device)
+        self.by_user = InteractionBatch.from_csr(X, device)
+        self.counts = torch.tensor(np.diff(indptr), dtype=torch.float32, device=device)
+
+    def among(self, items: Tensor) -> Tensor:
+        """Compute the products of all pairs of each row's items, shape (n_rows, m, m)."""
+        n_rows, m = items.shape
+        users = self.users[items.flatten().cpu().numpy()]
+        # The users of each row have separate columns, so the products of different rows are 0.
+        entry_row = np.repeat(np.arange(n_rows * m) // m, np.diff(users.indptr))
+        columns = users.indices + entry_row.astype(np.int64) * users.shape[1]
+        columns = np.unique(columns, return_inverse=True)[1]
+        own = csr_array(
+            (users.data, columns, users.indptr), shape=(n_rows * m, columns.max(initial=0) + 1)
+        )
+        products = (own @ own.T).tocoo()
+        first, second = products.coords
+        result = np.zeros((n_rows, m, m), dtype=np.float32)
+        result[first // m, first % m, second % m] = products.data
+        return torch.from_numpy(result).to(items.device)
+
+    def weighted(self, items: Tensor, weights: Tensor) -> Tensor:
+        """Compute X'X w for the weights w of each row's items, shape (n_rows, n_items + 1)."""
+        dense = weights.new_zeros(self.n_items + 1, len(items)).scatter_(0, items.T, weights.T)
+        per_user = self.by_user @ dense[:-1]  # (n_users, n_rows)
+        return (self.by_item @ (self.by_part @ per_user)).T.contiguous()
+
+
+def stored_similarities(item_similarity: csr_array) -> Callable[[np.ndarray], Tensor]:
+    """Return the function that reads rows of a sparse items x items matrix; -inf if not stored."""
+
+    def similarities(items: np.ndarray) -> Tensor:
+        rows = item_similarity[items].tocoo()
+        dense = np.full(rows.shape, -np.inf, dtype=np.float32)
+        dense[rows.coords] = rows.data
+        return torch.from_numpy(dense)
+
+    return similarities
+
+
+def sparse_scorer(item_similarity: csr_array) -> Scorer:
+    """Return the function that computes the scores x S with a sparse items x items matrix S.
+
+    It runs on the CPU. The sparse product visits only stored entries, and it adds the scores of a
+    row in the order of its items, so they do not depend on the other rows.
+    """
+    return lambda X: torch.from_numpy((X @ item_similarity).toarray())

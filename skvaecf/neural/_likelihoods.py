@@ -1,0 +1,407 @@
+r"""Likelihoods of a user's items.
+
+A likelihood is an exponential family in the scores :math:`\eta` of the items,
+
+.. math:: \log p(x | \eta) = \sum_i x_i \eta_i - A(\eta), \qquad
+          \nabla_\eta \log p(x | \eta) = x - \nabla A(\eta),
+
+so it is defined by its log-normaliser :math:`A` and by the gradient :math:`\nabla A`, which is the
+expected row. A custom likelihood is a subclass of :class:`ItemLikelihood` with these two functions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, ClassVar
+
+import torch
+from sklearn.utils._param_validation import StrOptions
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..interactions import InteractionBatch
+from . import _poisson_binomial as poisson_binomial
+from ._cache_blocks import by_block, cached_blocks, reduction_dtype
+from ._layers import FactoredLogits
+
+__all__ = [
+    "Bernoulli",
+    "ItemLikelihood",
+    "LikelihoodLike",
+    "Multinomial",
+    "NChooseK",
+    "likelihood_class",
+]
+
+
+class ItemLikelihood(ABC):
+    r"""Distribution of a user's row of interactions, given the scores of all items.
+
+    It is an exponential family in the scores :math:`\eta`,
+
+    .. math:: \log p(x | \eta) = \sum_i x_i \eta_i - A(\eta), \qquad
+              \nabla_\eta \log p(x | \eta) = x - \nabla A(\eta).
+
+    A subclass defines two static methods: ``log_normalizer`` computes :math:`A`, and ``mean``
+    computes :math:`\nabla A`, which is the expected row. A recommender takes the subclass itself as
+    its parameter ``likelihood``.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (n_users, n_items) or FactoredLogits, float32 or bfloat16
+        Scores of the items, or the factors that a decoder's method ``factored`` returns.
+        Reductions over the items are computed in float32 or a wider type.
+
+    Attributes
+    ----------
+    has_parts : bool, default=True
+        Whether ``log_normalizer`` may get the items in parts. If True, factors are multiplied out
+        for one part of the items at a time. A subclass whose A needs all items at once sets it to
+        False.
+    """
+
+    has_parts: ClassVar[bool] = True
+
+    def __init__(self, logits: Tensor | FactoredLogits) -> None:
+        self.logits = logits
+
+    def log_prob(self, x: InteractionBatch) -> Tensor:
+        """Compute the log-likelihood of each row, summed over the items.
+
+        Terms that do not depend on the logits are left out.
+
+        Parameters
+        ----------
+        x : InteractionBatch
+            The users' rows.
+
+        Returns
+        -------
+        log_prob : Tensor of shape (n_users,), float32
+        """
+        log_prob: Tensor
+        if isinstance(self.logits, Tensor):
+            log_prob = _LogProb.apply(self.logits, x, type(self))  # type: ignore[no-untyped-call]
+        else:
+            log_prob = _FactoredLogProb.apply(*self.logits, x, type(self))  # type: ignore[no-untyped-call]
+        return log_prob
+
+    @staticmethod
+    @abstractmethod
+    def log_normalizer(parts: Iterable[Tensor], n: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute A of each row, and a tensor that ``mean`` gets.
+
+        Parameters
+        ----------
+        parts : iterable of Tensor of shape (n_rows, n_items of the part)
+            Logits of one part of the items after another, of any floating-point type. If
+            ``has_parts`` is False, there is one part with all items.
+        n : Tensor of shape (n_rows, 1)
+            Number of interactions of each row.
+
+        Returns
+        -------
+        A : Tensor of shape (n_rows, 1)
+        saved : Tensor of shape (n_rows, ...)
+            Values that ``mean`` needs.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def mean(logits: Tensor, n: Tensor, saved: Tensor) -> Tensor:
+        """Compute the gradient of A, which is the expected row, for some rows and items.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (n_rows, n_items), float32 or a wider type
+            Logits of a block of rows and a part of the items. The method may overwrite them.
+        n : Tensor of shape (n_rows, 1)
+            Number of interactions of each row.
+        saved : Tensor of shape (n_rows, ...)
+            These rows of the tensor that ``log_normalizer`` returned.
+
+        Returns
+        -------
+        mean : Tensor of shape (n_rows, n_items)
+            The caller overwrites it.
+        """
+
+
+class Multinomial(ItemLikelihood):
+    r"""Multinomial: each of the user's N interactions is item i with probability softmax(logits)_i.
+
+    .. math:: \log p(x | \eta, N) = \sum_i x_i \eta_i - N \log \sum_i e^{\eta_i} + \text{const}
+
+    References
+    ----------
+    Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018, eq. 2.
+    """
+
+    @staticmethod
+    def log_normalizer(parts: Iterable[Tensor], n: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute N logsumexp(logits)."""
+        of_parts = [by_block(_logsumexp, logits) for logits in parts]
+        logsumexp = _logsumexp(torch.cat(of_parts, dim=1))
+        return n * logsumexp, logsumexp
+
+    @staticmethod
+    def mean(logits: Tensor, n: Tensor, saved: Tensor) -> Tensor:
+        """Compute N softmax(logits)."""
+        return logits.sub_(saved).exp_().mul_(n)
+
+
+class Bernoulli(ItemLikelihood):
+    r"""Bernoulli: each item is in the row with probability sigmoid(logits), independently.
+
+    .. math:: \log p(x | \eta) = \sum_i x_i \eta_i - \sum_i \log(1 + e^{\eta_i})
+
+    References
+    ----------
+    Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018, eq. 4.
+    """
+
+    @staticmethod
+    def log_normalizer(parts: Iterable[Tensor], n: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum softplus(logits) over the items."""
+        of_parts = [by_block(_sum_of_softplus, logits) for logits in parts]
+        return torch.stack(of_parts).sum(dim=0), n
+
+    @staticmethod
+    def mean(logits: Tensor, n: Tensor, saved: Tensor) -> Tensor:
+        """Compute sigmoid(logits)."""
+        return logits.sigmoid_()
+
+
+class NChooseK(ItemLikelihood):
+    r"""N-choose-k: a set of N items has a probability proportional to exp(its total score).
+
+    .. math:: \log p(x | \eta, N) = \sum_i x_i \eta_i - \log e_N(e^\eta), \qquad
+              e_N(e^\eta) = \sum_{|c| = N} \exp \sum_{i \in c} \eta_i
+
+    Let each item be in a set independently, with probability :math:`p_i = \sigma(\eta_i + t)`, and
+    let S be the size of the set. For any t, the set has the same distribution, given that S = N. So
+
+    .. math:: \log e_N(e^\eta) = \sum_i \log(1 + e^{\eta_i + t}) - N t + \log P(S = N),
+
+    which is evaluated at the t for which :math:`\sum_i p_i = N`. There :math:`\log P(S = N)` is
+    computed by a saddle-point series in the cumulants of S. In rows for which this series is not
+    accurate enough, it is computed as a sum over the unit circle.
+
+    Attributes
+    ----------
+    tolerance : float, default=1e-3
+        The series is used for rows in which its last term is below this many nats and the variance
+        of S is at least 2. The sum over the circle is used for the other rows. 0 makes all rows
+        exact.
+
+    Notes
+    -----
+    The interactions must be 0 or 1. A row of only zeros, or of only ones, has the likelihood 1.
+
+    References
+    ----------
+    Swersky et al., "Probabilistic n-choose-k models for classification and ranking", NIPS 2012.
+
+    Daniels, "Saddlepoint approximations in statistics", Annals of Mathematical Statistics 1954.
+    """
+
+    has_parts = False
+    tolerance: ClassVar[float] = 1e-3
+
+    @classmethod
+    def log_normalizer(cls, parts: Iterable[Tensor], n: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute log e_N(exp(logits))."""
+        (logits,) = parts
+        t, cumulants = poisson_binomial.tilt(logits, n)
+        bernoulli = cumulants[:, :1] - n * t
+        log_p, coefficients, last_term = poisson_binomial.saddle_point(cumulants)
+        inner = (n > 0) & (n < logits.shape[1])
+        series = inner & (cumulants[:, 2:3] >= 2) & (last_term.abs() < cls.tolerance)
+        circle = inner & ~series
+        rows = circle.squeeze(1).nonzero().squeeze(1)
+        if len(rows):
+            log_p[rows] = by_block(poisson_binomial.log_probability, logits[rows], t[rows], n[rows])
+        # There is only one set without items, and only one with all items.
+        ends = torch.zeros_like(n)
+        rows = (n == logits.shape[1]).squeeze(1).nonzero().squeeze(1)
+        ends[rows] = logits[rows].to(n.dtype).sum(dim=1, keepdim=True)
+        saved = torch.cat((t, circle.to(t.dtype), torch.where(series, coefficients, 0)), dim=1)
+        return torch.where(inner, bernoulli + log_p, ends), saved
+
+    @staticmethod
+    def mean(logits: Tensor, n: Tensor, saved: Tensor) -> Tensor:
+        """Compute the probability that each item is in the set."""
+        coefficients = saved[:, 2:].chunk(6, dim=1)
+        p = logits.add_(saved[:, :1]).sigmoid_()
+        rows = saved[:, 1].nonzero().squeeze(1)
+        marginals = poisson_binomial.marginals(p[rows], n[rows]) if len(rows) else p[rows]
+        # p + w (c_0 + c_1 r + ... + c_5 r^5) by Horner's rule, see saddle_point.
+        r = torch.rsub(p, 1, alpha=2)
+        polynomial = (r * coefficients[5]).add_(coefficients[4])
+        for coefficient in coefficients[3::-1]:
+            torch.addcmul(coefficient, polynomial, r, out=polynomial)
+        w = torch.addcmul(p, p, p, value=-1, out=r)
+        return p.addcmul_(polynomial, w).index_copy_(0, rows, marginals)
+
+
+LIKELIHOODS: dict[str, type[ItemLikelihood]] = {
+    "multinomial": Multinomial,
+    "bernoulli": Bernoulli,
+    "n-choose-k": NChooseK,
+}
+LikelihoodLike = Annotated[str | type[ItemLikelihood], StrOptions(set(LIKELIHOODS)), type]
+
+
+def likelihood_class(value: Any) -> type[ItemLikelihood]:
+    """Return the class called ``value``; classes pass through.
+
+    Parameters
+    ----------
+    value : {"multinomial", "bernoulli", "n-choose-k"} or class
+
+    Returns
+    -------
+    likelihood : class
+        Subclass of :class:`~skvaecf.neural.ItemLikelihood`.
+
+    Raises
+    ------
+    ValueError
+        If ``value`` is a class, but not a subclass of :class:`~skvaecf.neural.ItemLikelihood`.
+    """
+    likelihood = LIKELIHOODS[value] if isinstance(value, str) else value
+    if not issubclass(likelihood, ItemLikelihood):
+        raise ValueError(f"likelihood must be a subclass of ItemLikelihood, got {likelihood!r}.")
+    return likelihood
+
+
+class _LogProb(torch.autograd.Function):
+    """x . logits - A(logits), with the gradient x - A'(logits) computed in place.
+
+    Passes over the logits run over blocks of rows that stay in the processor's cache. On a CPU this
+    is three times faster than passes over the whole matrix. The gradient has the type of the
+    logits, because the next product needs this type.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, x: InteractionBatch, likelihood: type[ItemLikelihood]
+    ) -> Tensor:
+        n = _counts(x, logits)
+        normalizer, saved = likelihood.log_normalizer([logits], n)
+        ctx.save_for_backward(logits, n, saved)
+        ctx.x, ctx.likelihood = x, likelihood
+        return _observed(x, logits) - normalizer.squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, n, saved = ctx.saved_tensors
+        return _gradient(ctx.likelihood, logits, ctx.x, n, saved, grad), None, None
+
+
+# Number of scores that are kept from the forward to the backward pass. In bfloat16 they take
+# 64 MiB. These are all scores of 500 users and 67,000 items. Further scores are computed again in
+# the backward pass.
+_KEPT = 2**25
+
+
+class _FactoredLogProb(torch.autograd.Function):
+    """The same for logits h W + b, with gradients for h, W and b.
+
+    The logits are multiplied out for one part of the items at a time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        x: InteractionBatch,
+        likelihood: type[ItemLikelihood],
+    ) -> Tensor:
+        factored, n = FactoredLogits(h, weight, bias), _counts(x, h)
+        observed, kept = torch.zeros_like(n[:, 0]), []
+
+        def parts() -> Iterator[Tensor]:
+            for items in _parts(h, x.n_items, likelihood):
+                logits = factored.multiply_out(items)
+                observed.add_(_observed(x.restrict_to(items), logits))
+                if len(h) * items.stop <= _KEPT:
+                    kept.append(logits)
+                yield logits
+
+        normalizer, saved = likelihood.log_normalizer(parts(), n)
+        ctx.save_for_backward(h, weight, bias, n, saved, *kept)
+        ctx.x, ctx.likelihood = x, likelihood
+        return observed - normalizer.squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        h, weight, bias, n, saved, *kept = ctx.saved_tensors
+        factored, x = FactoredLogits(h, weight, bias), ctx.x
+        grad_h = torch.zeros_like(h, dtype=n.dtype)
+        grad_weight = grad_bias = None
+        if ctx.needs_input_grad[1]:
+            grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
+        for i, items in enumerate(_parts(h, x.n_items, ctx.likelihood)):
+            logits = kept[i] if i < len(kept) else factored.multiply_out(items)
+            gradient = _gradient(ctx.likelihood, logits, x.restrict_to(items), n, saved, grad)
+            grad_h += gradient @ weight[:, items].to(h.dtype).T
+            if grad_weight is not None and grad_bias is not None:
+                grad_weight[:, items] = h.T @ gradient
+                grad_bias[items] = gradient.sum(dim=0)
+        return grad_h.to(h.dtype), grad_weight, grad_bias, None, None
+
+
+def _counts(x: InteractionBatch, logits: Tensor) -> Tensor:
+    """Return the number of interactions of each user, shape (n_users, 1)."""
+    return x.sum(x.values).to(reduction_dtype(logits))[:, None]
+
+
+def _observed(x: InteractionBatch, logits: Tensor) -> Tensor:
+    """Compute x . logits, shape (n_users,)."""
+    return x.sum(x.values * x.gather(logits).to(reduction_dtype(logits)))
+
+
+def _gradient(
+    likelihood: type[ItemLikelihood],
+    logits: Tensor,
+    x: InteractionBatch,
+    n: Tensor,
+    saved: Tensor,
+    scale: Tensor,
+) -> Tensor:
+    """Compute the gradient x - A'(logits), multiplied by the user's entry of ``scale``."""
+    gradient = torch.empty_like(logits)
+    for b in cached_blocks(logits):
+        # A copy that `mean` may overwrite, even if the logits are float32 already.
+        block = logits[b].to(n.dtype, copy=True)
+        gradient[b] = likelihood.mean(block, n[b], saved[b]).mul_(-scale[b, None])
+    users = x.users
+    observed = (x.values * scale[users]).to(gradient.dtype)
+    return gradient.index_put_((users, x.items.long()), observed, accumulate=True)
+
+
+def _parts(h: Tensor, n_items: int, likelihood: type[ItemLikelihood]) -> Iterator[slice]:
+    """Yield parts of the items: about 2 million scores on a CPU, but at least 1,024 items.
+
+    Products of narrower parts are slow. On other devices the parts are larger, because each part
+    costs several calls.
+    """
+    scores = 2**21 if h.device.type == "cpu" else 2**25
+    # A power of two, because products of other widths are slower.
+    width = max(1024, 1 << (scores // max(1, len(h))).bit_length() >> 1)
+    if not likelihood.has_parts:
+        width = n_items
+    for start in range(0, n_items, width):
+        yield slice(start, min(start + width, n_items))
+
+
+def _logsumexp(logits: Tensor) -> Tensor:
+    return logits.logsumexp(dim=1, keepdim=True)
+
+
+def _sum_of_softplus(logits: Tensor) -> Tensor:
+    return F.softplus(logits).sum(dim=1, keepdim=True)

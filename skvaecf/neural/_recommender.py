@@ -1,0 +1,574 @@
+"""Base of the recommenders that train a network: epochs, early stopping, devices, state."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import KW_ONLY, field
+from functools import partial
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .._checks import check_count, is_count
+from .._devices import check_device, check_precision, device_or_cpu
+from .._parameters import (
+    Device,
+    Fraction,
+    Positive,
+    PositiveInt,
+    Precision,
+    RandomState,
+    Rate,
+    Verbose,
+)
+from .._version import __version__
+from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
+from ..interactions import InteractionBatch, binary_csr, check_rows
+from ..metrics import ndcg
+from ..model_selection import split_interactions
+from ..ranking import rank
+from ._callback_support import CallbackSupportMixin, with_callbacks
+from ._checkpoint import Checkpoint, arrays, digest, digest_rows
+from ._layers import TopItems, initialize, set_precision
+from ._process_group import broadcast_from_rank_0, check_equal_on_ranks, copy_from_rank_0, n_ranks
+from ._training import Game, Order, Player, Progress, by_batch, by_epoch, move_average
+
+__all__ = ["TorchRecommender"]
+
+Pair = tuple[csr_array, csr_array]  # fold-in and held-out interactions of the same users
+
+MIN_INTERACTIONS = 5  # of a validation user
+
+
+class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
+    """Base of the recommenders that train a network.
+
+    A subclass declares its parameters as annotated class attributes, as in a dataclass, and defines
+    up to four methods, its hooks:
+
+    * ``_build(n_users, n_items)`` returns the network, an ``nn.Module``.
+    * ``_players(network, x)`` returns a list of :class:`~skvaecf.neural.Player`: the losses and the
+      parameters that lower them. ``x`` is an :class:`~skvaecf.neural.InteractionBatch` with the
+      rows of all training users.
+    * ``_latent(network, x)`` returns the latent vectors of the rows ``x``, a tensor of shape
+      (n_users, n_components).
+    * ``_logits(network, x)`` returns the ranking scores of all items for the rows ``x``, a float32
+      tensor of shape (n_users, n_items). A subclass needs it only if the scores are not
+      ``network.decoder(self._latent(network, x))``.
+
+    ``_latent`` and ``_logits`` must not draw random numbers. The class attribute ``_order`` is the
+    order in which the players make their updates: ``staticmethod(by_batch)`` by default, or
+    ``staticmethod(by_epoch)``. For ``similar_items``, a network that is not an
+    :class:`~skvaecf.neural.Autoencoder` needs a method ``item_vectors()``, which returns the
+    vectors that score the items, a tensor of shape (n_items, n_components).
+
+    This class has the parameters of training, which :class:`skvaecf.MultVAE` documents. A subclass
+    may declare them again with other defaults. :doc:`/user_guide/extending` has a complete example.
+
+    Attributes
+    ----------
+    network_ : nn.Module
+        The trained network.
+    history_ : list of dict
+        Per epoch: its number, the mean loss of each player and the other values that it logged, the
+        validation NDCG@100, seconds.
+    n_iter_ : int
+        Number of epochs that were run.
+    best_iter_ : int
+        Epoch whose parameters are kept, counted from 1.
+    n_features_in_ : int
+        Number of items.
+    """
+
+    _: KW_ONLY
+    learning_rate: Positive = 1e-3
+    batch_size: PositiveInt | Literal["auto"] = "auto"
+    max_epochs: PositiveInt = 200
+    ema_decay: Rate = 0.8
+    early_stopping: bool = True
+    validation_fraction: Fraction = 0.1
+    n_iter_no_change: PositiveInt = 20
+    device: Device = "auto"
+    precision: Precision = "auto"
+    random_state: RandomState = None
+    verbose: Verbose = 0
+    warm_start: bool = False
+
+    network_: Any = field(init=False)
+
+    # The order in which the players make their updates.
+    _order: ClassVar[Order] = staticmethod(by_batch)
+
+    @abstractmethod
+    def _build(self, n_users: int, n_items: int) -> nn.Module:
+        """Return the network.
+
+        It is called on the meta device of torch, where tensors have no values. The parameters are
+        drawn afterwards: matrices from Glorot's uniform distribution, and vectors from a narrow
+        truncated normal distribution. A module with other initial values, or with buffers, must be
+        a :class:`~skvaecf.neural.SelfInitialized`.
+
+        Parameters
+        ----------
+        n_users : int
+            Number of training users.
+        n_items : int
+            Number of items.
+
+        Returns
+        -------
+        network : nn.Module
+        """
+
+    @abstractmethod
+    def _players(self, network: Any, x: InteractionBatch) -> list[Player]:
+        """Return the players of the training game.
+
+        Parameters
+        ----------
+        network : nn.Module
+            The network that is trained.
+        x : InteractionBatch
+            Rows of all training users; ``x.n_users`` is their number.
+
+        Returns
+        -------
+        players : list of Player
+        """
+
+    @abstractmethod
+    def _latent(self, network: Any, x: InteractionBatch) -> Tensor:
+        """Compute the latent vectors of rows, without randomness.
+
+        Parameters
+        ----------
+        network : nn.Module
+        x : InteractionBatch
+            Rows of users, seen in ``fit`` or not.
+
+        Returns
+        -------
+        z : Tensor of shape (n_users, n_components)
+        """
+
+    def _logits(self, network: Any, x: InteractionBatch) -> Tensor:
+        """Compute the ranking scores of all items for rows, without randomness.
+
+        Parameters
+        ----------
+        network : nn.Module
+        x : InteractionBatch
+            Rows of users, seen in ``fit`` or not.
+
+        Returns
+        -------
+        scores : Tensor of shape (n_users, n_items), float32
+            Higher is better.
+        """
+        logits: Tensor = network.decoder(self._latent(network, x))
+        return logits
+
+    @with_callbacks
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        X_val: Any = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 1,
+    ) -> Self:
+        """Learn from an interaction matrix.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions. A stored positive value is an interaction, whatever its size.
+        y : Ignored
+            Present for scikit-learn's tools.
+        X_val : {array-like, sparse matrix} of shape (n_val_users, n_items), pair of them, or \
+None, default=None
+            Interactions of the validation users, by which the best epoch is chosen if
+            ``early_stopping`` is True. A matrix holds the interactions of users who are not in X. A
+            fifth of each row with at least 5 interactions is held out. A pair of matrices holds the
+            fold-in and the held-out interactions of the same users, who may be users in X. With
+            None, the share ``validation_fraction`` of the users in X is held out.
+        checkpoint_path : str, path-like or None, default=None
+            File in which the state of the training is stored while ``fit`` runs. If the file exists
+            because a fit was killed, ``fit`` resumes from it. The result is equal to that of a fit
+            that was not killed, to the last bit. The file is removed when ``fit`` is complete. With
+            None, no file is written.
+        checkpoint_every : int, default=1
+            Number of epochs from one state in the file to the next.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If X or X_val holds NaN, infinity or negative values, or is empty or corrupt; if no user
+            of X_val has at least 5 interactions; if a parameter is invalid; or if the file is
+            damaged or belongs to a fit with other data or parameters.
+        OSError
+            If the file cannot be written when ``fit`` begins. Later, a state that cannot be written
+            is a warning, and the file keeps the previous state.
+        FloatingPointError
+            If a loss becomes NaN or infinite. The best of the previous epochs is kept.
+
+        Notes
+        -----
+        After an interrupt from the keyboard, ``fit`` keeps the best epoch so far and warns. The
+        file at ``checkpoint_path`` stays after an interrupt and after any error. It is about five
+        times as large as the parameters. Like :func:`skvaecf.load`, ``fit`` runs no code of the
+        file. To resume, a ``random_state`` that is a RandomState instance must have the same state
+        as when the fit began. The ``repr`` of a parameter that is a custom object must show its
+        values.
+
+        If a process group of torch.distributed is initialised, every rank must call ``fit`` with
+        the same data and parameters. If these differ, ``fit`` raises a ValueError. The ranks share
+        the rows of each mini-batch and end with the same model.
+        """
+        self._validate_params()
+        rows = check_rows(X)
+        if X_val is not None:
+            X_val = _check_X_val(X_val, rows.shape[1])
+            of_users = isinstance(X_val, csr_array) and self.early_stopping
+            if of_users and np.diff(X_val.indptr).max(initial=0) < MIN_INTERACTIONS:
+                raise ValueError(
+                    f"X_val must hold a user with at least {MIN_INTERACTIONS} interactions."
+                )
+        check_count("checkpoint_every", checkpoint_every)
+        if self._warm_network() is not None:
+            validate_data(self, X, skip_check_array=True, reset=False)
+        columns = BaseEstimator()
+        validate_data(columns, X, skip_check_array=True)  # records their number and names
+        self._fit(
+            binary_csr(rows),
+            X_val,
+            columns={"feature_names_in_": None} | vars(columns),
+            checkpoint_path=checkpoint_path,
+            checkpoint_every=checkpoint_every,
+        )
+        return self
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        for name, sizes in self.get_params(deep=False).items():
+            if name.endswith("layer_sizes") and not all(map(is_count, sizes)):
+                raise ValueError(f"{name} must hold integers of at least 1, got {sizes!r}.")
+
+    def _fit(
+        self,
+        X: csr_array,
+        X_val: csr_array | Pair | None = None,
+        *,
+        columns: dict[str, Any] | None = None,
+        checkpoint_path: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 1,
+    ) -> None:
+        """Train epoch by epoch and keep the best epoch."""
+        checkpoint = self._open_checkpoint(X, X_val, checkpoint_path, checkpoint_every)
+        x, validation = self._hold_out(X, X_val, checkpoint.seed)
+        progress = self._begin(x, checkpoint)
+        fitted_so_far = partial(self._fitted_so_far, x, columns or {}, progress)
+        task = self._init_callback_context(max_subtasks=self.max_epochs - len(progress.history))
+        task.call_on_fit_task_begin(estimator=self, X=X)
+        with self._keeping_the_best(progress, fitted_so_far, checkpoint):
+            for epoch in self._epochs(progress, task, X=X, attributes=fitted_so_far):
+                self._play_epoch(progress, x, validation, epoch)
+                checkpoint.save(epoch, progress.state_dict)
+        task.call_on_fit_task_end(estimator=self, X=X)
+
+    def _open_checkpoint(
+        self, X: csr_array, X_val: csr_array | Pair | None, path: Any, every: int
+    ) -> Checkpoint:
+        """Draw the seed and open the checkpoint."""
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        seed = broadcast_from_rank_0(seed)
+        identity = self._identity(X, X_val, seed) if path is not None or n_ranks() > 1 else {}
+        check_equal_on_ranks(identity)
+        return Checkpoint(path, every, identity, seed)
+
+    def _begin(self, x: InteractionBatch, checkpoint: Checkpoint) -> Progress:
+        """Build the network and the game; initialise them or load the checkpoint."""
+        device = x.values.device
+        generator = torch.Generator(device).manual_seed(checkpoint.seed)
+        resumed, warm = checkpoint.state is not None, self._warm_network()
+        network = self._empty_network((x.n_users, x.n_items), device)
+        if warm is not None and not resumed:
+            load_warm(network, warm)
+        elif not resumed:
+            initialize(network, generator, x)
+        set_precision(network, check_precision(self.precision, device))
+        network.train()
+        players = self._players(network, x)
+        first = [player for player in players if player.moves_first]
+        if first and warm is None and not resumed:
+            Game(first, x, self.batch_size, by_epoch).play(0, generator)
+        copy_from_rank_0(network)  # results of GPUs may differ in the last bits
+        players = [player for player in players if not player.moves_first]
+        game = Game(players, x, self.batch_size, type(self)._order)
+        averaged = deepcopy(network).eval().requires_grad_(False)
+        progress = Progress(network, averaged, game, generator)
+        checkpoint.resume(progress.load_state_dict)
+        return progress
+
+    @contextmanager
+    def _keeping_the_best(
+        self, progress: Progress, attributes: Callable[[], dict[str, Any]], checkpoint: Checkpoint
+    ) -> Iterator[None]:
+        """Set the fitted attributes to those of the best epoch, even after Ctrl-C or an error."""
+        history, best = progress.history, progress.best
+        try:
+            yield
+            checkpoint.remove()
+        except KeyboardInterrupt:
+            if not history:
+                raise
+            warnings.warn(
+                f"fit was interrupted in epoch {len(history) + 1}; epoch {best.epoch} is kept.",
+                stacklevel=2,
+            )
+        finally:
+            if history:
+                progress.averaged.load_state_dict(best.parameters)
+                self.__dict__.update(attributes())
+                if self.__dict__.get("feature_names_in_", "") is None:
+                    del self.feature_names_in_
+
+    def _epochs(
+        self,
+        progress: Progress,
+        task: Any,
+        *,
+        X: csr_array,
+        attributes: Callable[[], dict[str, Any]],
+    ) -> Iterator[int]:
+        """Yield the numbers of the epochs, until a callback or early stopping ends the training."""
+        history, best = progress.history, progress.best
+        numbers = range(len(history) + 1, self.max_epochs + 1)
+        with tqdm(numbers, type(self).__name__, disable=not self.verbose) as bar:
+            for epoch in bar:
+                if len(history) - best.epoch >= self.n_iter_no_change:
+                    return
+                subtask = task.subcontext(task_name="epoch")
+                subtask.call_on_fit_task_begin(estimator=self)
+                yield epoch
+                figures = history[-1].items()
+                bar.set_postfix({key: f"{value:.4g}" for key, value in figures if key != "epoch"})
+                stop = subtask.call_on_fit_task_end(
+                    estimator=self, X=X, reconstruction_attributes=attributes
+                )
+                if broadcast_from_rank_0(stop):
+                    return
+
+    def _play_epoch(
+        self, progress: Progress, x: InteractionBatch, validation: Pair | None, epoch: int
+    ) -> None:
+        """Train for one epoch, average the parameters, validate, and record the values."""
+        started = time.perf_counter()
+        averaged, game = progress.averaged, progress.game
+        figures = game.play(epoch - 1, progress.generator)
+        move_average(averaged, progress.network, self.ema_decay, epoch)
+        for player in game.players:
+            player.after_epoch(averaged)
+        copy_from_rank_0(averaged)
+        if validation is not None:
+            figures["validation_ndcg"] = self._validate(averaged, *validation)
+        figures["seconds"] = time.perf_counter() - started
+        progress.record(epoch, broadcast_from_rank_0(figures))
+
+    def _identity(self, X: csr_array, X_val: csr_array | Pair | None, seed: int) -> dict[str, str]:
+        """Return everything that the learned numbers depend on, by name."""
+        device = check_device(self.device)
+        params = self.get_params(deep=False).items()
+        identity = {name: repr(value) for name, value in params if name != "verbose"}
+        if X_val is not None:
+            identity["X_val"] = digest_rows(*(X_val if isinstance(X_val, tuple) else (X_val,)))
+        warm = self._warm_network()
+        if warm is not None:
+            identity["warm_start"] = digest(*arrays(list(warm.state_dict().values())))
+        return identity | {
+            "class": type(self).__name__,
+            "device": device.type,
+            "precision": str(check_precision(self.precision, device)),
+            "random_state": "None" if self.random_state is None else f"seed {seed}",
+            "ranks": str(n_ranks()),
+            "version": __version__,
+            "X": digest_rows(X),
+        }
+
+    def to_module(self, k: int = 10) -> nn.Module:
+        """Return ``recommend`` as a torch module, for ``torch.export`` and tools that use it.
+
+        The method ``forward(items, counts)`` of the module takes two int64 tensors: the item
+        numbers of the seen items of all users, user by user, without duplicates within a user; and
+        the number of seen items of each user. It returns the k best unseen items of each user and
+        their scores, as ``recommend(X, k, return_scores=True)`` does. Unlike there, items with
+        equal scores may have any order.
+
+        Parameters
+        ----------
+        k : int, default=10
+            Length of the lists.
+
+        Returns
+        -------
+        module : torch.nn.Module
+            It holds the network itself, not a copy, on the device of the network.
+
+        Raises
+        ------
+        NotFittedError
+            If the recommender is not fitted.
+        ValueError
+            If k is not between 1 and the number of items.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from skvaecf import MultDAE
+        >>> from skvaecf.datasets import make_interactions
+        >>> X = make_interactions(n_users=300, n_items=40, random_state=0)
+        >>> module = MultDAE(n_components=8, max_epochs=5, random_state=0).fit(X).to_module(k=5)
+        >>> items, scores = module(torch.tensor([3, 7, 1]), torch.tensor([2, 1]))  # {3, 7}, {1}
+        >>> items.shape
+        torch.Size([2, 5])
+        """
+        check_is_fitted(self)
+        if not is_count(k) or k > self.n_features_in_:
+            raise ValueError(f"k must be an integer in [1, {self.n_features_in_}], got {k!r}.")
+        return TopItems(self.network_, self._logits, self.n_features_in_, k)
+
+    def _fitted_so_far(
+        self, x: InteractionBatch, columns: dict[str, Any], progress: Progress
+    ) -> dict[str, Any]:
+        """Return the fitted attributes of the recommender after the epochs so far."""
+        of_training = TorchRecommender._parameter_constraints
+        params = self.get_params(deep=False)
+        return {
+            "network_": progress.averaged,
+            "history_": [*progress.history],
+            "n_iter_": len(progress.history),
+            "best_iter_": progress.best.epoch,
+            "_shape": (x.n_users, x.n_items),
+            # To build the network again, even if the parameters have been changed since.
+            "_built_with": {n: value for n, value in params.items() if n not in of_training},
+            "n_features_in_": x.n_items,
+            **columns,
+        }
+
+    def _hold_out(
+        self, X: csr_array, X_val: csr_array | Pair | None, seed: int
+    ) -> tuple[InteractionBatch, Pair | None]:
+        """Return the training rows, on the device, and the cut rows of the validation users."""
+        validation = X_val if self.early_stopping else None
+        if validation is None and self.early_stopping:
+            eligible = np.flatnonzero(np.diff(X.indptr) >= MIN_INTERACTIONS)
+            n_val = max(1, round(self.validation_fraction * len(eligible)))
+            chosen = np.random.RandomState(seed).permutation(eligible)
+            chosen = chosen[: min(n_val, X.shape[0] - 1)]
+            if len(chosen):
+                validation, X = X[chosen], X[np.setdiff1d(np.arange(X.shape[0]), chosen)]
+        if isinstance(validation, csr_array):
+            fold_in, heldout = split_interactions(
+                validation, random_state=seed, min_interactions=MIN_INTERACTIONS
+            )
+            validation = (fold_in, heldout) if heldout.nnz else None
+        return InteractionBatch.from_csr(X, check_device(self.device)), validation
+
+    def _validate(self, network: nn.Module, fold_in: csr_array, heldout: csr_array) -> float:
+        """Compute the mean NDCG@100 of the validation users."""
+        ranked, _ = rank(lambda block: self._score(network, fold_in[block]), fold_in, 100)
+        return float(np.nanmean(ndcg(ranked, heldout, 100)))
+
+    def _scorer(self) -> Scorer:
+        return partial(self._score, self.network_)
+
+    def _score(self, network: nn.Module, X: csr_array) -> Tensor:
+        with torch.no_grad():
+            return self._logits(network, _batch(X, network))
+
+    def _encoder(self) -> Callable[[csr_array], Tensor]:
+        return lambda X: self._latent(self.network_, _batch(X, self.network_))
+
+    def _similarities(self) -> Callable[[np.ndarray], Tensor]:
+        return cosines(self.network_.item_vectors())
+
+    def _warm_network(self) -> nn.Module | None:
+        """Return the network of the previous fit if ``warm_start`` is True and there is one."""
+        return getattr(self, "network_", None) if self.warm_start else None
+
+    def _empty_network(self, shape: tuple[int, int], device: torch.device) -> nn.Module:
+        # It has no storage yet, so the constructors of torch draw no global random numbers.
+        with torch.device("meta"):
+            network = self._build(*shape)
+        return network.to(torch.float32).to_empty(device=device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return arrays and plain values only, which can be read without the classes of torch."""
+        state = super().__getstate__()
+        if "network_" in state:
+            network = state.pop("network_")
+            state["_parameters"] = {n: p.cpu().numpy() for n, p in network.state_dict().items()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        parameters = state.pop("_parameters", None)
+        super().__setstate__(state)
+        if parameters is not None:
+            built_with = self.get_params(deep=False) | getattr(self, "_built_with", {})
+            as_fitted = type(self)(**built_with)
+            BaseEstimator._validate_params(as_fitted)
+            network = as_fitted._empty_network(self._shape, device_or_cpu(self.device))
+            network.load_state_dict({n: torch.tensor(a) for n, a in parameters.items()})
+            self.network_ = network.eval()
+
+
+def load_warm(network: nn.Module, warm: nn.Module) -> None:
+    """Copy the parameters of another network with the same layer sizes."""
+    try:
+        network.load_state_dict(warm.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"warm_start needs a network of the same layer sizes as before: {error}"
+        ) from error
+
+
+def _check_X_val(X_val: Any, n_items: int) -> Any:
+    """Validate a matrix, or a pair of fold-in and held-out matrix, of validation users."""
+    if not isinstance(X_val, tuple):
+        rows = check_rows(X_val, "X_val")
+        if rows.shape[1] != n_items:
+            raise ValueError(f"X_val must have the {n_items} items of X, got {rows.shape[1]}.")
+        return binary_csr(rows)
+    if len(X_val) != 2:
+        raise ValueError(f"X_val must be a matrix or a pair of them, got {len(X_val)} values.")
+    fold_in, heldout = (_check_X_val(part, n_items) for part in X_val)
+    if fold_in.shape != heldout.shape or not heldout.nnz:
+        raise ValueError(
+            f"The second matrix of X_val must hold interactions of the {fold_in.shape[0]} users of"
+            f" the first, got shape {heldout.shape} with {heldout.nnz} interactions."
+        )
+    return fold_in, heldout
+
+
+def _batch(X: csr_array, network: nn.Module) -> InteractionBatch:
+    """Copy rows to the device of a network."""
+    return InteractionBatch.from_csr(X, next(network.parameters()).device)

@@ -1,0 +1,410 @@
+"""Training as a game: players take turns, and each player lowers its own loss.
+
+Most models have one player. A discriminator is a further player. The gradient of a player's loss
+is computed with respect to the parameters of this player only, so its updates do not change the
+parameters of other players.
+
+In a process group of torch.distributed, every rank plays the same game. It uses a share of the
+rows of each mini-batch, and its own noise. Gradients and logged values are summed over the ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..interactions import InteractionBatch
+from ._process_group import own_generator, own_rows, sum_over_ranks
+
+__all__ = ["Batch", "Order", "Player", "by_batch", "by_epoch"]
+
+
+def _not_logged(name: str, value: Tensor) -> None:
+    pass
+
+
+class Batch(NamedTuple):
+    """A mini-batch: the argument of a loss.
+
+    Attributes
+    ----------
+    users : Tensor of shape (n_rows,), int64
+        Numbers of the rows in the mini-batch, counted among the rows that the player learns from.
+    x : InteractionBatch
+        These rows.
+    step : int
+        Number of updates that this player has made in this fit.
+    epoch : float
+        Number of epochs of this fit that are complete, plus the fraction of the current pass over
+        the rows that is complete.
+    generator : torch.Generator
+        Source of all random numbers. A loss must not use any other source.
+    log : callable
+        ``log(name, value)`` adds a value to ``history_``. The value is a tensor of shape (), such
+        as a mean over the rows of the mini-batch. ``history_`` holds its mean over the updates of
+        each epoch, as "<player>_<name>".
+    """
+
+    users: Tensor
+    x: InteractionBatch
+    step: int
+    epoch: float
+    generator: torch.Generator
+    log: Callable[[str, Tensor], None] = _not_logged
+
+
+@dataclass(frozen=True)
+class Player:
+    """A loss, and the parameters that are updated to lower it.
+
+    Parameters
+    ----------
+    name : str
+        Name of the player. Its values in ``history_`` have the prefix "<name>_". No other player of
+        the game may have the same name.
+    parameters : sequence of nn.Parameter
+        Parameters that the player updates. It does not change any others.
+    loss : callable
+        Maps a :class:`~skvaecf.neural.Batch` to the loss, a tensor of shape (): the mean over the
+        rows of the mini-batch, with any penalties added.
+    learning_rate : float
+        Step size of Adam.
+    n_passes : int, default=1
+        With the order ``by_batch``, number of updates on each mini-batch. With ``by_epoch``, number
+        of passes over the rows in each epoch.
+    rows : InteractionBatch or None, default=None
+        Rows that the player learns from. None uses the rows of the training users. With the order
+        ``by_batch``, all players must learn from the same rows.
+    batch_size : int or None, default=None
+        Number of rows per mini-batch. None uses the parameter ``batch_size`` of the recommender.
+        With the order ``by_batch``, the value of the first player counts.
+    moves_first : bool, default=False
+        Whether the player makes its passes once, before the first epoch, and no others. It makes
+        none if ``fit`` continues by ``warm_start`` or from a checkpoint.
+    before_epoch : callable, optional
+        Function without arguments that is called before every epoch. Values that a loss keeps
+        between updates must be computed here from the network, because they are not part of a
+        checkpoint.
+    after_epoch : callable, optional
+        Function that is called after every epoch, before the validation. Its argument is the
+        averaged network. It sets the buffers that depend on the parameters and the rows. The
+        function of a player with ``moves_first`` is not called.
+    """
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    loss: Callable[[Batch], Tensor]
+    learning_rate: float
+    n_passes: int = 1
+    rows: InteractionBatch | None = None
+    batch_size: int | None = None
+    moves_first: bool = False
+    before_epoch: Callable[[], None] = lambda: None
+    after_epoch: Callable[[Any], None] = lambda averaged: None
+
+
+# Maps a player to the mini-batches of one pass over its rows: the number of epochs so far, with the
+# fraction of this pass, and the numbers of the rows.
+Pass = Callable[[Player], Iterator[tuple[float, Tensor]]]
+# Yields the updates of an epoch: the player, the number of epochs so far, the numbers of the rows.
+Order = Callable[[Sequence[Player], Pass], Iterator[tuple[Player, float, Tensor]]]
+
+
+def by_batch(players: Sequence[Player], make_pass: Pass) -> Iterator[tuple[Player, float, Tensor]]:
+    """Yield the updates of an epoch: on each mini-batch, the players make their updates in turn.
+
+    The mini-batches are those of the first player.
+
+    Parameters
+    ----------
+    players : sequence of Player
+    make_pass : callable
+        Maps a player to an iterator over the mini-batches of one pass over its rows. The iterator
+        yields pairs of ``epoch`` and ``users``, see below.
+
+    Yields
+    ------
+    player : Player
+        The player that makes the update.
+    epoch : float
+        Number of epochs so far, plus the fraction of the current pass.
+    users : Tensor of shape (n_rows,), int64
+        Numbers of the rows in the mini-batch.
+    """
+    for epoch, users in make_pass(players[0]):
+        for player in players:
+            for _ in range(player.n_passes):
+                yield player, epoch, users
+
+
+def by_epoch(players: Sequence[Player], make_pass: Pass) -> Iterator[tuple[Player, float, Tensor]]:
+    """Yield the updates of an epoch: each player in turn makes its ``n_passes`` over its rows.
+
+    Parameters
+    ----------
+    players : sequence of Player
+    make_pass : callable
+        Maps a player to an iterator over the mini-batches of one pass over its rows. The iterator
+        yields pairs of ``epoch`` and ``users``, see below.
+
+    Yields
+    ------
+    player : Player
+        The player that makes the update.
+    epoch : float
+        Number of epochs so far, plus the fraction of the current pass.
+    users : Tensor of shape (n_rows,), int64
+        Numbers of the rows in the mini-batch.
+    """
+    for player in players:
+        for _ in range(player.n_passes):
+            for epoch, users in make_pass(player):
+                yield player, epoch, users
+
+
+class Game:
+    """The players, their optimizers, and the numbers of updates that they have made.
+
+    Parameters
+    ----------
+    players : sequence of Player
+    x : InteractionBatch
+        Rows of the training users.
+    batch_size : int or "auto"
+        Number of rows per mini-batch. "auto" is a twentieth of a player's rows, but at least 100
+        and at most 500.
+    order : callable, default=by_batch
+        Order in which the players make their updates.
+
+    Raises
+    ------
+    ValueError
+        If two players have the same name.
+    """
+
+    def __init__(
+        self,
+        players: Sequence[Player],
+        x: InteractionBatch,
+        batch_size: int | str = "auto",
+        order: Order = by_batch,
+    ) -> None:
+        self.players = players
+        self.x = x
+        self.batch_size = batch_size
+        self.order = order
+        self.steps: dict[str, int] = defaultdict(int)
+        self.optimizers = {p.name: _adam(p) for p in players}
+        if len(self.optimizers) < len(players):
+            raise ValueError(
+                f"players must differ in their names, got {[p.name for p in players]}."
+            )
+
+    def play(self, epoch: int, generator: torch.Generator) -> dict[str, float]:
+        """Run all updates of one epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of epochs so far.
+        generator : torch.Generator
+            On the device of the rows.
+
+        Returns
+        -------
+        figures : dict of str to float
+            Mean loss of each player over its updates, as "<player>_loss", and the means of the
+            other values that it logged, as "<player>_<name>".
+
+        Raises
+        ------
+        FloatingPointError
+            If a loss was NaN or infinite. The message names the first such player.
+        """
+        # The values stay on the device: reading one at every step would make the device wait.
+        figures: dict[str, list[Tensor]] = defaultdict(list)
+        losses: list[tuple[Player, Tensor]] = []
+        for player in self.players:
+            player.before_epoch()
+        noise = own_generator(generator)
+        make_pass = partial(self._pass, epoch, generator)
+        for player, progress, users in self.order(self.players, make_pass):
+            own, weight = own_rows(users)
+
+            def log(
+                name: str, value: Tensor, player: str = player.name, weight: float = weight
+            ) -> None:
+                figures[f"{player}_{name}"].append(weight * value.detach())
+
+            step, x = self.steps[player.name], self._rows(player).rows(own)
+            loss = player.loss(Batch(own, x, step, progress, noise, log))
+            for parameter, gradient in zip(
+                player.parameters,
+                torch.autograd.grad(weight * loss, player.parameters),
+                strict=True,
+            ):
+                # The fused Adam reads both in the order of the memory.
+                if gradient.stride() != parameter.stride():
+                    gradient = torch.empty_like(parameter).copy_(gradient)
+                parameter.grad = sum_over_ranks(gradient)
+            del gradient  # else the last one would stay in memory during the next step
+            self.optimizers[player.name].step()
+            self.optimizers[player.name].zero_grad(set_to_none=True)
+            self.steps[player.name] += 1
+            log("loss", loss)
+            losses.append((player, figures[f"{player.name}_loss"][-1]))
+        for (player, _), value in zip(losses, _read([loss for _, loss in losses]), strict=True):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"The loss of the {player.name} became {value} in epoch {epoch + 1}. A"
+                    f" learning_rate below {player.learning_rate} may help."
+                )
+        return {name: math.fsum(_read(values)) / len(values) for name, values in figures.items()}
+
+    def _rows(self, player: Player) -> InteractionBatch:
+        return self.x if player.rows is None else player.rows
+
+    def _pass(
+        self, epoch: int, generator: torch.Generator, player: Player
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Yield the mini-batches of one pass over a player's rows, in a new random order."""
+        n_rows = self._rows(player).n_users
+        auto = min(max(100, n_rows // 20), 500)
+        size = player.batch_size or (auto if isinstance(self.batch_size, str) else self.batch_size)
+        order = torch.randperm(n_rows, generator=generator, device=generator.device)
+        for start in range(0, n_rows, size):
+            yield epoch + start / n_rows, order[start : start + size]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of updates and the averages of Adam for each player."""
+        return {
+            name: {"steps": self.steps[name], "adam": [*optimizer.state_dict()["state"].values()]}
+            for name, optimizer in self.optimizers.items()
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the state of another game.
+
+        Raises
+        ------
+        ValueError
+            If the shapes in the state are not those of the players' parameters.
+        """
+        for player in self.players:
+            averages = state[player.name]["adam"]
+            for parameter, average in zip(player.parameters, averages, strict=bool(averages)):
+                shapes = {name: tensor.shape for name, tensor in average.items()}
+                if shapes != _adams_shapes(parameter):  # compiled code does not check them
+                    raise ValueError(f"Adam's averages for the {player.name} have wrong shapes")
+            optimizer = self.optimizers[player.name]
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": dict(enumerate(averages))})
+            self.steps[player.name] = state[player.name]["steps"]
+
+
+def _read(values: Sequence[Tensor]) -> list[float]:
+    """Sum scalars over the ranks and copy them from the device, all at once."""
+    if not values:  # a player without rows makes no updates
+        return []
+    read: list[float] = sum_over_ranks(torch.stack([v.float() for v in values])).tolist()
+    return read
+
+
+def _adam(player: Player) -> torch.optim.Adam:
+    # The fused update makes one pass over the parameters. It exists only for these devices.
+    fused = player.parameters[0].device.type in ("cpu", "cuda") and not player.moves_first
+    return torch.optim.Adam(player.parameters, lr=player.learning_rate, fused=fused)
+
+
+def _adams_shapes(parameter: Tensor) -> dict[str, torch.Size]:
+    """Return the shapes of the tensors that Adam keeps for a parameter."""
+    return {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+
+
+@torch.no_grad()
+def move_average(averaged: nn.Module, network: nn.Module, decay: float, epoch: int) -> None:
+    """Update the moving average of the parameters after an epoch.
+
+    The update is average <- d average + (1 - d) parameters, where d = min(decay, (1 + epoch) /
+    (10 + epoch)). A smaller d in the first epochs is needed because the parameters change fast
+    then. With a decay of 0 the average equals the parameters. Buffers are copied.
+
+    Parameters
+    ----------
+    averaged : nn.Module
+        Network that holds the average. It is changed in place.
+    network : nn.Module
+        Network that is trained.
+    decay : float
+    epoch : int
+        Number of the epoch, counted from 1.
+    """
+    weight = 1 - min(decay, (1 + epoch) / (10 + epoch))
+    for average, parameter in zip(averaged.parameters(), network.parameters(), strict=True):
+        average.lerp_(parameter, weight)
+    for copy, buffer in zip(averaged.buffers(), network.buffers(), strict=True):
+        copy.copy_(buffer)
+
+
+class BestEpoch:
+    """The parameters of the epoch with the highest score."""
+
+    def __init__(self) -> None:
+        self.score = -math.inf
+        self.epoch = 0
+        self.parameters: dict[str, Tensor] = {}
+
+    def update(self, score: float, epoch: int, network: nn.Module) -> None:
+        """Copy the parameters of an epoch if its score is higher than all previous scores."""
+        if score > self.score:
+            self.score, self.epoch = score, epoch
+            if not self.parameters:
+                self.parameters = {n: p.clone() for n, p in network.state_dict().items()}
+            for name, parameter in network.state_dict().items():
+                self.parameters[name].copy_(parameter)
+
+
+@dataclass
+class Progress:
+    """Everything that changes from epoch to epoch."""
+
+    network: nn.Module
+    averaged: nn.Module
+    game: Game
+    generator: torch.Generator
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: BestEpoch = field(default_factory=BestEpoch)
+
+    def record(self, epoch: int, figures: dict[str, float]) -> None:
+        """Add the values of an epoch to the history; keep its parameters if it is the best."""
+        self.history.append({"epoch": epoch, **figures})
+        # Without validation users the last epoch is the best.
+        self.best.update(figures.get("validation_ndcg", epoch), epoch, self.averaged)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as dicts and lists of tensors, numbers and strings."""
+        return {
+            "network": dict(self.network.state_dict()),
+            "averaged": dict(self.averaged.state_dict()),
+            "game": self.game.state_dict(),
+            "generator": self.generator.get_state(),
+            "history": self.history,
+            "best": vars(self.best),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the state of an unfinished fit."""
+        best = state["best"]
+        self.averaged.load_state_dict(best["parameters"])
+        self.best.update(best["score"], best["epoch"], self.averaged)
+        self.averaged.load_state_dict(state["averaged"])
+        self.network.load_state_dict(state["network"])
+        self.game.load_state_dict(state["game"])
+        self.generator.set_state(state["generator"])
+        self.history += state["history"]
