@@ -318,7 +318,7 @@ def _read(values: Sequence[Tensor]) -> list[float]:
 
 def _adam(player: Player) -> torch.optim.Adam:
     # The fused update makes one pass over the parameters. It exists only for these devices.
-    fused = player.parameters[0].device.type in ("cpu", "cuda") and not player.moves_first
+    fused = player.parameters[0].device.type in ("cpu", "cuda")
     return torch.optim.Adam(player.parameters, lr=player.learning_rate, fused=fused)
 
 
