@@ -1,19 +1,18 @@
 """Write the pages of the API reference from what the package exports.
 
-A class that is new in ``skvaecf.__all__`` gets its page without a change here.
+A new name in ``skvaecf.__all__`` or ``skvaecf.neural.__all__`` needs no change here.
 """
 
 import inspect
 from pathlib import Path
 
 import skvaecf
-from skvaecf import datasets, metrics
-from skvaecf.base import BaseRecommender
+from skvaecf import base, datasets, linear, metrics, neural
 
-# Sections, with the modules whose exports they hold; recommenders are known by their base class.
+# Sections, with the modules whose exports they hold. Recommenders are found by their base class.
 SECTIONS = {
     "Recommenders": [],
-    "Priors and posteriors": ["latent"],
+    "Priors and posteriors": ["neural"],
     "From a log to a matrix and back": ["encoding"],
     "Recommending, saving, loading": ["ranking", "persistence"],
     "Splitting": ["model_selection"],
@@ -22,26 +21,49 @@ SECTIONS = {
     "Callbacks": ["callbacks"],
     "Further objects": [],
 }
+# The names that skvaecf.neural exports, in groups.
 PARTS = {
-    "skvaecf.training": "The training loop",
-    "skvaecf.objectives": "Terms of objectives",
-    "skvaecf.likelihoods": "Likelihoods",
-    "skvaecf.distributions": "Posteriors",
-    "skvaecf.latent": "Priors and flows",
-    "skvaecf.modules": "Building blocks of networks",
-    "skvaecf.interactions": "Sparse rows",
-    "skvaecf.least_squares": "Least squares problems",
-    "skvaecf.base": "Bases of recommenders",
-    "skvaecf.neural": "Recommenders with a network",
+    "Recommender base classes": ["TorchRecommender", "BaseRecommender"],
+    "Training": ["Player", "Batch", "by_batch", "by_epoch"],
+    "Networks": [
+        "Autoencoder",
+        "Encoder",
+        "Decoder",
+        "ItemEmbedding",
+        "ItemLogits",
+        "Linear",
+        "SelfInitialized",
+    ],
+    "Likelihoods": ["ItemLikelihood", "Multinomial", "Bernoulli", "NChooseK", "likelihood_class"],
+    "Distributions": ["DiagonalNormal", "FlowPosterior", "SemiImplicitNormal", "standard_normal"],
+    "Priors and posteriors": [
+        "Prior",
+        "NormalPrior",
+        "VampPrior",
+        "Posterior",
+        "NormalPosterior",
+        "InverseAutoregressiveFlow",
+    ],
+    "Terms of objectives": [
+        "anneal",
+        "divergence",
+        "mmd",
+        "weight_penalty",
+        "density_ratio_loss",
+        "ratio_accuracy",
+        "squared_jacobian",
+        "squared_jacobian_estimate",
+    ],
+    "Sparse rows": ["InteractionBatch"],
 }
 
 
 def write_api_pages(folder):
-    """Write the index and a page per object, and delete pages of objects that are gone."""
+    """Write the index and a page per object; delete the pages of objects that are gone."""
     folder.mkdir(exist_ok=True)
     pages = {"parts": _parts()}
     index = [_heading("API reference", "=")]
-    index.append("Everything is imported from ``skvaecf`` itself, but for data sets and metrics.\n")
+    index.append("Import everything from ``skvaecf``, except metrics, data sets and parts.\n")
     for title, names in _sections().items():
         index += _table(title, [(f"skvaecf.{name}", getattr(skvaecf, name)) for name in names])
         pages |= {f"skvaecf.{name}": _page("skvaecf", name) for name in names}
@@ -53,8 +75,8 @@ def write_api_pages(folder):
         )
         index += [heading, f".. automodule:: {full}\n", table]
         pages |= {f"{full}.{name}": _page(full, name) for name in names}
-    index.append(_heading("For those who write recommenders", "-"))
-    index.append(":doc:`parts`: the training loop, likelihoods, terms of objectives and modules.\n")
+    index.append(_heading("Custom recommenders", "-"))
+    index.append(":doc:`parts`: base classes, training, networks, likelihoods, distributions.\n")
     toctree = "\n".join(f"   {name}" for name in pages)
     index.append(f".. toctree::\n   :hidden:\n\n{toctree}\n")
     pages["index"] = "\n".join(index)
@@ -63,7 +85,7 @@ def write_api_pages(folder):
             old.unlink()
     for name, text in pages.items():
         path = folder / f"{name}.rst"
-        # Sphinx reads again what has changed only.
+        # Sphinx reads only those files again that have changed.
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
 
@@ -75,7 +97,7 @@ def _sections():
         if name.startswith("_"):
             continue
         module = (thing if hasattr(thing, "__module__") else type(thing)).__module__
-        if inspect.isclass(thing) and issubclass(thing, BaseRecommender):
+        if inspect.isclass(thing) and issubclass(thing, base.BaseRecommender):
             title = "Recommenders"
         else:
             titles = [t for t, of in SECTIONS.items() if module.split(".")[1] in of]
@@ -132,20 +154,20 @@ def _page(module, name):
     if inspect.isroutine(thing):
         return f"{head}.. autofunction:: {name}\n"
     return (
-        f"{head}.. py:data:: {name}\n\n   ``{_short(thing)}``: a :class:`~skvaecf.RankingScorer`,"
-        f" for ``scoring=`` or to be called. ``{name}.at(20)`` is the same with k = 20. Formula:"
+        f"{head}.. py:data:: {name}\n\n   ``{_short(thing)}``, a :class:`~skvaecf.RankingScorer`."
+        f" Pass it as ``scoring=`` or call it. ``{name}.at(20)`` is the same with k = 20. Formula:"
         f" :doc:`skvaecf.metrics.{thing.name.split('@')[0].replace('map', 'average_precision')}`.\n"
     )
 
 
 def _methods(cls):
-    """Name the public methods that the package itself defines, a class's own and inherited."""
+    """Return the public methods that the package itself defines, inherited ones included."""
     names = []
-    for base in cls.__mro__:
-        if base.__module__.startswith("skvaecf"):
+    for parent in cls.__mro__:
+        if parent.__module__.startswith("skvaecf"):
             names += [
                 name
-                for name, value in vars(base).items()
+                for name, value in vars(parent).items()
                 if (name == "__call__" or not name.startswith("_"))
                 and (inspect.isfunction(value) or isinstance(value, classmethod))
                 and inspect.getdoc(getattr(cls, name))
@@ -157,7 +179,7 @@ def _inherited(cls):
     if not hasattr(cls, "get_params"):
         return ""
     return (
-        "\nFrom scikit-learn it has ``get_params`` and ``set_params``"
+        "\nInherited from scikit-learn: ``get_params`` and ``set_params``"
         + (", ``fit_transform``, ``set_output``" if hasattr(cls, "transform") else "")
         + (" and ``get_feature_names_out``" if hasattr(cls, "get_feature_names_out") else "")
         + ".\n"
@@ -167,15 +189,31 @@ def _inherited(cls):
 def _parts():
     text = [
         _heading("Parts of recommenders", "="),
-        "A recommender is a file of its own that puts these together. They may change between"
-        " minor versions.\n",
+        "A custom recommender is a class that combines these parts. They may change between minor"
+        " versions.\n",
+        f".. automodule:: {neural.__name__}\n",
     ]
-    for module, title in PARTS.items():
-        text.append(_heading(title, "-"))
-        text.append(
-            f".. automodule:: {module}\n   :members:\n   :exclude-members: set_fit_request\n"
-        )
+    grouped = {name for names in PARTS.values() for name in names}
+    others = [name for name in neural.__all__ if name not in grouped]
+    for title, names in (PARTS | {"Further parts": others}).items():
+        text += [_heading(title, "-"), *(_part(neural, name) for name in names)]
+        if "BaseRecommender" in names:
+            text += [_part(base, name) for name in ("LatentFactorMixin", "SimilarItemsMixin")]
+    text += [_heading("Least squares and item-item products", "-")]
+    text += [f".. automodule:: {linear.__name__}\n", *(_part(linear, n) for n in linear.__all__)]
     return "\n".join(text)
+
+
+def _part(module, name):
+    thing, head = getattr(module, name), f".. currentmodule:: {module.__name__}\n\n"
+    if name in skvaecf.__all__:
+        return f"{head}.. py:class:: {name}\n\n   See :class:`skvaecf.{name}`.\n"
+    if inspect.isclass(thing):
+        options = "   :members:\n   :exclude-members: set_fit_request\n"
+        return f"{head}.. autoclass:: {name}\n{options}"
+    if inspect.isroutine(thing):
+        return f"{head}.. autofunction:: {name}\n"
+    return f"{head}.. py:data:: {name}\n\n   A type for annotations.\n"
 
 
 if __name__ == "__main__":

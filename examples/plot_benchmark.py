@@ -2,30 +2,30 @@
 All models side by side
 =======================
 
-Which model is worth its fit? Every recommender learns from the same users and makes lists for the
-same others. Networks are small and train for 20 epochs at most, and no settings are searched for:
-:doc:`/benchmarks` has the figures of larger data and of searches, and ``examples/benchmark.py``
-takes yours.
+Which model justifies the time of its fit? Every recommender is trained on the same users and makes
+lists for the same test users. The networks are small and are trained for at most 20 epochs, and no
+settings are searched for. :doc:`/benchmarks` has results on larger data and of searches.
+``examples/benchmark.py`` runs the comparison on your data.
 """
 
 # %%
 # The users
 # ---------
-# Films that twenty people rated. Of the test users a fifth of the films is hidden; validation users
-# tell the neural models when to stop.
+# The films are those that at least twenty users rated. A fifth of the films of each test user is
+# held out. The neural models use the validation users to stop early.
 import time
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from skvaecf import (
+    AWAE,
     CDAE,
     CFGAN,
     EASE,
     IRGAN,
     SLIM,
     WMF,
-    AWAERecommender,
     BenchmarkDisplay,
     HVampVAE,
     ItemKNN,
@@ -57,12 +57,12 @@ models = {
     "EASE": EASE(l2=200),
     "SLIM": SLIM(),
     "WMF": WMF(32, random_state=0),
-    "MultDAE": MultDAE(200, l2=1e-4, **training),
+    "MultDAE": MultDAE(200, l2=0.043, **training),
     "MultVAE": MultVAE(64, encoder_layer_sizes=(), kl_weight=0.2, **training),
-    "RecVAE": RecVAE(64, layer_size=100, **training | {"max_epochs": 12}),
+    "RecVAE": RecVAE(64, encoder_layer_sizes=(100,) * 5, **training | {"max_epochs": 12}),
     "HVampVAE": HVampVAE(64, layer_size=100, **training),
     "SIVAE": SIVAERecommender(64, encoder_layer_sizes=(200,), **training),
-    "AWAE": AWAERecommender(64, encoder_layer_sizes=(), **training),
+    "AWAE": AWAE(64, encoder_layer_sizes=(), **training),
     "CDAE": CDAE(**short),
     "VAEGAN": VAEGANRecommender(64, **short),
     "CFGAN": CFGAN(100, **short),
@@ -71,18 +71,20 @@ models = {
 fit_seconds = {}
 for name, model in models.items():
     start = time.perf_counter()
-    # Neural models are those that learn in epochs.
-    model.fit(split.train, **({"X_val": validation} if hasattr(model, "max_epochs") else {}))
+    # Only the neural models stop early.
+    model.fit(split.train, **({"X_val": validation} if hasattr(model, "early_stopping") else {}))
     fit_seconds[name] = time.perf_counter() - start
 
 # %%
 # The figure
 # ----------
-# The best on top. A bar is the 95 % interval of a model's own mean; as all models have the same
-# users, their differences are surer than that: a model is dark if it cannot be told from the best,
-# user by user.
+# The best model is on top. A bar is the 95 % confidence interval of the mean of one model. All
+# models have the same users, so differences between models are more certain than the bars suggest.
+# A model is dark if a comparison user by user finds no significant difference from the best model.
 display = BenchmarkDisplay.from_estimator(
     models, split.test_fold_in, split.test_heldout, fit_seconds=fit_seconds
 )
-display.figure_.suptitle("Of 431 users, two linear models learn most, and in a second")
+display.figure_.suptitle(
+    "With 431 training users, two linear models are best; they fit in a second"
+)
 plt.show()

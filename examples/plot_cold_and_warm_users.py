@@ -2,16 +2,16 @@
 Cold and warm users
 ===================
 
-How many films must be known of a user before a model beats the list of what everybody likes? The
-same users are shown to the models with none, one, two, and more of their films, and must find the
-same hidden ones every time, so that nothing but what is known of them differs.
+How many films of a user must be known before a model is better than a list of the most popular
+films? The models get none, one, two and more films of the same users. The held-out films that they
+must find are always the same, so only the number of known films differs.
 """
 
 # %%
-# Users whose films come in one by one
-# ------------------------------------
-# The test users liked 40 films or more. A fifth of these is hidden for good; of the others the
-# first n in a random order are shown.
+# Users with an increasing number of films
+# ----------------------------------------
+# The test users liked 40 films or more. A fifth of these films is held out. The other films are put
+# in a random order, and the models get the first n of them.
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -25,7 +25,7 @@ rng = np.random.RandomState(0)
 n_liked = np.diff(X.indptr)
 test = rng.permutation(np.flatnonzero(n_liked >= 40))[:150]
 train = np.setdiff1d(np.flatnonzero(n_liked >= 5), test)
-known, hidden = split_interactions(X[test], random_state=0)
+known, heldout = split_interactions(X[test], random_state=0)
 print(f"{len(train)} training users, {len(test)} test users, {X.shape[1]} films")
 
 N_SHOWN = (0, 1, 2, 3, 5, 10, 20, 32)
@@ -33,13 +33,13 @@ place = np.concatenate([rng.permutation(n) for n in np.diff(known.indptr)])
 
 
 def show(n):
-    """Keep n films of each user: those at the first n places of the user's random order."""
+    """Return the rows with n films of each user, the first n of the user's random order."""
     return csr_array((place < n, known.indices, known.indptr), shape=known.shape)
 
 
 # %%
-# Lists for all of them
-# ---------------------
+# Lists for all users
+# -------------------
 models = {
     "EASE": EASE(l2=100),
     "WMF": WMF(32, random_state=0),
@@ -59,20 +59,21 @@ quality = {}
 for name, model in models.items():
     model.fit(X[train])
     lists = [model.recommend(show(n), k=20) for n in N_SHOWN]
-    quality[name] = np.array([ndcg(ranked, hidden, 20) for ranked in lists])
+    quality[name] = np.array([ndcg(ranked, heldout, 20) for ranked in lists])
     print(f"{name:10}", *(f"{mean:.3f}" for mean in quality[name].mean(axis=1)))
 
 # %%
-# What is learned about a user nobody knows
-# -----------------------------------------
-# EASE, WMF and ItemKNN add up what the user's films say: without a film all scores are equal, and
-# with one or two, chance has its say. The decoder of an autoencoder has a bias for each film, what
-# everybody likes, and its encoder moves away from there as far as the films known justify: it is
-# never behind by much. Of users with many films the linear models know as much.
+# What the models know about a new user
+# -------------------------------------
+# EASE, WMF and ItemKNN add up contributions of the user's films. Without a film all scores are
+# equal, and with one or two films the scores are noisy. The decoder of an autoencoder has a bias
+# for each film, which reflects its popularity, and the encoder changes the scores as far as the
+# known films justify. So the autoencoder is never much worse than the others. For users with many
+# films the linear models are as good.
 #
 # The figure
 # ----------
-# Right: the gain over Popularity, user by user, with its 95 % interval.
+# The right panel has the gain over Popularity, computed user by user, with its 95 % interval.
 import matplotlib.pyplot as plt
 
 COLORS = {
@@ -94,13 +95,13 @@ for shift, (name, values) in enumerate(quality.items()):
 axes[1].axhline(0, color=COLORS["Popularity"], ls=":", zorder=0)
 axes[0].set(
     ylim=(0, None),
-    ylabel="NDCG@20 of the same hidden films",
-    title="Only the autoencoder starts from what everybody likes",
+    ylabel="NDCG@20 of the same held-out films",
+    title="Only the autoencoder starts from the popular films",
 )
-axes[1].set(ylabel="gain over Popularity", title="From five films on, a model is worth having")
+axes[1].set(ylabel="gain over Popularity", title="With five films or more, three models are better")
 axes[0].legend(frameon=False)
 for ax in axes:
     ax.set_xticks(places, N_SHOWN)
-    ax.set_xlabel("films known of the user")
+    ax.set_xlabel("number of known films of the user")
     ax.spines[["top", "right"]].set_visible(False)
 plt.show()

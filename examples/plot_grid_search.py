@@ -2,12 +2,14 @@
 Tuning with a grid search
 =========================
 
-A recommender is searched like any scikit-learn estimator. ``UserSplitter`` holds users out, the
-scorer hides a fifth of each held-out user's films and asks for them back.
+``GridSearchCV`` works with a recommender as with any scikit-learn estimator. ``UserSplitter`` holds
+users out. The scorer holds out a fifth of the films of each of these users, and the model must find
+them.
 
-The second search is over a pipeline: from how many stars on does a rating count as an
-interaction? The scorer's ``relevance_threshold`` fixes what must be found, 4 stars and more,
-whatever the pipeline makes of the ratings; otherwise each threshold would be given another exam.
+The second search is over a pipeline. Its parameter is the number of stars from which a rating
+counts as an interaction. The scorer's ``relevance_threshold`` fixes which films must be found,
+those with 4 stars or more, whatever the pipeline does with the ratings. Without it, each threshold
+would be scored on different held-out films.
 """
 
 # %%
@@ -18,13 +20,13 @@ import numpy as np
 from skvaecf.datasets import load_movielens_small
 
 movielens = load_movielens_small()
-known = np.bincount(movielens.data.indices) >= 20  # films that twenty people have rated
+known = np.bincount(movielens.data.indices) >= 20  # at least twenty ratings
 ratings, titles = movielens.data[:, known], movielens.item_names[known]
 print(f"{ratings.shape[0]} users, {ratings.shape[1]} films, {ratings.nnz} ratings")
 
 # %%
-# How much KL, how much dropout?
-# ------------------------------
+# The weight of the KL term, and the dropout
+# ------------------------------------------
 from sklearn.model_selection import GridSearchCV
 
 from skvaecf import MultVAE, RankingScorer, UserSplitter, ndcg_at_k, recommend
@@ -41,8 +43,8 @@ search.fit(ratings)
 print(search.best_params_, round(search.best_score_, 3))
 
 # %%
-# Which ratings are interactions?
-# -------------------------------
+# The ratings that count as interactions
+# --------------------------------------
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Binarizer
 
@@ -55,7 +57,7 @@ threshold_search.fit(ratings)
 print(threshold_search.best_params_, round(threshold_search.best_score_, 3))
 
 # %%
-# Recommendations of the best pipeline for one user: liked before, and new.
+# Films that one user liked, and recommendations of the best pipeline for this user.
 user = ratings[[14]]
 seen = user.indices[user.data >= 5][:5]
 print("liked:", ", ".join(titles[seen]))
@@ -91,7 +93,9 @@ axes[1].errorbar(
     capsize=3,
     color="#1f6f8b",
 )
-axes[1].set(xlabel="stars above which a rating counts", title="NDCG@100 of films rated 4 and more")
+axes[1].set(
+    xlabel="ratings above this number of stars count", title="NDCG@100 of films rated 4 and more"
+)
 for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)
 plt.show()

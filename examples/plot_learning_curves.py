@@ -2,16 +2,17 @@
 Learning curves
 ===============
 
-Which epoch is kept, and is a model worth its training? A variational autoencoder and a denoising
-autoencoder learn from the same users; after each epoch the validation users tell how good they are.
-Then their lists are compared with those of EASE and of the most popular films, at every length.
+Which epoch is kept, and is a neural model better than a linear one? A variational autoencoder and a
+denoising autoencoder are trained on the same users. After each epoch they are scored on the
+validation users. Then their lists are compared, at every length, with those of EASE and with the
+most popular films.
 """
 
 # %%
-# Users of three kinds
-# --------------------
-# Films that ten people liked, four stars and more. Of the test users a fifth of the films is
-# hidden.
+# Training, validation and test users
+# -----------------------------------
+# A user likes a film if the rating is four stars or more. The films are those that at least ten
+# users liked. A fifth of the films of each test user is held out.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -35,12 +36,12 @@ validation = split.validation_fold_in, split.validation_heldout
 print(f"{split.train.shape[0]} training users, {split.train.shape[1]} films")
 
 # %%
-# What the training recorded
-# --------------------------
-# The dotted line is the epoch that was kept: the validation users say when to stop, not the loss,
-# which is that of the training users. The weight of the KL term rises for 30 epochs, and the loss
-# of a variational autoencoder contains it.
-# All 100 epochs are run here, to see what comes after the best one.
+# The history of the training
+# ---------------------------
+# The dotted line is the epoch that was kept. It is the epoch with the best score of the validation
+# users, not the one with the lowest loss, which is computed on the training users. The weight of
+# the KL term rises during the first 30 epochs, so the loss of a variational autoencoder can rise,
+# too. All 100 epochs are run here, to show what follows the best one.
 training = {
     "learning_rate": 3e-3,
     "batch_size": 60,
@@ -53,15 +54,15 @@ vae.fit(split.train, X_val=validation)
 TrainingHistoryDisplay.from_estimator(vae)
 
 # %%
-dae = MultDAE(200, l2=1e-4, **training)
+dae = MultDAE(200, l2=0.041, **training)
 dae.fit(split.train, X_val=validation)
 TrainingHistoryDisplay.from_estimator(dae)
 
 # %%
 # Lists of every length
 # ---------------------
-# The test users were not looked at until now. The bands are 95 % intervals of each mean; as all
-# models have the same users, their differences are surer than the bands suggest.
+# The test users were not used until now. The bands are 95 % intervals of the mean of one model. All
+# models have the same users, so differences between models are more certain than the bands suggest.
 models = {
     "EASE": EASE(l2=100).fit(split.train),
     "MultDAE": dae,
@@ -77,7 +78,7 @@ plt.show()
 # %%
 # User by user
 # ------------
-# The mean gain over EASE, with its standard error.
+# This is the mean gain over EASE, with its standard error.
 ease = ndcg_at_k.per_user(models["EASE"], split.test_fold_in, split.test_heldout)
 for name in ("MultDAE", "MultVAE"):
     gain = ndcg_at_k.per_user(models[name], split.test_fold_in, split.test_heldout) - ease

@@ -2,50 +2,51 @@
 The distribution of a set, and its two bounds
 =============================================
 
-A user has N of the items: a set, each item once. Given scores, the distribution of such a set is
+A user has a set of N items, each item once. Given scores of the items, the distribution of such a
+set is
 
     log p(x | scores, N) = sum of the scores of the N items - log e_N(exp(scores)),
 
-where e_N sums over all sets of N items. The multinomial and the Bernoulli likelihood, with which
-autoencoders are trained, bound it from below, as both bound log e_N from above:
+where e_N sums over all sets of N items. Autoencoders are trained with the multinomial or the
+Bernoulli likelihood. Both are lower bounds of it, because they are upper bounds of log e_N:
 
-* multinomial: log e_N <= N logsumexp(scores), and even after taking off log N!, as every set stands
-  N! times in the N-th power of the sum;
-* Bernoulli: log e_N <= sum softplus(scores + t) - N t, for any offset t. The least bound over t
-  is that of a user's own intercept.
+* multinomial: log e_N <= N logsumexp(scores). This also holds after subtracting log N! on the
+  right, because the N-th power of the sum contains every set N! times.
+* Bernoulli: log e_N <= sum softplus(scores + t) - N t, for any offset t. The smallest bound is that
+  of the best intercept t of the user.
 
-How far off are they, for whom, and does it matter? ``likelihood="n-choose-k"`` trains with the
-distribution itself.
+How large are the gaps, for which users, and do they matter? ``likelihood="n-choose-k"`` trains with
+the distribution itself.
 """
 
 # %%
 # The gaps, on known scores
 # -------------------------
 # The bounds are compared with log e_N for scores of increasing spread. The constant log N! has no
-# gradient, so it is taken off first.
+# gradient, so it is subtracted first.
 import numpy as np
 import torch
 from scipy.optimize import brentq
 from scipy.special import expit, gammaln, log_expit, logsumexp
 
-from skvaecf.likelihoods import NChooseK
+from skvaecf.neural import NChooseK
 
 
 class Exact(NChooseK):
-    """No row is left to the series, which is right to a thousandth of a nat."""
+    """The exact likelihood: without the series, whose error is up to a thousandth of a nat."""
 
     tolerance = 0.0
 
 
 def log_e_and_marginals(scores, n):
-    """Compute log e_n(exp(scores)), and the probability of each item to be in the set."""
+    """Compute log e_n(exp(scores)) and the probability that each item is in the set."""
     logits, n = torch.tensor(scores)[None], torch.tensor([[float(n)]], dtype=torch.float64)
-    value, known = Exact.log_normalizer([logits], n)
-    return value.item(), Exact.mean(logits.clone(), n, known)[0].numpy()
+    value, saved = Exact.log_normalizer([logits], n)
+    return value.item(), Exact.mean(logits.clone(), n, saved)[0].numpy()
 
 
 def gaps(scores, n):
-    """By how many nats the two bounds miss."""
+    """Compute the gaps of the two bounds, in nats."""
     exact, _ = log_e_and_marginals(scores, n)
     multinomial = n * logsumexp(scores) - gammaln(n + 1)
     t = brentq(lambda t: expit(scores + t).sum() - n, -60 - scores.max(), 60 - scores.min())
@@ -62,8 +63,8 @@ for spread in (0.5, 1, 2, 3):
     print(f"spread {spread}: at N = {sizes[-1]}, {by_spread[spread][-1].round(2)} nats")
 
 # %%
-# The multinomial draws with replacement: with N draws it expects N softmax(scores) clicks on an
-# item, more than the one there can be when N is large and the scores are peaked.
+# The multinomial draws with replacement. With N draws it expects N softmax(scores) clicks on an
+# item. If N is large and the scores are peaked, this is more than one click, which is the maximum.
 scores = 3 * rng.normal(size=2000)
 _, marginals = log_e_and_marginals(scores, 200)
 expected = 200 * np.exp(scores - logsumexp(scores))
@@ -73,7 +74,8 @@ print(f"expected clicks on the best item: {expected.max():.1f}, probability {mar
 # %%
 # The gaps, on films
 # ------------------
-# A model is trained with each likelihood; the gaps are taken at the scores of the last, by user.
+# A model is trained with each likelihood. The gaps are computed for each user, at the scores of the
+# model with the n-choose-k likelihood.
 from skvaecf import MultVAE, UserSplitter, ndcg_at_k
 from skvaecf.datasets import load_movielens_small
 
@@ -93,21 +95,22 @@ for likelihood in ("multinomial", "bernoulli", "n-choose-k"):
 # %%
 # The figure
 # ----------
-# Left: the multinomial bound is tight for light users and misses by tens of nats for heavy ones,
-# the more peaked the scores. Bernoulli's, with an intercept for each user, misses by
-# 1/2 log(2 pi variance) whatever the scores. Middle: why. Right: the same on films.
+# Left: the multinomial bound is tight for users with few items. For users with many items its gap
+# is tens of nats, and it grows as the scores get more peaked. The gap of the Bernoulli bound, with
+# an intercept for each user, is 1/2 log(2 pi variance) for all scores. Middle: the expected numbers
+# of each item, which explain the gap of the multinomial bound. Right: the gaps on films.
 import matplotlib.pyplot as plt
 
 colors = ["#c9dfe6", "#8fbccb", "#4a93ab", "#12566e"]
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.9), layout="constrained")
-for color, (spread, missed) in zip(colors, by_spread.items(), strict=True):
-    axes[0].plot(sizes, missed[:, 0], color=color, lw=2, label=f"{spread}")
-    axes[0].plot(sizes, missed[:, 1], color=color, lw=2, ls=(0, (2, 1.5)))
+for color, (spread, gap) in zip(colors, by_spread.items(), strict=True):
+    axes[0].plot(sizes, gap[:, 0], color=color, lw=2, label=f"{spread}")
+    axes[0].plot(sizes, gap[:, 1], color=color, lw=2, ls=(0, (2, 1.5)))
 axes[0].set(
     xscale="log",
     yscale="log",
     ylim=(1e-3, 1e3),
-    xlabel="N, items of the user",
+    xlabel="N, number of items of the user",
     ylabel="nats above log e$_N$",
     title="2,000 normal scores",
 )
@@ -133,7 +136,7 @@ axes[2].scatter(counts, on_films[:, 1], s=14, color="#12566e", label="Bernoulli"
 axes[2].set(
     xscale="log",
     yscale="log",
-    xlabel="N, films the user liked",
+    xlabel="N, number of films that the user liked",
     ylabel="nats above log e$_N$",
     title=f"MovieLens small, {len(counts)} new users",
 )

@@ -2,8 +2,8 @@
 Accuracy and popularity
 =======================
 
-A list of what everybody likes is often right and seldom of use. How much do the models lean on
-popular films, and what does leaning less cost?
+A list of the most popular films is often accurate and seldom useful. How popular are the films that
+the models recommend, and how much accuracy is lost if they are less popular?
 """
 
 # %%
@@ -36,19 +36,20 @@ models = {
     "EASE": EASE(l2=100),
     "EDLAE": EASE(l2=20, dropout=0.3),
     "ItemKNN": ItemKNN(50, weighting="bm25"),
-    "MultDAE": MultDAE(100, l2=1e-4, **training),
+    "MultDAE": MultDAE(100, l2=0.042, **training),
     "MultVAE": MultVAE(50, encoder_layer_sizes=(), kl_weight=0.2, **training),
 }
-# The less a film weighs that a user has not liked, the less popular the recommendations.
+# The smaller the weight of the films that a user has not liked, the less popular the
+# recommendations.
 WEIGHTS = (1, 0.3, 0.1, 0.03, 0.01)
 models |= {f"WMF {w}": WMF(32, unobserved_weight=w, random_state=0) for w in WEIGHTS}
 lists = {name: model.fit(X[train]).recommend(fold_in, k=20) for name, model in models.items()}
 
 # %%
-# Three figures of each model's lists
-# -----------------------------------
-# NDCG: are they right? Fans: how many training users liked a film that is recommended, on average?
-# Coverage: how much of the catalogue is shown to somebody?
+# Three metrics of the lists of each model
+# ----------------------------------------
+# NDCG measures the accuracy. "Fans" is the mean number of training users who liked a recommended
+# film. Coverage is the share of all films that are recommended to at least one user.
 n_fans = np.bincount(X[train].indices, minlength=X.shape[1])
 table = {
     name: (
@@ -62,9 +63,10 @@ for name, (quality, fans, covered) in table.items():
     print(f"{name:16} NDCG@20 {quality:.3f}   {fans:5.1f} fans   {covered:.0%} of the films")
 
 # %%
-# What the test users hid themselves is the mark: their own taste for popular films.
-own = n_fans[heldout.indices].mean()
-print(f"hidden films: {own:.1f} fans")
+# The mean number of fans of the held-out films is a reference: it shows how popular the films are
+# that the test users like.
+reference = n_fans[heldout.indices].mean()
+print(f"held-out films: {reference:.1f} fans")
 
 # %%
 # The figure
@@ -92,12 +94,13 @@ for name, (quality, fans, _) in table.items():
         fontsize=9,
         color=color if factors else "black",
     )
-axes[0].axvline(own, color="0.6", ls=":", zorder=0)
-axes[0].text(own, axes[0].get_ylim()[0], " what users hid", color="0.4", fontsize=9, va="bottom")
+axes[0].axvline(reference, color="0.6", ls=":", zorder=0)
+bottom = axes[0].get_ylim()[0]
+axes[0].text(reference, bottom, " held-out films", color="0.4", fontsize=9, va="bottom")
 axes[0].set(
     xlabel="mean number of fans of a recommended film",
     ylabel="NDCG@20",
-    title="Right, and popular?",
+    title="Accuracy and popularity",
 )
 
 tenth = np.minimum(np.argsort(np.argsort(-n_fans, kind="stable")) * 10 // len(n_fans), 9)
@@ -106,12 +109,12 @@ for name in shown:
     share = np.bincount(tenth[lists[name].ravel()], minlength=10) / lists[name].size
     axes[1].plot(places, share.cumsum(), marker="o", ms=4, color=colors[name], label=name)
 share = np.bincount(tenth[heldout.indices], minlength=10) / heldout.nnz
-axes[1].plot(places, share.cumsum(), color="0.4", ls=":", label="what users hid")
+axes[1].plot(places, share.cumsum(), color="0.4", ls=":", label="held-out films")
 axes[1].set(
     xlabel="tenths of the films, the most popular first",
     xticks=places,
-    ylabel="share of all recommendations",
-    title="Where the recommendations come from",
+    ylabel="cumulative share of all recommendations",
+    title="Popularity of the recommended films",
 )
 axes[1].legend(frameon=False)
 for ax in axes:

@@ -2,23 +2,23 @@
 Does a variational autoencoder need its KL term?
 ================================================
 
-The SIVAE paper (section 4.4, table 2) trains Mult-VAE by its reconstruction term alone and loses
-little; with a Bernoulli likelihood ("logistic") it loses next to nothing. Here the question is
-put to the small MovieLens data: both likelihoods, with a KL term of weight 0, 0.2 and 1, on
-several splits of the users.
+The SIVAE paper (section 4.4, table 2) trains Mult-VAE with its reconstruction term alone and loses
+little accuracy. With a Bernoulli likelihood ("logistic") it loses almost nothing. This example
+repeats the comparison on the small MovieLens data, with both likelihoods, a KL term of weight 0,
+0.2 and 1, and several splits of the users.
 """
 
 # %%
 # Splits of the users
 # -------------------
-# The epoch is chosen on the validation users; the figures are those of the test users.
+# The epoch is chosen on the validation users; the scores are those of the test users.
 import numpy as np
 
 from skvaecf import MultVAE, ndcg_at_k, strong_generalization_split
 from skvaecf.datasets import load_movielens_small
 
 X = load_movielens_small().data
-X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 20]  # films that twenty users have seen
+X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 20]  # at least twenty ratings
 X = X[np.diff(X.indptr) >= 5]
 SEEDS = range(3)
 splits = [strong_generalization_split(X, 120, random_state=seed) for seed in SEEDS]
@@ -56,10 +56,10 @@ scores = {
 }
 
 # %%
-# What the KL term adds
-# ---------------------
-# Splits differ more than models do, so each is compared with itself: the gain over the same
-# likelihood without a KL term, and its standard error over the splits.
+# The gain of the KL term
+# -----------------------
+# The splits differ more than the models do. So the gain over the same likelihood without a KL term
+# is computed for each split. The error is the standard error over the splits.
 
 
 def mean_and_error(values):
@@ -72,12 +72,12 @@ for likelihood, values in scores.items():
     ):
         print(
             f"{likelihood:12} kl_weight {weight:<4} NDCG@100 {mean:.3f}"
-            f"   over no KL term {gain:+.4f} ± {error:.4f}"
+            f"   gain {gain:+.4f} ± {error:.4f}"
         )
 
 # %%
-# Both in a figure
-# ----------------
+# The figure
+# ----------
 import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained", sharex=True)
@@ -89,7 +89,7 @@ for shift, (likelihood, color) in enumerate(LIKELIHOODS.items()):
         ax.errorbar(places, mean, error, marker="o", capsize=3, color=color, label=likelihood)
 axes[0].set(xlabel="kl_weight", title="NDCG@100 of the test users")
 axes[0].set_xticks(range(len(WEIGHTS)), WEIGHTS)
-axes[1].set(xlabel="kl_weight", title="Gain over no KL term, split by split")
+axes[1].set(xlabel="kl_weight", title="Gain over kl_weight = 0, per split")
 axes[1].axhline(0, color="#999999", linewidth=0.8)
 axes[0].legend(frameon=False)
 for ax in axes:

@@ -1,17 +1,17 @@
 """
-What each part of VAEGAN brings
+The gain of each part of VAEGAN
 ===============================
 
-The VAEGAN paper adds three parts to an autoencoder with a noisy encoder: an adversary T that
-stands for the KL term (AVB), a second one, D, that compares what is reconstructed with what was
-given (+D), and a contractive penalty (+C). It lets the weight of T rise from 0. Its figures 3 and
-4 ask what each is worth; here the question is put to the small MovieLens data.
+The VAEGAN paper adds three parts to an autoencoder with a noisy encoder: a discriminator T that
+replaces the KL term (AVB), a second discriminator D that compares the reconstruction with the data
+(+D), and a contractive penalty (+C). The weight of T rises from 0. Figures 3 and 4 of the paper
+show the gain of each part. This example repeats the comparison on the small MovieLens data.
 """
 
 # %%
 # Splits of the users
 # -------------------
-# The epoch is chosen on the validation users; the figures are those of the test users.
+# The epoch is chosen on the validation users; the scores are those of the test users.
 import warnings
 
 import numpy as np
@@ -21,7 +21,7 @@ from skvaecf import VAEGANRecommender, ndcg_at_k, strong_generalization_split
 from skvaecf.datasets import load_movielens_small
 
 X = load_movielens_small().data
-X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 30]  # films that thirty users have seen
+X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 30]  # at least thirty ratings
 X = X[np.diff(X.indptr) >= 5]
 SEEDS = range(3)
 splits = [strong_generalization_split(X, 120, random_state=seed) for seed in SEEDS]
@@ -30,12 +30,12 @@ print(f"{X.shape[0]} users, {X.shape[1]} films, {len(splits)} splits")
 # %%
 # A fit for each form and split
 # -----------------------------
-# An adversary that has won says so with a warning. D can win with ease: a user's row is made of
-# ones, and the probabilities that it must tell from them are not.
+# A fit warns if a discriminator distinguishes everything correctly. This is easy for D: the row of
+# a user consists of ones, and the probabilities that D must distinguish from it are smaller.
 warnings.simplefilter("ignore", ConvergenceWarning)
 
 FORMS = {
-    "no adversary": {"adversary_weight": 0},
+    "no discriminator": {"adversary_weight": 0},
     "AVB": {},
     "AVB, not annealed": {"anneal_steps": 0},
     "AVB+D": {"data_adversary_weight": 0.2},
@@ -46,7 +46,7 @@ FORMS = {
 def fit(weights, split, seed):
     model = VAEGANRecommender(
         32,
-        adversary_size=32,
+        discriminator_layer_size=32,
         learning_rate=3e-2,
         max_epochs=20,
         random_state=seed,
@@ -70,10 +70,10 @@ scores = {
 }
 
 # %%
-# What the parts add
-# ------------------
-# Splits differ more than models do, so each is compared with itself: the gain over the form
-# without adversary, and its standard error over the splits.
+# The gain of the parts
+# ---------------------
+# The splits differ more than the models do. So the gain over the form without a discriminator is
+# computed for each split. The error is the standard error over the splits.
 
 
 def mean_and_error(values):
@@ -81,13 +81,13 @@ def mean_and_error(values):
 
 
 for form, values in scores.items():
-    gain, error = mean_and_error(values - scores["no adversary"])
+    gain, error = mean_and_error(values - scores["no discriminator"])
     print(f"{form:18} NDCG@100 {values.mean():.3f}   gain {gain:+.4f} ± {error:.4f}")
 
 # %%
-# How they train
-# --------------
-# Left, the validation users of the first split, epoch by epoch; right, the gains.
+# The figure
+# ----------
+# Left: the score of the validation users of the first split after each epoch. Right: the gains.
 import matplotlib.pyplot as plt
 
 COLORS = ["#888888", "#1f6f8b", "#7fb7c9", "#6a4c93", "#b5838d"]
@@ -95,7 +95,7 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constraine
 for place, ((form, of), color) in enumerate(zip(models.items(), COLORS, strict=True)):
     curve = [record["validation_ndcg"] for record in of[0].history_]
     left.plot(range(1, len(curve) + 1), curve, color=color, label=form)
-    gain, error = mean_and_error(scores[form] - scores["no adversary"])
+    gain, error = mean_and_error(scores[form] - scores["no discriminator"])
     right.errorbar(gain, place, xerr=error, marker="o", capsize=3, color=color)
 left.set(xlabel="epoch", title="Validation NDCG@100")
 left.legend(frameon=False, fontsize="small")
@@ -103,7 +103,7 @@ right.set_yticks(range(len(models)), list(models))
 right.invert_yaxis()
 right.locator_params(axis="x", nbins=5)
 right.axvline(0, color="#999999", linewidth=0.8)
-right.set(title="Gain in test NDCG@100 over no adversary")
+right.set(title="Gain in test NDCG@100 over no discriminator")
 for ax in (left, right):
     ax.spines[["top", "right"]].set_visible(False)
 plt.show()

@@ -1,19 +1,21 @@
 r"""
-Linear recommenders beside other libraries
-==========================================
+Linear recommenders and other libraries
+=======================================
 
-Fits ours and those of implicit, irspack and fastslim, as far as they are installed, on one split
-of the users, in one process and in turn. Of every matrix factorisation the setting with the best
-validation NDCG@100 is taken; the test users are looked at with that one only::
+The script fits the linear recommenders of skvaecf and those of implicit, irspack and fastslim, as
+far as these are installed, on one split of the users. All run in one process, in turn. For every
+matrix factorisation the setting with the best validation NDCG@100 is chosen, and only this setting
+is scored on the test users::
 
     pip install implicit irspack fastslim
     python examples/benchmarks/linear_vs_libraries.py --data ml-1m.npz --n-heldout 1000
     python examples/benchmarks/linear_vs_libraries.py --data gowalla.npz --n-heldout 3000 \
         --tasks wmf recommend
 
-``--data`` is a users x items matrix written by ``scipy.sparse.save_npz``; without it a synthetic
-matrix shows that the script runs. Times are medians of ``--repeat`` runs and leave the evaluation
-out; memory is what the first run of each needs beyond that of the process before it (Linux).
+``--data`` is a users x items matrix written by ``scipy.sparse.save_npz``. Without it, the script
+runs on a synthetic matrix, as a test. Times are medians of ``--repeat`` runs, without the
+evaluation. Memory is the peak of the first run of each model, minus the memory of the process
+before it (Linux).
 """
 
 from __future__ import annotations
@@ -31,30 +33,30 @@ from skvaecf import EASE, SLIM, WMF, strong_generalization_split
 from skvaecf.datasets import make_interactions
 from skvaecf.metrics import ndcg, recall
 
-SWEEPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+EPOCHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 K = 100
 
 
-# --- matrix factorisation: each gives, after so many sweeps, the seconds of fitting up to there and
-# the function that recommends
+# --- matrix factorisation: each generator yields, for each number of epochs, the seconds of fitting
+# and a function that recommends
 
 
-def ours_wmf(X, n_components, unobserved_weight, l2, sweeps):
-    for n_sweeps in sweeps:
+def ours_wmf(X, n_components, unobserved_weight, l2, epochs):
+    for n_epochs in epochs:
         model = WMF(
             n_components,
             unobserved_weight=unobserved_weight,
             l2=l2,
-            max_iter=n_sweeps,
+            max_epochs=n_epochs,
             tol=0,
             random_state=0,
         )
         start = time.perf_counter()
-        model.fit(X)  # from the beginning each time
+        model.fit(X)  # from the start each time
         yield time.perf_counter() - start, lambda rows, model=model: model.recommend(rows, K)
 
 
-def implicit_als(X, n_components, alpha, regularization, sweeps):
+def implicit_als(X, n_components, alpha, regularization, epochs):
     from implicit.cpu.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(
@@ -66,15 +68,15 @@ def implicit_als(X, n_components, alpha, regularization, sweeps):
         users = np.arange(rows.shape[0])
         return model.recommend(users, csr_matrix(rows), N=K, recalculate_user=True)[0]
 
-    for n_sweeps in sweeps:
-        model.iterations, done = n_sweeps - done, n_sweeps
+    for n_epochs in epochs:
+        model.iterations, done = n_epochs - done, n_epochs
         start = time.perf_counter()
-        model.fit(X, show_progress=False)  # goes on from the factors it has
+        model.fit(X, show_progress=False)  # continues with the factors of the last call
         seconds += time.perf_counter() - start
         yield seconds, recommend
 
 
-def irspack_ials(X, n_components, alpha0, reg, sweeps):
+def irspack_ials(X, n_components, alpha0, reg, epochs):
     from irspack.recommenders import IALSRecommender
 
     start = time.perf_counter()
@@ -88,11 +90,11 @@ def irspack_ials(X, n_components, alpha0, reg, sweeps):
         rows = csr_matrix(rows, dtype=np.float64)
         return best(model.get_score_cold_user_remove_seen(rows))
 
-    for n_sweeps in sweeps:
+    for n_epochs in epochs:
         start = time.perf_counter()
-        for _ in range(n_sweeps - done):
+        for _ in range(n_epochs - done):
             model.run_epoch()
-        seconds, done = seconds + time.perf_counter() - start, n_sweeps
+        seconds, done = seconds + time.perf_counter() - start, n_epochs
         yield seconds, recommend
 
 
@@ -123,11 +125,11 @@ def evaluate(recommend, fold_in, heldout):
     return np.nanmean(ndcg(items, heldout, K)), np.nanmean(recall(items, heldout, 20))
 
 
-def curve(name, split, n_components, setting, sweeps=SWEEPS):
-    """Seconds of fitting and validation NDCG@100 after so many sweeps; the last recommender."""
+def curve(name, split, n_components, setting, epochs=EPOCHS):
+    """Return seconds and validation NDCG@100 by the number of epochs, and the last recommender."""
     points = []
     factorise = FACTORISATIONS[name][0]
-    for seconds, recommend in factorise(split.train, n_components, *setting, sweeps):
+    for seconds, recommend in factorise(split.train, n_components, *setting, epochs):
         found = evaluate(recommend, split.validation_fold_in, split.validation_heldout)
         points.append((seconds, found[0]))
     return np.array(points), recommend
@@ -138,7 +140,7 @@ def compare_wmf(split, names, n_components, repeat):
     for name in names:
         finals = {}
         for setting in FACTORISATIONS[name][1]:
-            points, _ = curve(name, split, n_components, setting, SWEEPS[-1:])
+            points, _ = curve(name, split, n_components, setting, EPOCHS[-1:])
             finals[setting] = points[-1, 1]
             print(f"  {name} {setting}: validation {points[-1, 1]:.4f}", flush=True)
         chosen[name] = max(finals, key=finals.get)
@@ -147,16 +149,16 @@ def compare_wmf(split, names, n_components, repeat):
         for name in names:
             points, recommend = curve(name, split, n_components, chosen[name])
             first = int(np.argmax(points[:, 1] >= points[-1, 1] - 0.001))
-            times[name].append((points[first, 0], SWEEPS[first], points[-1, 0]))
+            times[name].append((points[first, 0], EPOCHS[first], points[-1, 0]))
             test = evaluate(recommend, split.test_fold_in, split.test_heldout)
             quality[name] = (points[-1, 1], *test)
     for name in names:
-        seconds, sweeps, total = np.median(times[name], axis=0)
+        seconds, epochs, total = np.median(times[name], axis=0)
         validation, test, recall20 = quality[name]
         print(
             f"{name:14} {chosen[name]!s:14} validation {validation:.4f}  test NDCG@100 {test:.4f}"
-            f"  R@20 {recall20:.4f}  to within .001: {seconds:.2f} s, {sweeps:.0f} sweeps;"
-            f" {SWEEPS[-1]} sweeps {total:.2f} s"
+            f"  R@20 {recall20:.4f}  to within .001: {seconds:.2f} s, {epochs:.0f} epochs;"
+            f" {EPOCHS[-1]} epochs {total:.2f} s"
         )
 
 
@@ -182,7 +184,7 @@ def dense(similarity):
 
 
 def kkt_violation(X, W, l1, l2):
-    """Largest violation of the optimality conditions of the non-negative elastic nets, in users."""
+    """Compute the largest violation of the optimality conditions of SLIM, in users."""
     X, W, worst = csr_array(X, dtype=np.float64), csr_array(W, dtype=np.float64), 0.0
     for start in range(0, X.shape[1], 256):
         items = np.arange(start, min(start + 256, X.shape[1]))
@@ -194,7 +196,7 @@ def kkt_violation(X, W, l1, l2):
 
 
 def peak_memory():
-    """Peak of the process, MiB."""
+    """Return the peak memory of the process in MiB."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -203,17 +205,17 @@ def compare_item_item(split, fits, repeat, measure):
     times, memory, results = {}, {}, {}
     for _ in range(repeat):
         for name, fit in fits.items():
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is now the present size
+            Path("/proc/self/clear_refs").write_text("5")  # sets the peak to the current size
             before = peak_memory()
             start = time.perf_counter()
             results[name] = fit(split.train)
             times.setdefault(name, []).append(time.perf_counter() - start)
             memory.setdefault(name, peak_memory() - before)
-    ours = next(iter(fits))
+    first = next(iter(fits))  # of skvaecf
     for name, W in results.items():
         seconds = np.median(times[name])
         print(
-            f"{name:14} {seconds:7.2f} s  ours / it {np.median(times[ours]) / seconds:.2f}"
+            f"{name:14} {seconds:7.2f} s  skvaecf / library {np.median(times[first]) / seconds:.2f}"
             f"  peak +{memory[name]:.0f} MiB  {measure(W)}"
         )
 
@@ -265,7 +267,7 @@ def compare_ease(split, libraries, repeat, l2=800.0, dropout=0.2):
 
 def compare_recommend(split, libraries, n_components, repeat):
     X = split.train
-    model = WMF(n_components, max_iter=2, random_state=0).fit(X)
+    model = WMF(n_components, max_epochs=2, random_state=0).fit(X)
     methods = {
         f"skvaecf, {precision}": lambda p=precision: model.set_params(precision=p).recommend(X, K)
         for precision in ("float32", "bfloat16")
@@ -273,11 +275,11 @@ def compare_recommend(split, libraries, n_components, repeat):
     if "implicit" in libraries:
         from implicit.cpu.als import AlternatingLeastSquares
 
-        rival = AlternatingLeastSquares(n_components)
-        rival.user_factors, rival.item_factors = model.transform(X), model.item_factors_
+        library = AlternatingLeastSquares(n_components)
+        library.user_factors, library.item_factors = model.transform(X), model.item_factors_
         users, rows = np.arange(X.shape[0]), csr_matrix(X)
-        methods["implicit, stored users"] = lambda: rival.recommend(users, rows, N=K)[0]
-        methods["implicit, from rows"] = lambda: rival.recommend(
+        methods["implicit, factors given"] = lambda: library.recommend(users, rows, N=K)[0]
+        methods["implicit, fold-in"] = lambda: library.recommend(
             users, rows, N=K, recalculate_user=True
         )[0]
     times, lists = {}, {}
@@ -289,8 +291,8 @@ def compare_recommend(split, libraries, n_components, repeat):
     for name, of in times.items():
         same = (lists[name] == lists["skvaecf, float32"]).mean()
         print(
-            f"{name:22} {X.shape[0] / np.median(of):,.0f} users/s  places equal to float32's:"
-            f" {same:.5f}"
+            f"{name:22} {X.shape[0] / np.median(of):,.0f} users/s  places equal to those of"
+            f" float32: {same:.5f}"
         )
 
 
@@ -298,14 +300,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", help="users x items, .npz")
+    parser.add_argument("--data", help="users x items matrix, .npz")
     parser.add_argument("--n-heldout", type=int, default=100)
     parser.add_argument("--n-components", type=int, default=128)
     parser.add_argument("--repeat", type=int, default=3)
     tasks = ("wmf", "slim", "ease", "recommend")
     parser.add_argument("--tasks", nargs="+", default=tasks, choices=tasks)
     arguments = parser.parse_args()
-    # Other libraries warn of thread settings and of what they will change.
+    # Other libraries warn about thread settings and future changes.
     warnings.simplefilter("ignore")
     X = load_npz(arguments.data) if arguments.data else make_interactions(600, 300, random_state=0)
     split = strong_generalization_split(csr_array(X), arguments.n_heldout)

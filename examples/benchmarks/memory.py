@@ -2,13 +2,13 @@
 Memory of fit and recommend
 ===========================
 
-Fits a linear ``MultVAE`` of 64 components in 10 updates at three sizes, recommends 10 items to
-10,000 users, and prints the peak of the resident memory, without that of the loaded libraries,
-beside the formulas of ``fit_bytes`` and ``recommend_bytes``. Each size has a process of its own.
-Linux only.
+The script fits a linear ``MultVAE`` of 64 components in 10 updates at three sizes, and recommends
+10 items to 10,000 users. It prints the peak of the resident memory, without that of the loaded
+libraries, and the values of the formulas in ``fit_bytes`` and ``recommend_bytes``. Each size runs
+in a new process. It works on Linux only.
 
-Run it with ``python examples/benchmarks/memory.py``; with ``--large`` it takes a million users,
-100,000 items and 50 million interactions instead, and 100 updates.
+Run it with ``python examples/benchmarks/memory.py``. With ``--large`` it has a million users,
+100,000 items, 50 million interactions and 100 updates instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
-from skvaecf import MultVAE, neural
+from skvaecf import MultVAE
+from skvaecf.neural._training import Game
 
 # Users, items, interactions per user, updates.
 SIZES = [(10_000, 10_000, 30, 10), (50_000, 50_000, 40, 10), (200_000, 100_000, 50, 10)]
@@ -32,27 +33,27 @@ LARGE = (1_000_000, 100_000, 50, 100)
 
 
 def fit_bytes(n_items, n_entries, n_parameters, batch_size=500):
-    """Memory of a fit on a CPU, X counted in."""
+    """Return the memory of a fit on a CPU, X included."""
     return (
-        # Network, moving average, best epoch, gradients, and two averages of Adam.
+        # Network, moving average, best epoch, gradients and the two averages of Adam.
         24 * n_parameters
-        # X, its canonical form, the rows without validation users, and these as tensors.
+        # X, its canonical form, the rows without the validation users, and these rows as tensors.
         + 32 * n_entries
         # Scores of a batch that are kept for the backward pass, at most 2**25.
         + 4 * min(batch_size * n_items, 2**25)
-        # A part of the scores on its way; while validating, a block of them.
+        # The part of the scores that is being computed; in validation, a block of scores.
         + 16 * max(2**23, 1024 * batch_size)
     )
 
 
 def recommend_bytes(n_users, k, n_entries, n_parameters):
-    """Memory of recommend on a CPU, X and the lists counted in."""
-    # Scores of a block of users, at most 2**23, are the last term.
+    """Return the memory of recommend on a CPU, X and the lists included."""
+    # The last term is for the scores of a block of users, at most 2**23.
     return 4 * n_parameters + 8 * n_entries + 16 * k * n_users + 16 * 2**23
 
 
 def make_rows(n_users, n_items, mean, seed=0):
-    """Rows with a long-tailed popularity, about ``mean`` different items each."""
+    """Draw rows with a long-tailed popularity, about ``mean`` different items each."""
     random = np.random.default_rng(seed)
     counts, items = [], []
     for start in range(0, n_users, 20_000):
@@ -70,30 +71,25 @@ def make_rows(n_users, n_items, mean, seed=0):
 
 
 def resident(key):
-    """Resident memory of this process in MiB."""
+    """Return an entry of this process's memory status in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
 def first(n):
-    """Cut every epoch after n mini-batches."""
-    whole = neural.shuffled_minibatches
-
-    def shuffled_minibatches(*arguments):
-        minibatches = whole(*arguments)
-        return lambda: islice(minibatches(), n)
-
-    return shuffled_minibatches
+    """Return a method for ``Game`` that ends every pass after n mini-batches."""
+    whole = Game._pass
+    return lambda *arguments: islice(whole(*arguments), n)
 
 
 def measure(n_users, n_items, mean, n_steps):
-    small = make_rows(1000, 1000, 10)  # so that all libraries are loaded
+    small = make_rows(1000, 1000, 10)  # loads all libraries
     MultVAE(4, encoder_layer_sizes=(), max_epochs=1).fit(small).recommend(small)
     libraries = resident("VmRSS")
     print(f"{n_users:,} users, {n_items:,} items; libraries {libraries:,.0f} MiB", flush=True)
     X = make_rows(n_users, n_items, mean)
-    neural.shuffled_minibatches = first(n_steps // 2)
-    # The best epoch is kept from the second one on, so that one would not show all.
+    Game._pass = first(n_steps // 2)
+    # Two epochs, because the copy of the best epoch is still there in the second one.
     model = MultVAE(64, encoder_layer_sizes=(), max_epochs=2, random_state=0)
     model.set_params(validation_fraction=0.01)
     seconds, peak = used(lambda: model.fit(X))
@@ -109,9 +105,9 @@ def measure(n_users, n_items, mean, n_steps):
 
 
 def used(task):
-    """Seconds of a task and peak of the process in MiB."""
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before is no part of it
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak until here
+    """Run a task; return its seconds and the peak memory of the process in MiB."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # returns freed memory to the system
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     start = time.perf_counter()
     task()
     return time.perf_counter() - start, resident("VmHWM")
@@ -119,7 +115,7 @@ def used(task):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
-    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--large", action="store_true", help="a million users, 100 updates")
     parser.add_argument("--size", type=int, nargs=4, help="one size, in this process")
     arguments = parser.parse_args()
     if arguments.size:

@@ -1,8 +1,9 @@
-"""Whether parallel searches start more threads than there are processors.
+"""Count the threads of parallel searches: are there more than processors?
 
-``python examples/benchmarks/oversubscription.py`` fits EASE in a grid search: serially, with as
-many jobs as there are processors under joblib's backends, and on a Dask cluster of this machine.
-It shows the seconds, medians of ``--rounds`` in turn, and the threads that each job computes with.
+``python examples/benchmarks/oversubscription.py`` fits EASE in a grid search: serially, under each
+of joblib's backends with one job per processor, and on a Dask cluster of this machine. It prints
+the seconds, which are medians of ``--rounds`` rounds, and the number of threads that each job
+computes with.
 """
 
 import argparse
@@ -20,10 +21,10 @@ from skvaecf.datasets import make_interactions
 
 
 class CountingEASE(EASE):
-    """EASE whose score is the number of threads that torch computes with, in its process."""
+    """EASE with the number of threads that torch uses in the process as its score."""
 
     def score(self, X, y=None):
-        """Count the threads."""
+        """Return the number of threads."""
         return float(torch.get_num_threads())
 
 
@@ -46,7 +47,7 @@ def main():
     threads = {}
     print(f"{n_processors} processors, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS')}")
     with Client(LocalCluster(n_processors, threads_per_worker=1, dashboard_address=None)):
-        for _ in range(options.rounds + 1):  # the first starts processes and does not count
+        for _ in range(options.rounds + 1):  # the first round starts processes and is left out
             for name, (backend, n_jobs, allowed) in settings.items():
                 torch.set_num_threads(allowed)
                 search = GridSearchCV(CountingEASE(), grid, cv=3, refit=False)

@@ -2,11 +2,12 @@
 Memory of recommend
 ===================
 
-Recommends 10 of 20,000 items to more and more users, whose rows reach from empty to hundreds of
-items, and prints the peak of the resident memory beside the size of the inputs and results.
+The script recommends 10 of 20,000 items to an increasing number of users, whose rows have none to
+several hundred items. It prints the peak of the resident memory and the sizes of the inputs and
+results.
 
-Run it with ``python examples/benchmarks/recommend_memory.py``. The dense scores of a million
-users would take 80 GB.
+Run it with ``python examples/benchmarks/recommend_memory.py``. The dense scores of a million users
+would take 80 GB.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from skvaecf import MultVAE
 
 
 def make_rows(n_users, n_items, seed=0):
-    """One user in ten has no item at all; the others have 1 to several hundred."""
+    """Draw rows: one user in ten has no item, the others have 1 to several hundred."""
     random = np.random.RandomState(seed)
     counts = random.geometric(1 / 30, n_users) * (random.rand(n_users) > 0.1)
     indptr = np.concatenate([[0], counts.cumsum()])
@@ -31,7 +32,7 @@ def make_rows(n_users, n_items, seed=0):
 
 
 def peak():
-    """Peak resident memory of this process in MiB."""
+    """Return the peak of the resident memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

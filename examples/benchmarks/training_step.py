@@ -2,19 +2,18 @@
 Cost of a training step
 =======================
 
-Times one update of ``MultVAE``, with a hidden layer in encoder and decoder, beside two yardsticks,
-in one process and in turn:
+The script times one update of ``MultVAE`` with a hidden layer in encoder and decoder, and two
+baselines:
 
-* *products*: only the dense bfloat16 products of the layers as wide as the catalogue, forward
-  and backward, which a straightforward implementation cannot avoid;
-* *plain torch*: the same network on dense float32 rows with ``torch.optim.Adam``;
+* *products*: only the dense bfloat16 products of the item-wide layers, forward and backward, which
+  a straightforward implementation cannot avoid;
+* *plain torch*: the same network on dense float32 rows with ``torch.optim.Adam``.
 
-and, with a linear decoder, the n-choose-k likelihood beside the multinomial.
+It also compares two pairs of models with a linear decoder: the n-choose-k and the multinomial
+likelihood, and ``SIVAERecommender`` and ``MultVAE`` with their defaults.
 
-And one update of ``SIVAERecommender`` beside one of ``MultVAE``, both with their defaults, thus a
-linear decoder.
-
-Run it with ``python examples/benchmarks/training_step.py``. Figures are medians.
+Run it with ``python examples/benchmarks/training_step.py``. All updates run in one process, in
+turn. The figures are medians.
 """
 
 from __future__ import annotations
@@ -29,15 +28,16 @@ from torch.nn import functional as F
 
 from skvaecf import MultVAE, SIVAERecommender
 from skvaecf._devices import check_precision
-from skvaecf.interactions import InteractionBatch, binary_csr
-from skvaecf.modules import initialize, set_precision
-from skvaecf.training import Game
+from skvaecf.interactions import binary_csr
+from skvaecf.neural import InteractionBatch
+from skvaecf.neural._layers import initialize, set_precision
+from skvaecf.neural._training import Game
 
 HIDDEN, LATENT = 600, 200
 
 
 def make_rows(n_users, n_items, density, seed=0):
-    """Rows with a long-tailed popularity, about ``density`` items each."""
+    """Draw rows with a long-tailed popularity, about ``density`` items each."""
     import numpy as np
     from scipy.sparse import csr_array
 
@@ -53,19 +53,18 @@ def make_rows(n_users, n_items, density, seed=0):
 
 
 def skvaecf_step(model, X, precision):
-    """One move of the model's only player on a fixed batch."""
+    """Return a function that makes one update of the model's only player, on all rows of X."""
     device, generator = torch.device("cpu"), torch.Generator().manual_seed(0)
     network = model._empty_network(X.shape, device)
     x = InteractionBatch.from_csr(X)
     initialize(network, generator, x)
     set_precision(network, check_precision(precision, device))
-    game = Game(model._players(network))
-    users = torch.arange(X.shape[0])
-    return lambda: game.play(x, lambda: [(0.0, users)], generator)
+    game = Game(model._players(network, x), x, batch_size=x.n_users)
+    return lambda: game.play(0, generator)
 
 
 def plain_step(X):
-    """Write it as a textbook would: dense float32 rows, default Adam."""
+    """Return a function that makes one plain update: dense float32 rows, default Adam."""
     n_items = X.shape[1]
     encoder = nn.Sequential(nn.Linear(n_items, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 2 * LATENT))
     decoder = nn.Sequential(nn.Linear(LATENT, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, n_items))
@@ -86,7 +85,7 @@ def plain_step(X):
 
 
 def bare_products(n_users, n_items, dtype):
-    """Five products: encoder forward and weight gradient, decoder forward and two gradients."""
+    """Return a function that makes the five products of the item-wide layers."""
     x = torch.randn(n_users, n_items).to(dtype)
     h = torch.randn(n_users, HIDDEN).to(dtype)
     w = torch.randn(HIDDEN, n_items).to(dtype)
@@ -125,7 +124,7 @@ def main():
         for name, step in steps.items():
             start = time.perf_counter()
             step()
-            if i >= 2:  # the first rounds warm up
+            if i >= 2:  # the first two rounds are not timed
                 seconds[name].append(time.perf_counter() - start)
     print(f"{arguments.users} users x {arguments.items} items, {X.nnz} interactions,")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")

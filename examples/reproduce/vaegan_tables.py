@@ -1,19 +1,20 @@
 """
-VAEGAN and its rivals: tables 1 and 2 of the VAEGAN paper
-=========================================================
+VAEGAN and other models: tables 1 and 2 of the VAEGAN paper
+===========================================================
 
-Table 1 ranks for users that were held out; table 2 for the users trained on, a fifth of whose
-items, drawn at random for each seed, must be found. Rows are appended to a CSV file after each
-fit and not computed again; the published rows are printed below ours::
+Table 1 holds users out. Table 2 holds out a fifth of the items of the training users, drawn at
+random for each seed. After each fit, the script appends a row to a CSV file; rows that are in the
+file are not computed again. The published rows are printed below ours::
 
     python examples/reproduce/vaegan_tables.py --table 1 --data ml-20m
     python examples/reproduce/vaegan_tables.py --table 1 --data ml-1m.npz --n-heldout 1000
     python examples/reproduce/vaegan_tables.py --table 2 --data ml-100k.npz
 
-For table 2 a fifth of each user's items is rounded down; a fifth of the items left is set apart,
-to choose the epoch and the setting by; the model is then fitted anew to all that is left, for as
-many epochs. With ``--draw all`` it is a fifth of all interactions, as in the paper of CFGAN. Recall
-is hits over held-out items there, and over the most hits possible in table 1, as in the paper.
+For table 2 a fifth of each user's items is rounded down. A fifth of the remaining items are
+validation items, on which the epoch and the setting are chosen. Then the model is fitted again to
+all remaining items, for the chosen number of epochs. With ``--draw all``, a fifth of all
+interactions is held out, as in the paper of CFGAN. As in the VAEGAN paper, recall divides the hits
+by the number of held-out items in table 2, and by the largest possible number of hits in table 1.
 """
 
 from __future__ import annotations
@@ -49,27 +50,28 @@ FORMS = {
     "AVB+D": {"data_adversary_weight": 0.2},
     "AVB+D+C": {"data_adversary_weight": 0.2, "contractive_weight": 3e-4},
 }
-# As in the paper, except that the weight of T rises in 30 epochs, not in 80.
+# The paper's setting, except that the weight of T rises in 30 epochs instead of 80.
 PAPER = {
     "encoder_layer_sizes": (600,),
     "decoder_layer_sizes": (600,),
     "normalize": False,
     "l2": 0,
     "learning_rate": 1e-3,
-    "adversary_learning_rate": 1e-3,
+    "discriminator_learning_rate": 1e-3,
     "ema_decay": 0,
     "batch_size": 256,
 }
 AUTHORS = {
     "mode": "item",
     "l2": 5e-4,
-    "n_generator_steps": 4,
-    "n_discriminator_steps": 2,
-    # On items of users of fit the score falls after the first epoch, and takes dozens to come back.
+    "n_generator_passes": 4,
+    "n_discriminator_passes": 2,
+    # The score on validation items of the training users falls after the first epoch, and rises
+    # above this level again only after dozens of epochs.
     "n_iter_no_change": 300,
 }
 SMALL_STEPS = {"learning_rate": 1e-4, "batch_size": 32, "ema_decay": 0}
-SMALL = {"n_components": 50}  # what the validation items of MovieLens 100K chose
+SMALL = {"n_components": 50}  # chosen on the validation items of MovieLens 100K
 SETTINGS = {
     ("EASE", "default"): EASE(),
     ("WMF", "default"): WMF(),
@@ -79,7 +81,7 @@ SETTINGS = {
     # The authors' setting for MovieLens 100K, and the same with larger steps of larger batches.
     ("CFGAN", "authors"): CFGAN(**AUTHORS, **SMALL_STEPS, max_epochs=300),
     ("CFGAN", "item"): CFGAN(**AUTHORS, learning_rate=1e-3, batch_size=128),
-    # Twice their decay, which the validation items of MovieLens 100K chose.
+    # Twice the authors' decay, chosen on the validation items of MovieLens 100K.
     ("CFGAN", "decayed"): CFGAN(
         **AUTHORS | {"l2": 1e-3},
         fold_in_l2=0.5,
@@ -87,11 +89,11 @@ SETTINGS = {
         batch_size=64,
         max_epochs=300,
     ),
-    # As many passes as the authors made, in which nothing is chosen by us.
+    # As many passes as the authors made. The number of epochs is not chosen on our data.
     ("CFGAN", "authors, all passes"): CFGAN(
         **AUTHORS, **SMALL_STEPS, max_epochs=250, early_stopping=False
     ),
-    # Their setting for MovieLens 1M; its validation items chose the penalty on users folded in.
+    # The authors' setting for MovieLens 1M. fold_in_l2 was chosen on its validation items.
     ("CFGAN", "authors, ML-1M"): CFGAN(
         300,
         mode="item",
@@ -101,7 +103,7 @@ SETTINGS = {
         l2=5e-4,
         discriminator_l2=2.5e-5,
         fold_in_l2=2.0,
-        n_generator_steps=1,
+        n_generator_passes=1,
         learning_rate=1e-4,
         discriminator_learning_rate=5e-5,
         batch_size=256,
@@ -167,12 +169,12 @@ PUBLISHED = {
 
 
 def run_held_out_users(model, split, seed):
-    """Table 1: fit, and score the validation and the test users."""
+    """Fit for table 1; return the scores on the validation and the test users."""
     return run(model, split, seed, TABLE_1)
 
 
 def split_all(X, random_state):
-    """Hold out a fifth of all interactions, regardless of the user."""
+    """Hold out a fifth of all interactions, whoever the users are."""
     X = X.tocoo()
     return [
         csr_array((X.data[part], (X.row[part], X.col[part])), X.shape)
@@ -184,7 +186,7 @@ DRAWS = {"user": split_interactions, "all": split_all}
 
 
 def run_held_out_items(model, X, seed, split):
-    """Table 2: choose the epoch on items set apart, fit to all that is left, score the rest."""
+    """Fit for table 2: choose the epoch on validation items, fit again, score on held-out items."""
     rest, test = split(X, random_state=seed)
     inner, validation = split(rest, random_state=seed)
     start = time.perf_counter()
@@ -206,14 +208,19 @@ def run_held_out_items(model, X, seed, split):
 
 
 def load_whole(data, n_heldout):
-    """Read a file."""
+    """Load a file without splitting it."""
     return csr_array(load_npz(data))
 
 
 if __name__ == "__main__":
     parser = command_line(__doc__.split("\n\n")[1])
     parser.add_argument("--table", type=int, choices=(1, 2), required=True)
-    parser.add_argument("--draw", choices=DRAWS, default="user", help="of what a fifth is held out")
+    parser.add_argument(
+        "--draw",
+        choices=DRAWS,
+        default="user",
+        help="hold out a fifth of each user's or of all interactions",
+    )
     arguments = parser.parse_args()
     if arguments.table == 1:
         reproduce(arguments, SETTINGS, "vaegan_table_1", run_held_out_users, load)

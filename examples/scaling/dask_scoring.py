@@ -1,8 +1,8 @@
-"""Lists for all users, and a grid search, on the workers of a Dask cluster.
+"""Recommend items to all users, and run a grid search, on the workers of a Dask cluster.
 
-``python examples/scaling/dask_scoring.py`` starts a cluster of two processes on this machine; with
-``--scheduler tcp://HOST:8786`` it uses one that is there. Lists and scores are compared, bit by
-bit, with those of this process.
+``python examples/scaling/dask_scoring.py`` starts a cluster of two processes on this machine. With
+``--scheduler tcp://HOST:8786`` it uses an existing cluster. It compares the lists and scores, bit
+by bit, with those of this process.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from sklearn.model_selection import GridSearchCV
 from skvaecf import EASE, MultVAE, UserSplitter, ndcg_at_k
 from skvaecf.datasets import load_movielens_small
 
-BLOCK_ROWS = 512  # as many as recommend scores at a time, so that sums are the same
+BLOCK_ROWS = 512  # the block size of recommend: other blocks round sums in another way
 
 
 def recommend_on(client, model, X, k):
-    """Recommend k items to every row of X, block by block."""
-    sent = client.scatter(model, broadcast=True)  # once, not with every block
+    """Return the best k items for every row of X, computed block by block."""
+    sent = client.scatter(model, broadcast=True)  # once per worker, not once per block
     blocks = [X[start : start + BLOCK_ROWS] for start in range(0, X.shape[0], BLOCK_ROWS)]
     lists = client.map(lambda block, model: model.recommend(block, k), blocks, model=sent)
     return np.concatenate(client.gather(lists))
@@ -55,10 +55,10 @@ def search_on_cluster(X):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scheduler")
-    parser.add_argument("--copies", type=int, default=4, help="of the users, to score")
+    parser.add_argument("--scheduler", help="address of a cluster; default: a new local one")
+    parser.add_argument("--copies", type=int, default=4, help="number of copies of the users")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # as in a worker: sums in two threads are rounded otherwise
+    torch.set_num_threads(1)  # as in a worker: two threads round sums in another way
 
     X = load_movielens_small(min_rating=4).data
     X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 10]

@@ -1,8 +1,8 @@
-"""Two processes train one model, and one process trains it alone.
+"""Train a model with two processes, and with one process for comparison.
 
-``torchrun --nproc-per-node 2 examples/scaling/data_parallel.py --out model.skvaecf`` shares the
-rows of every mini-batch among the processes and averages their gradients. The first of them saves
-the model, trains it again by itself, and prints the NDCG@100 of the test users for both.
+``torchrun --nproc-per-node 2 examples/scaling/data_parallel.py --out model.skvaecf`` distributes
+the rows of every mini-batch over the processes and averages their gradients. The process of rank 0
+saves the model, trains it again alone, and prints the NDCG@100 of the test users for both fits.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 Serve factors from an index of neighbours
 =========================================
 
-A factor model scores an item by the product of two short vectors, so its best items are the
-neighbours of the user's vector. An approximate index finds most of them without looking at all
-items. Test users ask one by one, as they come to a server: the exact way and the index, with ever
-more effort. Printed are the users per second of processor time, and how many of the exact ten the
-index finds::
+A factor model scores an item by the product of two short vectors, so its best items are the nearest
+neighbours of the user's vector. An approximate index finds most of them without scoring all items.
+The script serves test users one at a time, as a server does, with exact scores and with the index,
+at increasing effort. It prints the users per second of processor time, and the share of the exact
+ten items that the index finds::
 
     pip install ".[serving]"
     python examples/serving/ann.py
@@ -34,16 +34,18 @@ K = 10
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
-    parser.add_argument("--data", type=Path, help="users x items matrix as .npz (MovieLens small)")
+    parser.add_argument(
+        "--data", type=Path, help="users x items matrix, .npz; default: MovieLens small"
+    )
     parser.add_argument("--n-components", type=int, default=64)
     parser.add_argument("--unobserved-weight", type=float, default=0.3)
     parser.add_argument("--l2", type=float, default=0.008)
-    parser.add_argument("--n-users", type=int, default=1000, help="test users, at most")
+    parser.add_argument("--n-users", type=int, default=1000, help="largest number of test users")
     return parser.parse_args()
 
 
 def exact(items, user, seen):
-    """Find the best K items that the user has not, by all scores."""
+    """Return the best K items that the user does not have, from the scores of all items."""
     scores = items @ user
     scores[seen] = -np.inf
     best = np.argpartition(-scores, K)[:K]
@@ -51,21 +53,21 @@ def exact(items, user, seen):
 
 
 def approximate(index, user, seen):
-    """Find them in the index: the user's own items are neighbours too, so ask for more."""
+    """Return the best K items from the index, without the user's items, which it finds, too."""
     found = index.search(user, K + len(seen)).keys
     return found[~np.isin(found, seen)][:K]
 
 
-def ask(find, users, X):
-    """Let all users ask, one by one; return their lists and the users per second."""
+def serve(find, users, X):
+    """Find the lists of all users, one user at a time; return them and the users per second."""
     seen = np.split(X.indices, X.indptr[1:-1])
     start = time.process_time()
-    lists = [find(*asked) for asked in zip(users, seen, strict=True)]
+    lists = [find(*user) for user in zip(users, seen, strict=True)]
     return lists, len(users) / (time.process_time() - start)
 
 
 def recall(lists, expected):
-    """Give the share of the expected items that the lists hold."""
+    """Return the share of the expected items that are in the lists."""
     return np.mean([len(np.intersect1d(*pair)) for pair in zip(lists, expected, strict=True)]) / K
 
 
@@ -78,7 +80,7 @@ def main():
         arguments.n_components,
         unobserved_weight=arguments.unobserved_weight,
         l2=arguments.l2,
-        max_iter=5,  # enough to try the index
+        max_epochs=5,  # enough to try the index
         random_state=0,
     ).fit(X[train])
     items, users = model.item_factors_, model.transform(X[test])
@@ -89,14 +91,14 @@ def main():
     seconds = time.process_time() - start
     print(f"index of {len(items):,} items x {items.shape[1]}, made in {seconds:.1f} s")
 
-    best, rate = ask(partial(exact, items), users, X[test])
+    best, rate = serve(partial(exact, items), users, X[test])
     print(
-        f"exact        {rate:8,.0f} users/s, {recall(best, model.recommend(X[test], K)):.1%} right"
+        f"exact        {rate:8,.0f} users/s, {recall(best, model.recommend(X[test], K)):.1%} found"
     )
     for index.expansion_search in (16, 32, 64, 128, 256):
-        found, rate = ask(partial(approximate, index), users, X[test])
+        found, rate = serve(partial(approximate, index), users, X[test])
         effort = f"effort {index.expansion_search}"
-        print(f"{effort:12} {rate:8,.0f} users/s, {recall(found, best):.1%} right")
+        print(f"{effort:12} {rate:8,.0f} users/s, {recall(found, best):.1%} found")
 
 
 if __name__ == "__main__":

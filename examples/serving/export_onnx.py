@@ -2,9 +2,9 @@
 Serve an autoencoder with onnxruntime
 =====================================
 
-The fitted model becomes one ONNX file, which a server runs without torch: the items of one or many
-users go in, the best of the others and their scores come out. Then all test users ask onnxruntime
-and ``recommend``, and their lists are compared::
+The script writes a fitted model to an ONNX file, which a server runs without torch. The inputs are
+the items of one or more users; the outputs are the best other items and their scores. Then the
+script compares the lists of onnxruntime with those of ``recommend``, for all test users::
 
     pip install ".[serving]"
     python examples/serving/export_onnx.py
@@ -32,7 +32,9 @@ MODELS = ["MultVAE", "MultDAE", "RecVAE", "HVampVAE"]
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
-    parser.add_argument("--data", type=Path, help="users x items matrix as .npz (MovieLens small)")
+    parser.add_argument(
+        "--data", type=Path, help="users x items matrix, .npz; default: MovieLens small"
+    )
     parser.add_argument("--model", choices=MODELS, default="MultVAE")
     parser.add_argument("--max-epochs", type=int, default=20)
     parser.add_argument("--k", type=int, default=10, help="length of the lists")
@@ -41,7 +43,8 @@ def parse_arguments():
 
 
 def export(model, k, path):
-    """Write the file. The two users, {0, 1} and {2}, are an example: there may be any number."""
+    """Write the file. Its inputs may have any number of users and items."""
+    # An example input: the users {0, 1} and {2}.
     two_users = torch.tensor([0, 1, 2]), torch.tensor([2, 1])
     any_length = {0: torch.export.Dim.DYNAMIC}
     program = torch.export.export(
@@ -50,8 +53,8 @@ def export(model, k, path):
     torch.onnx.export(program, output_names=["ranked", "scores"], verbose=False).save(path)
 
 
-def ask(session, X):
-    """Give the lists of these users and the scores, as ``recommend`` does."""
+def recommend(session, X):
+    """Return the lists and the scores of all rows of X."""
     counts = np.diff(X.indptr).astype(np.int64)
     return session.run(None, {"items": X.indices.astype(np.int64), "counts": counts})
 
@@ -66,7 +69,7 @@ def main():
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
 
     session = onnxruntime.InferenceSession(arguments.out)
-    ranked, scores = ask(session, X[test])
+    ranked, scores = recommend(session, X[test])
     expected, expected_scores = model.recommend(X[test], arguments.k, return_scores=True)
     print(
         f"the same lists for {(ranked == expected).all(axis=1).mean():.1%} of {len(test)} users,"
