@@ -1,4 +1,4 @@
-"""Settings of the documentation; docs/contributing.rst has the commands."""
+"""Settings of the documentation; CONTRIBUTING.md has the commands."""
 
 import doctest
 import sys

@@ -543,8 +543,11 @@ def test_frames_are_not_changed():
 def test_dicts_need_no_library():
     code = f"""
 import sys
-for name in ("pandas", "polars", "pyarrow"):
-    sys.modules[name] = None
+class Missing:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in ("pandas", "polars", "pyarrow"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing)
 from skvaecf import InteractionEncoder
 encoder = InteractionEncoder()
 X = encoder.fit_transform({LOG!r})

@@ -29,7 +29,8 @@ def dense(x):
 @pytest.fixture
 def matrix():
     """Return rows of weights, of which rows 2 and 5 are empty."""
-    A = random_array((6, 9), density=0.5, rng=np.random.default_rng(0), dtype=np.float32).toarray()
+    rng = np.random.default_rng(0)
+    A = random_array((6, 9), density=0.5, random_state=rng, dtype=np.float32).toarray()
     A[[2, 5]] = 0
     return A
 

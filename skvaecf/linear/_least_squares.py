@@ -191,7 +191,7 @@ def solve_positive(A: Tensor, b: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(A)
     x = torch.cholesky_solve(b[..., None], factor).squeeze(2)
     for row in failed.nonzero().squeeze(1):
-        x[row] = torch.linalg.solve_ex(A[row], b[row])[0].nan_to_num(0)
+        x[row] = torch.linalg.solve_ex(A[row], b[row])[0].nan_to_num(0, 0, 0)
     return x
 
 

@@ -400,7 +400,11 @@ def test_msd_defaults_are_those_of_the_paper(data_home, monkeypatch):
     assert msd.data.nnz == 4000
 
 
-@pytest.mark.parametrize("content", [b"<html>moved</html>", zip_of({"other.txt": "a\tb\t1\n"})])
+@pytest.mark.parametrize(
+    "content",
+    [b"<html>moved</html>", zip_of({"other.txt": "a\tb\t1\n"})],
+    ids=["page", "zip"],  # the bytes of a zip file hold the time
+)
 def test_unpinned_file_that_is_no_archive(content, data_home, monkeypatch):
     source = use_source(monkeypatch, "msd", [], content, 1, checksum=False)
     data_home.mkdir()

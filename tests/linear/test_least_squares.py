@@ -140,6 +140,12 @@ def test_positive_systems_are_solved_and_singular_ones_are_finite():
     assert np.isfinite(x).all()
 
 
+def test_a_system_without_any_solution_gets_zeros():
+    # torch.linalg.solve_ex gives infinity here, which must not become the largest float32.
+    x = solve_positive(torch.zeros(1, 2, 2), torch.ones(1, 2))
+    assert x.tolist() == [[0.0, 0.0]]
+
+
 def test_principal_axes_keep_the_products_and_make_the_gram_diagonal():
     P, Q = torch.randn(5, 3, generator=seeded()), torch.randn(7, 3, generator=seeded(1))
     rotated_P, rotated_Q = principal_axes(P, Q)
