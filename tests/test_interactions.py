@@ -293,3 +293,9 @@ def test_one_interaction_in_many_rows():
 def test_a_mask_of_candidates_may_be_lists():
     model = Popularity().fit(np.eye(3))
     assert model.recommend(np.zeros((1, 3)), 2, candidates=[[0, 0, 1]]).tolist() == [[2, -1]]
+
+
+def test_entries_below_zero_are_no_interactions():
+    # Matrices of users have none, but a custom held-out matrix may.
+    binary = binary_csr(csr_array([[-1.0, 2.0, 0.0], [0.0, -3.0, 0.5]]))
+    assert binary.toarray().tolist() == [[0, 1, 0], [0, 0, 1]]
