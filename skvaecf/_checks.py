@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 
 def is_count(value: Any) -> bool:
     """Return whether a value is an integer of at least 1; True is not an integer here."""
@@ -18,6 +20,16 @@ def check_count(name: str, value: Any) -> None:
     """Raise a ValueError that names the argument if it is not an integer of at least 1."""
     if not is_count(value):
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+
+
+def check_finite(estimator: Any, learned: Any) -> None:
+    """Raise a ValueError that names the estimator if an array that it learned is not finite."""
+    # The smallest and the largest entry need no array of the size of this one.
+    if learned.size and not (np.isfinite(learned.min()) and np.isfinite(learned.max())):
+        raise ValueError(
+            f"{type(estimator).__name__} cannot be fitted in float32 with these parameters: some of"
+            " its weights would be NaN or infinite. Parameters of a more usual size may help."
+        )
 
 
 @contextmanager

@@ -3,9 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+
+# A forked process has none of the threads of torch: parallel work would wait for them without end.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+@contextmanager
+def default_modes() -> Iterator[None]:
+    """Suspend the modes of torch that the caller has set, so that results do not depend on them.
+
+    These are ``no_grad``, ``inference_mode``, ``autocast`` and another default device. Tensors are
+    created with an explicit dtype everywhere, so the default dtype needs no care.
+    """
+    with ExitStack() as modes:
+        if torch.is_inference_mode_enabled():
+            modes.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            modes.enter_context(torch.enable_grad())
+        for device_type in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(device_type):
+                modes.enter_context(torch.autocast(device_type, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            modes.enter_context(torch.device("cpu"))
+        yield
 
 
 def check_device(device: str | torch.device) -> torch.device:

@@ -28,6 +28,6 @@ def require(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"This function needs the optional package {module}. "
-            'Install it with: pip install "skvaecf[examples]"'
+            f"This function needs the optional package {module.partition('.')[0]}. Install it with:"
+            f" pip install {module.partition('.')[0]}"
         ) from error

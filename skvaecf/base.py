@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ._devices import check_device
+from ._devices import check_device, default_modes
 from ._parameters import constraints_of
 from ._version import __version__
 from .interactions import binary_csr, check_rows
@@ -96,6 +96,7 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         """
         return self._row_scores(X)
 
+    @default_modes()
     def fit(self, X: Any, y: Any = None) -> Self:
         """Learn from an interaction matrix.
 
@@ -117,7 +118,7 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
             parameter is invalid.
         """
         self._validate_params()
-        rows = check_rows(X)
+        rows = check_rows(X, min_rows=1)
         self._fit(self._interactions(rows))
         validate_data(self, X, skip_check_array=True)  # records the number and names of the items
         return self
@@ -136,6 +137,7 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
                     f" {value!r} instead."
                 )
 
+    @default_modes()
     def predict(self, X: Any) -> np.ndarray:
         """Score every item for every user.
 
@@ -206,8 +208,10 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
             Whether to leave out the items that the user has in X.
         candidates : array-like of int, {array-like, sparse matrix} of shape (n_users, n_items) \
 or None, default=None
-            Items that may be recommended: item numbers, for all users, or a mask whose positive
-            entries are allowed. None allows every item.
+            Items that may be recommended: item numbers or a boolean array of shape (n_items,), for
+            all users, or a users x items mask whose positive entries are allowed. None allows every
+            item. The number -1, which an encoder returns for an unknown item, is ignored with a
+            warning.
         return_scores : bool, default=False
             Whether to return the scores, too.
 
@@ -253,7 +257,7 @@ or None, default=None
         """
         check_is_fitted(self)
         self._check_rows(X)
-        return ndcg_at_k(self, X, None if np.ndim(y) < 2 else y)
+        return ndcg_at_k(self, X, y)
 
     def _check_rows(self, X: Any) -> Any:
         """Validate and return rows for a fitted recommender."""
@@ -325,6 +329,7 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             tensor of shape (n_rows, n_components).
         """
 
+    @default_modes()
     def transform(self, X: Any) -> np.ndarray:
         """Represent every user by a latent vector.
 
@@ -389,6 +394,7 @@ class SimilarItemsMixin:
             means more similar.
         """
 
+    @default_modes()
     def similar_items(self, items: Any, k: int = 10, *, return_scores: bool = False) -> Any:
         """Find the most similar items to each of the given items.
 
@@ -422,12 +428,15 @@ class SimilarItemsMixin:
         n_items: int = self.n_features_in_  # type: ignore[attr-defined]
         numbers = check_item_numbers("items", items, n_items)
         # Each item is treated as a user whose only seen item is this item.
+        known = np.maximum(numbers, 0)
         itself = csr_array(
-            (np.ones(len(numbers)), numbers, np.arange(len(numbers) + 1)),
-            shape=(len(numbers), n_items),
+            (np.ones(len(known)), known, np.arange(len(known) + 1)), shape=(len(known), n_items)
         )
         similarities = self._similarities()
-        similar, scores = rank(lambda block: similarities(numbers[block]), itself, k)
+        similar, scores = rank(
+            lambda block: similarities(known[block]), itself, k, scored_by=type(self).__name__
+        )
+        similar[numbers < 0], scores[numbers < 0] = -1, -np.inf
         return (similar, scores) if return_scores else similar
 
 

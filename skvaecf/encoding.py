@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -381,12 +382,15 @@ class InteractionEncoder(  # type: ignore[call-arg]
 
     def _find(self, ids: np.ndarray) -> np.ndarray:
         """Return the item number of each id, -1 for ids that were not in ``fit``."""
-        # A dict, so that ids of another integer type are found, too.
-        number = {item: i for i, item in enumerate(self.item_ids_.tolist())}
         wanted = ids
         if ids.dtype.kind == self.item_ids_.dtype.kind == "M":
             wanted = ids.astype(self.item_ids_.dtype)  # dates in another unit
-        numbers = np.array([number.get(i, -1) for i in wanted.tolist()], dtype=np.int64)
+        if 32 * len(wanted) < len(self.item_ids_):  # a table would cost more than a few searches
+            found = (_search(self.item_ids_, i) for i in wanted)
+        else:
+            number = {item: i for i, item in enumerate(self.item_ids_.tolist())}
+            found = (number.get(i, -1) for i in wanted.tolist())
+        numbers = np.fromiter(found, dtype=np.int64, count=len(wanted))
         numbers[wanted != ids] = -1  # the conversion has rounded the date
         return numbers
 
@@ -473,6 +477,15 @@ class InteractionEncoder(  # type: ignore[call-arg]
         tags.input_tags.two_d_array = False
         tags.input_tags.dict = True
         return tags
+
+
+def _search(ids: np.ndarray, wanted: Any) -> int:
+    """Return the place of an id among ascending ids, -1 if it is not there."""
+    try:
+        place = bisect_left(ids, wanted)
+        return place if place < len(ids) and ids[place] == wanted else -1
+    except TypeError:  # an id of another type, which cannot be compared
+        return -1
 
 
 def _matrix(log: _Log, columns: np.ndarray, n_items: int) -> csr_array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -69,10 +70,44 @@ def _with_data(X: Any, data: np.ndarray) -> Any:
     return type(X)((data, *places), shape=X.shape)
 
 
-def check_rows(X: Any, name: str = "X") -> Any:
+def check_rows(X: Any, name: str = "X", *, min_rows: int = 0) -> Any:
     """Validate interactions; return them as CSR or, if dense, as an array. X stays unchanged."""
-    X = check_structure(X, name)
-    return check_array(X, accept_sparse="csr", ensure_non_negative=True, input_name=name)
+    X = check_structure(_without_float16(X, name), name)
+    if issparse(X) and X.ndim == 1:
+        raise ValueError(
+            f"{name} must be 2-D, users x items. One row of a matrix is X[[0]], not X[0]."
+        )
+    rows = check_array(
+        X,
+        accept_sparse="csr",
+        # No rows have no minimum.
+        ensure_non_negative=getattr(X, "shape", ())[:1] != (0,),
+        ensure_min_samples=min_rows,
+        input_name=name,
+    )
+    return check_structure(rows)
+
+
+USER_COLUMN = re.compile("(user|customer|client|member|visitor)s?([ _-]?(id|no|name|number))?|uid")
+ITEM_COLUMN = re.compile(
+    "(item|movie|film|product|article|song|track|book|sku)s?([ _-]?(id|no|name|number))?|iid"
+)
+
+
+def _without_float16(X: Any, name: str) -> Any:
+    """Refuse a frame that is a log; change columns of float16, which SciPy does not have."""
+    columns = getattr(X, "columns", None)
+    if columns is None or not hasattr(X, "dtypes"):
+        return X
+    named = [str(column).lower() for column in columns]
+    users = any(map(USER_COLUMN.fullmatch, named))
+    if len(named) <= 20 and users and any(map(ITEM_COLUMN.fullmatch, named)):
+        raise ValueError(
+            f"{name} has the columns {[*columns]} of a log of interactions. It must be a users x"
+            " items matrix: InteractionEncoder().fit_transform(log) returns it."
+        )
+    narrow = [c for c, t in zip(columns, X.dtypes, strict=True) if "float16" in str(t).lower()]
+    return X.astype(dict.fromkeys(narrow, "float32")) if narrow else X
 
 
 def stored_interactions(X: Any, name: str = "X") -> csr_array:

@@ -179,9 +179,14 @@ def write_file(value: Any, path: Path, folder: Path) -> None:
 
 def read_file(path: str | os.PathLike[str]) -> Any:
     """Return the value that a file holds."""
-    with safe_open(path, framework="numpy") as file:
-        node = _model_node((file.metadata() or {}).get("skvaecf"))
-        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{os.fspath(path)} is a folder, not a file.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            node = _model_node((file.metadata() or {}).get("skvaecf"))
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    except SafetensorError as error:
+        raise ValueError(f"skvaecf did not write it, or it is damaged: {error}") from error
     value = _restore(node, tensors)
     if tensors:
         raise ValueError(f"it has tensors that it does not describe: {sorted(tensors)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ._checks import check_count
+from ._devices import default_modes
 from ._top_k import as_index, top_k, top_k_rescored
 from .interactions import binary_csr, check_rows, check_structure
 
@@ -41,6 +43,7 @@ def rank(
     *,
     exclude_seen: bool = True,
     candidates: Any = None,
+    scored_by: str = "The estimator",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rank the items of every row of X.
 
@@ -55,11 +58,19 @@ def rank(
         Seen items of the users. Rows are selected by slices.
     k, exclude_seen, candidates
         See :func:`recommend`.
+    scored_by : str, default="The estimator"
+        Name of the estimator in errors.
 
     Returns
     -------
     items : ndarray of shape (n_users, k), int64
     scores : ndarray of shape (n_users, k), float32
+
+    Raises
+    ------
+    ValueError
+        If the scores have another shape, or if the best of them are NaN or infinite. The score of
+        an item that must not be recommended may be -inf.
     """
     n_users, n_items = X.shape
     allowed = _check_candidates(candidates, (n_users, n_items))
@@ -73,8 +84,8 @@ def rank(
         shape = (block.stop - block.start, n_items)
         if tuple(scores.shape) != shape:
             raise ValueError(
-                f"The estimator's predict returned scores of shape {tuple(scores.shape)} for rows"
-                f" of X of shape {shape}: it must return one score per user and item."
+                f"{scored_by}'s predict returned scores of shape {tuple(scores.shape)} for rows of"
+                f" X of shape {shape}: it must return one score per user and item."
             )
         if exclude_seen:
             rows, columns = binary_csr(X[block]).nonzero()
@@ -86,6 +97,11 @@ def rank(
             items, values = top_k(scores, min(k, n_items))
         else:
             items, values = top_k_rescored(scores, *factors, min(k, n_items))
+        if not (values < np.inf).all():  # NaN comes first in the order of torch
+            raise ValueError(
+                f"{scored_by} returned scores that are NaN or infinite. A score must be finite, or"
+                " -inf for an item that must not be recommended."
+            )
         items[np.isneginf(values)] = -1
         ranked[block, : items.shape[1]] = items
         best[block, : items.shape[1]] = values
@@ -96,17 +112,27 @@ def _check_candidates(candidates: Any, shape: tuple[int, int]) -> Any:
     """Return a boolean array of shape (n_items,) for a list, or a CSR matrix for a mask."""
     if candidates is None:
         return None
-    if issparse(candidates) or np.ndim(candidates) == 2:
+    if not issparse(candidates):
+        try:
+            candidates = np.asarray(candidates)
+        except ValueError as error:
+            raise ValueError(
+                f"candidates must be item numbers or a mask, one for all users or a row for each:"
+                f" {error}"
+            ) from error
+    if candidates.ndim == 2:
         if not issparse(candidates):
-            candidates = np.asarray(candidates) > 0
+            candidates = candidates > 0
         if candidates.shape != shape:
             raise ValueError(
                 f"candidates must be a mask of the shape of X, {shape}, got {candidates.shape}."
             )
         return binary_csr(check_structure(candidates, "candidates"))
-    allowed = np.zeros(shape[1], dtype=bool)
+    allowed = np.zeros(shape[1] + 1, dtype=bool)  # the last entry is that of the number -1
+    if candidates.shape == (shape[1],) and candidates.dtype == bool:
+        return candidates
     allowed[check_item_numbers("candidates", candidates, shape[1])] = True
-    return allowed
+    return allowed[:-1]
 
 
 def check_item_numbers(name: str, items: Any, n_items: int) -> np.ndarray:
@@ -119,14 +145,21 @@ def check_item_numbers(name: str, items: Any, n_items: int) -> np.ndarray:
             f"{name} must be a list of item numbers, got an array of shape {numbers.shape} and type"
             f" {numbers.dtype}."
         )
-    if numbers.size and (numbers.min() < 0 or numbers.max() >= n_items):
+    if numbers.size and (numbers.min() < -1 or numbers.max() >= n_items):
         raise ValueError(
             f"{name} must lie in [0, {n_items}), got values from {numbers.min()} to"
             f" {numbers.max()}."
         )
+    if (unknown := np.count_nonzero(numbers == -1)) and len(numbers):
+        warnings.warn(
+            f"{unknown} of {len(numbers)} {name} are -1, the number of an unknown item, and are"
+            " ignored.",
+            stacklevel=4,
+        )
     return numbers
 
 
+@default_modes()
 def recommend(
     estimator: Any,
     X: Any,
@@ -154,8 +187,9 @@ def recommend(
         Whether to leave out the items that the user has in X.
     candidates : array-like of int, {array-like, sparse matrix} of shape (n_users, n_items) or \
 None, default=None
-        Items that may be recommended: item numbers, for all users, or a mask whose positive entries
-        are allowed. None allows every item.
+        Items that may be recommended: item numbers or a boolean array of shape (n_items,), for all
+        users, or a users x items mask whose positive entries are allowed. None allows every item.
+        The number -1, which an encoder returns for an unknown item, is ignored with a warning.
     return_scores : bool, default=False
         Whether to return the scores, too.
 
@@ -201,5 +235,12 @@ None, default=None
             scores = estimator.predict(_safe_indexing(rows, block))
             return torch.tensor(np.asarray(scores), dtype=torch.float32)
 
-    items, scores = rank(score_rows, seen, k, exclude_seen=exclude_seen, candidates=candidates)
+    items, scores = rank(
+        score_rows,
+        seen,
+        k,
+        exclude_seen=exclude_seen,
+        candidates=candidates,
+        scored_by=type(estimator).__name__,
+    )
     return (items, scores) if return_scores else items

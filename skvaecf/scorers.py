@@ -13,7 +13,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils._param_validation import StrOptions
 
 from ._checks import check_count
-from ._parameters import Fraction, NonNegative, PositiveInt, Seed, check_values
+from ._parameters import AtLeastTwo, Fraction, NonNegative, PositiveInt, Seed, check_values
 from .interactions import stored_interactions
 from .metrics import PerUser, average_precision, coverage, hit_rate, mrr, ndcg, precision, recall
 from .model_selection import split_interactions
@@ -50,8 +50,9 @@ class RankingScorer:
     k : int, default=100
         Length of the lists.
     test_size : float, default=0.2
-        Share of each row to hold out if ``y`` is not given. In rows with fewer than 5 interactions,
-        nothing is held out.
+        Share of each row to hold out if ``y`` is not given.
+    min_interactions : int, default=5
+        In rows with fewer interactions, at least 2, nothing is held out if ``y`` is not given.
     random_state : int, default=0
         Seed of the split.
     relevance_threshold : float, default=0
@@ -80,14 +81,15 @@ class RankingScorer:
     >>> RankingScorer("hit_rate", k=1)(model, X)
     1.0
     >>> ndcg_at_k.at(20)
-    RankingScorer(metric='ndcg', k=20, test_size=0.2, random_state=0, relevance_threshold=0, \
-capped=True)
+    RankingScorer(metric='ndcg', k=20, test_size=0.2, min_interactions=5, random_state=0, \
+relevance_threshold=0, capped=True)
     """
 
     metric: Metric
     k: PositiveInt = 100
     _: KW_ONLY
     test_size: Fraction = 0.2
+    min_interactions: AtLeastTwo = 5
     random_state: Seed = 0
     relevance_threshold: NonNegative = 0
     capped: bool = True
@@ -134,7 +136,7 @@ capped=True)
         """
         return MultiRankingScorer((self,)).per_user(estimator, X, y)[self.name]
 
-    def __call__(self, estimator: Any, X: Any, y: Any = None) -> float:
+    def __call__(self, estimator: Any, X: Any, y: Any = None, *, k: None = None) -> float:
         """Compute the score of a fitted estimator.
 
         Parameters
@@ -144,7 +146,10 @@ capped=True)
         X : {array-like, sparse matrix} of shape (n_users, n_items)
             Interactions of the users to score.
         y : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
-            Held-out interactions of the same users. The estimator's input is then all of X.
+            Held-out interactions of the same users. The estimator's input is then all of X. Labels,
+            one per user, are ignored.
+        k : None
+            Not accepted here: the cut-off belongs to the scorer, see :meth:`at`.
 
         Returns
         -------
@@ -157,6 +162,10 @@ capped=True)
         ValueError
             If X or y is invalid, or if their shapes differ.
         """
+        if k is not None:
+            raise TypeError(
+                f"The cut-off is part of a scorer: {self.metric}_at_k.at({k!r}) has it."
+            )
         return _mean(self.per_user(estimator, X, y), self.name)
 
     def _accept_sample_weight(self) -> bool:
@@ -247,7 +256,7 @@ class MultiRankingScorer:
 
 
 def _hold_out(X: Any, y: Any, scorer: RankingScorer) -> tuple[Any, csr_array]:
-    if y is not None:
+    if y is not None and np.ndim(y) != 1:  # labels, which scikit-learn passes on, are ignored
         if np.shape(y) != np.shape(X):
             raise ValueError(
                 f"y must hold held-out interactions in the shape {np.shape(X)} of X, got shape"
@@ -256,7 +265,12 @@ def _hold_out(X: Any, y: Any, scorer: RankingScorer) -> tuple[Any, csr_array]:
         heldout = stored_interactions(y, "y")
         heldout.sum_duplicates()
         return X, heldout
-    fold_in, heldout = split_interactions(X, scorer.test_size, random_state=scorer.random_state)
+    fold_in, heldout = split_interactions(
+        X,
+        scorer.test_size,
+        random_state=scorer.random_state,
+        min_interactions=scorer.min_interactions,
+    )
     # The estimator may accept only the kind of X that it was fitted on.
     if issparse(X):
         return fold_in, heldout

@@ -194,6 +194,7 @@ VALUES = {
     "masking_ratio": Values(0.0, (-0.1, 1.1, None)),
     "max_epochs": Values(1, (0, -1, 2.5, None)),
     "metric": Values("jaccard", ("euclid", None)),
+    "min_interactions": Values(12, (1, 0, 2.5, None)),
     "mmd_weight": Values(0.0, (-0.1, None)),
     "mode": Values("item", ("both", None)),
     "n_components": Values(3, (0, -1, 2.5)),

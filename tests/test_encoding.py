@@ -313,8 +313,14 @@ def test_recommenders_take_item_numbers():
     assert model.similar_items(encoder.item_numbers(["b"]), k=1).tolist() == [[0]]
     among = encoder.item_numbers(["c", "b"])
     assert model.recommend(X, k=1, candidates=among).tolist() == [[2], [1]]
-    with pytest.raises(ValueError, match="got values from -1"):
-        model.similar_items(encoder.item_numbers(["unknown"]))
+    # Ids that were not in fit are ignored with one warning.
+    with pytest.warns(UserWarning, match="1 of 3 candidates are -1") as warned:
+        found = model.recommend(X, k=1, candidates=encoder.item_numbers(["c", "unknown", "b"]))
+    assert found.tolist() == [[2], [1]]
+    assert len(warned) == 1
+    with pytest.warns(UserWarning, match="1 of 2 items are -1"):
+        found = model.similar_items(encoder.item_numbers(["unknown", "b"]), k=1)
+    assert found.tolist() == [[-1], [0]]
 
 
 @pytest.mark.parametrize(

@@ -155,13 +155,14 @@ def corrupt_mask():
 @pytest.mark.parametrize(
     "candidates",
     [
-        [-1],
+        [-2],
         [0, 3],
+        [[0], [1, 2]],
         [0.5],
         ["a"],
         np.ones((2, 2), dtype=bool),
         csr_array(np.ones((1, 3))),
-        [True, False, True],
+        [True, False],
         corrupt_mask(),
     ],
 )

@@ -18,13 +18,15 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .._checks import check_count, is_count
-from .._devices import check_device, check_precision, device_or_cpu
+from .._devices import check_device, check_precision, default_modes, device_or_cpu
 from .._parameters import (
+    AtLeastTwo,
     Device,
     Fraction,
     Positive,
@@ -43,14 +45,13 @@ from ..ranking import rank
 from ._callback_support import CallbackSupportMixin, with_callbacks
 from ._checkpoint import Checkpoint, arrays, digest, digest_rows
 from ._layers import TopItems, initialize, set_precision
+from ._likelihoods import LIKELIHOODS
 from ._process_group import broadcast_from_rank_0, check_equal_on_ranks, copy_from_rank_0, n_ranks
 from ._training import Game, Order, Player, Progress, by_batch, by_epoch, move_average
 
 __all__ = ["TorchRecommender"]
 
 Pair = tuple[csr_array, csr_array]  # fold-in and held-out interactions of the same users
-
-MIN_INTERACTIONS = 5  # of a validation user
 
 
 class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
@@ -100,6 +101,7 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
     ema_decay: Rate = 0.8
     early_stopping: bool = True
     validation_fraction: Fraction = 0.1
+    min_interactions: AtLeastTwo = 5
     n_iter_no_change: PositiveInt = 20
     device: Device = "auto"
     precision: Precision = "auto"
@@ -182,6 +184,7 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
         return logits
 
     @with_callbacks
+    @default_modes()
     def fit(
         self,
         X: Any,
@@ -203,9 +206,9 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
 None, default=None
             Interactions of the validation users, by which the best epoch is chosen if
             ``early_stopping`` is True. A matrix holds the interactions of users who are not in X. A
-            fifth of each row with at least 5 interactions is held out. A pair of matrices holds the
-            fold-in and the held-out interactions of the same users, who may be users in X. With
-            None, the share ``validation_fraction`` of the users in X is held out.
+            fifth of each row with ``min_interactions`` interactions is held out. A pair of matrices
+            holds the fold-in and the held-out interactions of the same users, who may be users in
+            X. With None, the share ``validation_fraction`` of the users in X is held out.
         checkpoint_path : str, path-like or None, default=None
             File in which the state of the training is stored while ``fit`` runs. If the file exists
             because a fit was killed, ``fit`` resumes from it. The result is equal to that of a fit
@@ -222,8 +225,8 @@ None, default=None
         ------
         ValueError
             If X or X_val holds NaN, infinity or negative values, or is empty or corrupt; if no user
-            of X_val has at least 5 interactions; if a parameter is invalid; or if the file is
-            damaged or belongs to a fit with other data or parameters.
+            of X_val has ``min_interactions`` interactions; if a parameter is invalid; or if the
+            file is damaged or belongs to a fit with other data or parameters.
         OSError
             If the file cannot be written when ``fit`` begins. Later, a state that cannot be written
             is a warning, and the file keeps the previous state.
@@ -244,13 +247,13 @@ None, default=None
         the rows of each mini-batch and end with the same model.
         """
         self._validate_params()
-        rows = check_rows(X)
+        rows = check_rows(X, min_rows=1)
         if X_val is not None:
             X_val = _check_X_val(X_val, rows.shape[1])
             of_users = isinstance(X_val, csr_array) and self.early_stopping
-            if of_users and np.diff(X_val.indptr).max(initial=0) < MIN_INTERACTIONS:
+            if of_users and np.diff(X_val.indptr).max(initial=0) < self.min_interactions:
                 raise ValueError(
-                    f"X_val must hold a user with at least {MIN_INTERACTIONS} interactions."
+                    f"X_val must hold a user with at least {self.min_interactions} interactions."
                 )
         check_count("checkpoint_every", checkpoint_every)
         if self._warm_network() is not None:
@@ -267,6 +270,13 @@ None, default=None
         return self
 
     def _validate_params(self) -> None:
+        likelihood = getattr(self, "likelihood", "multinomial")
+        if likelihood not in LIKELIHOODS and not isinstance(likelihood, type):
+            raise InvalidParameterError(
+                f"The 'likelihood' parameter of {type(self).__name__} must be one of"
+                f" {sorted(LIKELIHOODS)} or a subclass of ItemLikelihood. Got {likelihood!r}"
+                " instead."
+            )
         super()._validate_params()
         for name, sizes in self.get_params(deep=False).items():
             if name.endswith("layer_sizes") and not all(map(is_count, sizes)):
@@ -479,15 +489,22 @@ None, default=None
         """Return the training rows, on the device, and the cut rows of the validation users."""
         validation = X_val if self.early_stopping else None
         if validation is None and self.early_stopping:
-            eligible = np.flatnonzero(np.diff(X.indptr) >= MIN_INTERACTIONS)
+            eligible = np.flatnonzero(np.diff(X.indptr) >= self.min_interactions)
             n_val = max(1, round(self.validation_fraction * len(eligible)))
             chosen = np.random.RandomState(seed).permutation(eligible)
             chosen = chosen[: min(n_val, X.shape[0] - 1)]
             if len(chosen):
                 validation, X = X[chosen], X[np.setdiff1d(np.arange(X.shape[0]), chosen)]
+            else:
+                warnings.warn(
+                    "early_stopping has no validation users, because no two users or more have"
+                    f" min_interactions={self.min_interactions} interactions: all max_epochs="
+                    f"{self.max_epochs} epochs are run, and the last one is kept.",
+                    stacklevel=2,
+                )
         if isinstance(validation, csr_array):
             fold_in, heldout = split_interactions(
-                validation, random_state=seed, min_interactions=MIN_INTERACTIONS
+                validation, random_state=seed, min_interactions=self.min_interactions
             )
             validation = (fold_in, heldout) if heldout.nnz else None
         return InteractionBatch.from_csr(X, check_device(self.device)), validation
@@ -528,6 +545,7 @@ None, default=None
             state["_parameters"] = {n: p.cpu().numpy() for n, p in network.state_dict().items()}
         return state
 
+    @default_modes()
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         parameters = state.pop("_parameters", None)
@@ -554,7 +572,7 @@ def load_warm(network: nn.Module, warm: nn.Module) -> None:
 def _check_X_val(X_val: Any, n_items: int) -> Any:
     """Validate a matrix, or a pair of fold-in and held-out matrix, of validation users."""
     if not isinstance(X_val, tuple):
-        rows = check_rows(X_val, "X_val")
+        rows = check_rows(X_val, "X_val", min_rows=1)
         if rows.shape[1] != n_items:
             raise ValueError(f"X_val must have the {n_items} items of X, got {rows.shape[1]}.")
         return binary_csr(rows)

@@ -11,6 +11,7 @@ from scipy.linalg.lapack import spotrf, spotri
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from .._checks import check_finite
 from .._devices import check_device, check_memory, device_or_cpu
 from .._parameters import Device, Positive, Rate
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
@@ -95,7 +96,9 @@ class EASE(SimilarItemsMixin, BaseRecommender):
         diagonal.mul_(1 + self.dropout / (1 - self.dropout)).add_(self.l2)
         P = inverse(gram)
         B = P.div_(-P.diagonal().clone())  # column j divided by -P_jj
-        self.item_similarity_ = B.fill_diagonal_(0).cpu().numpy()
+        similarity = B.fill_diagonal_(0).cpu().numpy()
+        check_finite(self, similarity)
+        self.item_similarity_ = similarity
 
     def _scorer(self) -> Scorer:
         # A read-only array (from a memory map) is copied: torch accepts only writable arrays.

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
+from .._checks import check_finite
 from .._parameters import NonNegative, PositiveInt
 from .._top_k import largest_positive
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
@@ -103,7 +104,9 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
             shared.data = similarity.astype(np.float32)
             nearest.append(largest_positive(shared, int(self.n_neighbors)))
         place = np.argsort(np.concatenate(blocks))
-        self.item_similarity_ = csr_array(vstack(nearest, format="csr")[place].T)
+        similarity = csr_array(vstack(nearest, format="csr")[place].T)
+        check_finite(self, similarity.data)
+        self.item_similarity_ = similarity
 
     def _scorer(self) -> Scorer:
         return sparse_scorer(self.item_similarity_)

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .._checks import check_finite
 from .._devices import available_memory, check_device
 from .._parameters import Device, NonNegative, Positive, Verbose
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
@@ -154,6 +155,7 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
         rows, columns, weights = (
             torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True)
         )
+        check_finite(self, weights)
         self.item_similarity_ = csr_array(
             (weights, (order[rows], order[columns])), shape=(n_items, n_items)
         )

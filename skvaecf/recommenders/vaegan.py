@@ -122,11 +122,14 @@ class VAEGANRecommender(TorchRecommender):
         Whether to validate the model after each epoch and to keep the best epoch. The validation
         score is the NDCG@100 of the users in ``X_val`` or, without ``X_val``, of users that are
         held out. Training stops when the score has not reached a new maximum for
-        ``n_iter_no_change`` epochs. If no user has at least 5 interactions, no user is held out,
-        and all epochs are run. With False the last epoch is kept.
+        ``n_iter_no_change`` epochs. If no user has ``min_interactions`` interactions, no user is
+        held out, and all epochs are run. With False the last epoch is kept.
     validation_fraction : float, default=0.1
-        Share of the users with at least 5 interactions that is held out if ``early_stopping=True``
-        and ``fit`` is called without ``X_val``.
+        Share of the users with ``min_interactions`` interactions that is held out if
+        ``early_stopping=True`` and ``fit`` is called without ``X_val``.
+    min_interactions : int, default=5
+        Number of interactions, at least 2, that a validation user needs: users with fewer are
+        training users.
     n_iter_no_change : int, default=20
         Number of epochs without a new maximum of the validation score after which training stops.
     device : str or torch.device, default="auto"

@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .._checks import check_finite
 from .._devices import check_device, check_precision, device_or_cpu
 from .._parameters import (
     Device,
@@ -210,8 +211,10 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
                 stacklevel=3,
             )
         P, Q = principal_axes(P, Q)
-        self.user_factors_ = P.cpu().numpy()
-        self.item_factors_ = Q.cpu().numpy()
+        users_factors, items_factors = P.cpu().numpy(), Q.cpu().numpy()
+        check_finite(self, users_factors)
+        check_finite(self, items_factors)
+        self.user_factors_, self.item_factors_ = users_factors, items_factors
         self.history_, self.n_iter_ = history, len(history)
 
     def _problem(self, x: InteractionBatch, fixed: FixedFactors) -> LeastSquares:

@@ -498,5 +498,5 @@ def test_default_folder_is_that_of_the_system(monkeypatch, tmp_path):
 
 def test_missing_pooch_says_how_to_install_it(monkeypatch, data_home):
     monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(ImportError, match=r'pip install "skvaecf\[examples\]"'):
+    with pytest.raises(ImportError, match="pip install pooch"):
         fetch_msd(data_home=data_home)
