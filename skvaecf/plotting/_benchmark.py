@@ -16,8 +16,8 @@ from ._shared import (
     line_style,
     means_and_errors,
     panels,
-    values_of_lists,
     values_of_models,
+    values_of_rankings,
 )
 
 SCORERS = (ndcg_at_k, recall_at_k.at(20))
@@ -178,7 +178,7 @@ class BenchmarkDisplay:
             If a metric has no value per user (coverage), if an argument is invalid, or if fewer
             than two users have held-out interactions.
         """
-        values = values_of_lists(ranked, heldout, scorers, name)
+        values = values_of_rankings(ranked, heldout, scorers, name)
         return cls(values, fit_seconds=fit_seconds).plot(error_bar=error_bar, ax=ax, **kwargs)
 
     def plot(self, *, error_bar: float | None = 1.96, ax: Any = None, **kwargs: Any) -> Self:

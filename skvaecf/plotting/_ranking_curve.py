@@ -16,8 +16,8 @@ from ._shared import (
     line_style,
     means_and_errors,
     panels,
-    values_of_lists,
     values_of_models,
+    values_of_rankings,
 )
 
 K_VALUES = (1, 2, 5, 10, 20, 50, 100)
@@ -188,7 +188,7 @@ class RankingCurveDisplay:
             If the metric has no value per user (coverage), if an argument is invalid, or if fewer
             than two users have held-out interactions.
         """
-        values = values_of_lists(ranked, heldout, _at_each_k(scorer, k_values), name)
+        values = values_of_rankings(ranked, heldout, _at_each_k(scorer, k_values), name)
         display = cls(k_values, _curves(values), metric=scorer.name.partition("@")[0])
         return display.plot(error_band=error_band, ax=ax, **kwargs)
 

@@ -27,7 +27,7 @@ def values_of_models(estimator: Any, X: Any, y: Any, scorers: Scorers) -> Values
     return {name: together.per_user(model, X, y) for name, model in models.items()}
 
 
-def values_of_lists(ranked: Any, heldout: Any, scorers: Scorers, name: str) -> Values:
+def values_of_rankings(ranked: Any, heldout: Any, scorers: Scorers, name: str) -> Values:
     """Compute the values per user of the lists of one or several models, by the same names."""
     _check_scorers(scorers)
     heldout = stored_interactions(heldout, "heldout")
