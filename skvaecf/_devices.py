@@ -26,7 +26,7 @@ def default_modes() -> Iterator[None]:
             modes.enter_context(torch.inference_mode(False))
         if not torch.is_grad_enabled():
             modes.enter_context(torch.enable_grad())
-        for device_type in ("cpu", "cuda", "mps"):
+        for device_type in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device_type):
                 modes.enter_context(torch.autocast(device_type, enabled=False))
         if torch.get_default_device().type != "cpu":
