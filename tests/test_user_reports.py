@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import LATENT_RECOMMENDERS, NEURAL_RECOMMENDERS, make, make_short, naming, run_python
 from numpy.testing import assert_array_equal
+from scipy.sparse import coo_array
 from sklearn.model_selection import cross_val_score
 
 import skvaecf
@@ -211,7 +212,7 @@ def test_messages_name_the_cure(X, tmp_path):
     with pytest.raises(TypeError, match=r"ndcg_at_k\.at\(10\)"):
         ndcg_at_k(EASE().fit(X), X, k=10)
     with pytest.raises(ValueError, match=r"X\[\[0\]\], not X\[0\]"):
-        EASE().fit(X).recommend(X[0])
+        EASE().fit(X).recommend(coo_array(np.ones(24)))
     (tmp_path / "notes.txt").write_text("not a model")
     with pytest.raises(ValueError, match="skvaecf did not write it"):
         skvaecf.load(tmp_path / "notes.txt")
