@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LATENT_RECOMMENDERS, NEURAL_RECOMMENDERS, make, make_short, naming, run_python
+from conftest import LATENT_RECOMMENDERS, make, make_short, naming, run_python
 from numpy.testing import assert_array_equal
 from scipy.sparse import coo_array
 from sklearn.model_selection import cross_val_score
@@ -183,11 +183,9 @@ def short_rows():
     return X
 
 
-def test_early_stopping_without_validation_users_is_said(name):
-    if name not in NEURAL_RECOMMENDERS:
-        return
+def test_early_stopping_without_validation_users_is_said(neural):
     with pytest.warns(UserWarning, match=r"no validation users.*min_interactions=5"):
-        model = make(name, early_stopping=True).fit(short_rows())
+        model = make(neural, early_stopping=True).fit(short_rows())
     assert "validation_ndcg" not in model.history_[0]
     model.set_params(min_interactions=3).fit(short_rows())
     assert "validation_ndcg" in model.history_[0]

@@ -211,10 +211,10 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
                 stacklevel=3,
             )
         P, Q = principal_axes(P, Q)
-        users_factors, items_factors = P.cpu().numpy(), Q.cpu().numpy()
-        check_finite(self, users_factors)
-        check_finite(self, items_factors)
-        self.user_factors_, self.item_factors_ = users_factors, items_factors
+        user_factors, item_factors = P.cpu().numpy(), Q.cpu().numpy()
+        check_finite(self, user_factors)
+        check_finite(self, item_factors)
+        self.user_factors_, self.item_factors_ = user_factors, item_factors
         self.history_, self.n_iter_ = history, len(history)
 
     def _problem(self, x: InteractionBatch, fixed: FixedFactors) -> LeastSquares:
