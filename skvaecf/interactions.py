@@ -72,7 +72,7 @@ def _with_data(X: Any, data: np.ndarray) -> Any:
 
 def check_rows(X: Any, name: str = "X", *, min_rows: int = 0) -> Any:
     """Validate interactions; return them as CSR or, if dense, as an array. X stays unchanged."""
-    X = check_structure(_without_float16(X, name), name)
+    X = check_structure(_check_frame(X, name), name)
     if issparse(X) and X.ndim == 1:
         raise ValueError(
             f"{name} must be 2-D, users x items. One row of a matrix is X[[0]], not X[0]."
@@ -94,7 +94,7 @@ ITEM_COLUMN = re.compile(
 )
 
 
-def _without_float16(X: Any, name: str) -> Any:
+def _check_frame(X: Any, name: str) -> Any:
     """Refuse a frame that is a log; change columns of float16, which SciPy does not have."""
     columns = getattr(X, "columns", None)
     if columns is None or not hasattr(X, "dtypes"):
