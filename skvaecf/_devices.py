@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 # A forked process has none of the threads of torch: parallel work would wait for them without end.
 if hasattr(os, "register_at_fork"):
@@ -57,6 +61,20 @@ def device_or_cpu(device: str | torch.device) -> torch.device:
         return check_device(device)
     except ValueError:
         return torch.device("cpu")
+
+
+def as_tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array as a tensor, which must not be changed: on the CPU it shares the memory."""
+    _silence_read_only_warning()
+    return torch.as_tensor(array, device=device)
+
+
+@cache
+def _silence_read_only_warning() -> None:
+    """Suppress the warning about read-only arrays (memory maps), which torch gives once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.as_tensor(np.broadcast_to(np.float32(0), 1))
 
 
 def check_precision(precision: str, device: torch.device) -> torch.dtype:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,12 +19,16 @@ class FixedFactors:
 
     Q: Tensor  # (n_columns, n_components)
     gram: Tensor  # (n_components, n_components), Q'Q
-    squares: Tensor  # (n_columns, n_components)
 
     @classmethod
     def from_factors(cls, Q: Tensor) -> FixedFactors:
         """Compute the products of Q."""
-        return cls(Q, Q.T @ Q, Q.square())
+        return cls(Q, Q.T @ Q)
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """Squares of the entries of Q, shape (n_columns, n_components)."""
+        return self.Q.square()
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,18 @@ class LeastSquares:
 
     def block(self, columns: slice) -> LeastSquares:
         """Return the problems for some components, with the others fixed."""
-        fixed = FixedFactors(
-            self.fixed.Q[:, columns].contiguous(),
-            self.fixed.gram[columns, columns],
-            self.fixed.squares[:, columns].contiguous(),
-        )
-        return replace(self, fixed=fixed)
+        Q, gram = self.fixed.Q[:, columns].contiguous(), self.fixed.gram[columns, columns]
+        return replace(self, fixed=FixedFactors(Q, gram))
+
+    def of_present_columns(self) -> LeastSquares:
+        """Return the same problems without the columns in which no row has an interaction.
+
+        Their share of Q'Q stays in ``fixed.gram``. The cost of a few rows then does not grow with
+        the number of columns.
+        """
+        present, items = torch.unique(self.x.items, return_inverse=True)
+        x = replace(self.x, items=items, n_items=len(present))
+        return replace(self, x=x, fixed=replace(self.fixed, Q=self.fixed.Q[present]))
 
     def penalty(self, P: Tensor) -> float:
         """Compute the sum of rho times the squared norms of the rows."""

@@ -8,6 +8,8 @@ step.
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,7 @@ from torch import Tensor
 
 from .._checks import errors_name
 from ..persistence import read_file, write_file
-from ._process_group import broadcast_from_rank_0, own_rank
+from ._process_group import broadcast_from_rank_0, n_ranks, own_rank
 
 
 class Checkpoint:
@@ -35,6 +37,9 @@ class Checkpoint:
         With None no checkpoint is written. In a process group, only rank 0 reads and writes.
     every : int
         Number of epochs from one state in the file to the next.
+    seconds : float or None
+        Number of seconds after which a state is written within an epoch. With None, or in a process
+        group, none is.
     identity : dict of str to str
         Everything that the learned numbers depend on, by name. The file of a fit with another
         identity is refused.
@@ -46,7 +51,7 @@ class Checkpoint:
     seed : int
         Seed of the fit that created the file. It is that of this fit if there was no file.
     state : dict or None
-        State to resume from. None if there is no file, or no epoch in it.
+        State to resume from. None if there is no file, or no state in it.
 
     Raises
     ------
@@ -56,12 +61,17 @@ class Checkpoint:
         If the file is damaged, is not a checkpoint, or belongs to another fit.
     """
 
-    def __init__(self, path: Any, every: int, identity: dict[str, str], seed: int) -> None:
+    def __init__(
+        self, path: Any, every: int, seconds: float | None, identity: dict[str, str], seed: int
+    ) -> None:
         self.path = Path(path) if path is not None and own_rank() == 0 else None
         self.every = every
+        # The state of each rank's own random numbers would be needed within an epoch.
+        self.seconds = math.inf if seconds is None or n_ranks() > 1 else seconds
         self.identity = identity
         self.seed = seed
         self.state: Any = None
+        self.written = time.monotonic()
         if self.path is not None:
             self._open(self.path)
         self.seed, self.state = broadcast_from_rank_0((self.seed, self.state))
@@ -94,6 +104,7 @@ class Checkpoint:
     def _write(self, path: Path, state: Any) -> None:
         content = {"identity": self.identity, "seed": self.seed, "state": state}
         write_file(content, path, path.with_name(f".{path.name}.partial"))
+        self.written = time.monotonic()
 
     def resume(self, load: Callable[[Any], None]) -> None:
         """Pass the state to ``load``, if there is one, and write it again.
@@ -109,19 +120,26 @@ class Checkpoint:
             self._write(self.path, self.state)
         self.state = None
 
-    def save(self, epoch: int, state: Callable[[], Any]) -> None:
-        """Write the state, if the number of the epoch is a multiple of ``every``.
+    def save_epoch(self, epoch: int, state: Callable[[], Any]) -> None:
+        """Write the state, if the number of the epoch is a multiple of ``every``."""
+        if epoch % self.every == 0:
+            self._save(f"after epoch {epoch}", state)
 
-        An OSError, such as that of a full disk, becomes a warning, so that the fit continues.
-        """
-        if self.path is None or epoch % self.every:
+    def save_within_epoch(self, state: Callable[[], Any]) -> None:
+        """Write the state, if the last one was written ``seconds`` ago."""
+        if time.monotonic() - self.written >= self.seconds:
+            self._save("within an epoch", state)
+
+    def _save(self, when: str, state: Callable[[], Any]) -> None:
+        """Write the state; an OSError, such as that of a full disk, becomes a warning."""
+        if self.path is None:
             return
         try:
             self._write(self.path, arrays(state()))
         except OSError as error:
+            self.written = time.monotonic()
             warnings.warn(
-                f"The checkpoint after epoch {epoch} could not be written; the one before is kept:"
-                f" {error}",
+                f"The checkpoint {when} could not be written; the one before is kept: {error}",
                 stacklevel=2,
             )
 

@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import KW_ONLY, field
 from functools import partial
+from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from .._checks import check_count, is_count
 from .._devices import check_device, check_precision, default_modes, device_or_cpu
@@ -36,6 +36,7 @@ from .._parameters import (
     Rate,
     Verbose,
 )
+from .._progress import ProgressBar
 from .._version import __version__
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
 from ..interactions import InteractionBatch, binary_csr, check_rows
@@ -193,6 +194,7 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
         X_val: Any = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
+        checkpoint_seconds: float | None = 300.0,
     ) -> Self:
         """Learn from an interaction matrix.
 
@@ -216,6 +218,9 @@ None, default=None
             None, no file is written.
         checkpoint_every : int, default=1
             Number of epochs from one state in the file to the next.
+        checkpoint_seconds : float or None, default=300.0
+            Number of seconds after which the state is written within an epoch, too. With None, or
+            in a process group, it is written at the end of epochs only.
 
         Returns
         -------
@@ -235,7 +240,8 @@ None, default=None
 
         Notes
         -----
-        After an interrupt from the keyboard, ``fit`` keeps the best epoch so far and warns. The
+        After an interrupt from the keyboard, ``fit`` keeps the best epoch so far and warns. In the
+        first epoch it keeps the parameters after the updates so far; ``n_iter_`` is then 0. The
         file at ``checkpoint_path`` stays after an interrupt and after any error. It is about five
         times as large as the parameters. Like :func:`skvaecf.load`, ``fit`` runs no code of the
         file. To resume, a ``random_state`` that is a RandomState instance must have the same state
@@ -256,6 +262,8 @@ None, default=None
                     f"X_val must hold a user with at least {self.min_interactions} interactions."
                 )
         check_count("checkpoint_every", checkpoint_every)
+        if checkpoint_seconds is not None:
+            check_scalar(checkpoint_seconds, "checkpoint_seconds", Real, min_val=0)
         if self._warm_network() is not None:
             validate_data(self, X, skip_check_array=True, reset=False)
         columns = BaseEstimator()
@@ -266,6 +274,7 @@ None, default=None
             columns={"feature_names_in_": None} | vars(columns),
             checkpoint_path=checkpoint_path,
             checkpoint_every=checkpoint_every,
+            checkpoint_seconds=checkpoint_seconds,
         )
         return self
 
@@ -290,29 +299,45 @@ None, default=None
         columns: dict[str, Any] | None = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
+        checkpoint_seconds: float | None = None,
     ) -> None:
         """Train epoch by epoch and keep the best epoch."""
-        checkpoint = self._open_checkpoint(X, X_val, checkpoint_path, checkpoint_every)
+        checkpoint = self._open_checkpoint(
+            X, X_val, checkpoint_path, checkpoint_every, checkpoint_seconds
+        )
         x, validation = self._hold_out(X, X_val, checkpoint.seed)
         progress = self._begin(x, checkpoint)
         fitted_so_far = partial(self._fitted_so_far, x, columns or {}, progress)
-        task = self._init_callback_context(max_subtasks=self.max_epochs - len(progress.history))
+        task = self._init_callback_context(max_subtasks=self.max_epochs - progress.n_epochs)
         task.call_on_fit_task_begin(estimator=self, X=X)
-        with self._keeping_the_best(progress, fitted_so_far, checkpoint):
-            for epoch in self._epochs(progress, task, X=X, attributes=fitted_so_far):
-                self._play_epoch(progress, x, validation, epoch)
-                checkpoint.save(epoch, progress.state_dict)
+        n_before = progress.n_epochs
+        bar = ProgressBar(type(self).__name__, self.max_epochs - n_before, self.verbose)
+
+        def after_update() -> None:
+            bar.move_to(progress.n_epochs + progress.game.share_of_epoch() - n_before)
+            checkpoint.save_within_epoch(progress.state_dict)
+
+        with bar, self._keeping_the_best(progress, fitted_so_far, checkpoint):
+            for epoch in self._epochs(progress, task, bar, X=X, attributes=fitted_so_far):
+                self._play_epoch(progress, x, validation, epoch, after_update)
+                checkpoint.save_epoch(epoch, progress.state_dict)
+            bar.complete()
         task.call_on_fit_task_end(estimator=self, X=X)
 
     def _open_checkpoint(
-        self, X: csr_array, X_val: csr_array | Pair | None, path: Any, every: int
+        self,
+        X: csr_array,
+        X_val: csr_array | Pair | None,
+        path: Any,
+        every: int,
+        seconds: float | None,
     ) -> Checkpoint:
         """Draw the seed and open the checkpoint."""
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         seed = broadcast_from_rank_0(seed)
         identity = self._identity(X, X_val, seed) if path is not None or n_ranks() > 1 else {}
         check_equal_on_ranks(identity)
-        return Checkpoint(path, every, identity, seed)
+        return Checkpoint(path, every, seconds, identity, seed)
 
     def _begin(self, x: InteractionBatch, checkpoint: Checkpoint) -> Progress:
         """Build the network and the game; initialise them or load the checkpoint."""
@@ -329,7 +354,11 @@ None, default=None
         players = self._players(network, x)
         first = [player for player in players if player.moves_first]
         if first and warm is None and not resumed:
-            Game(first, x, self.batch_size, by_epoch).play(0, generator)
+            game = Game(first, x, self.batch_size, by_epoch)
+            name = f"{type(self).__name__}, before the first epoch"
+            with ProgressBar(name, 1, self.verbose) as bar:
+                game.play(0, generator, lambda: bar.move_to(game.share_of_epoch()))
+                bar.complete()
         copy_from_rank_0(network)  # results of GPUs may differ in the last bits
         players = [player for player in players if not player.moves_first]
         game = Game(players, x, self.batch_size, type(self)._order)
@@ -348,14 +377,19 @@ None, default=None
             yield
             checkpoint.remove()
         except KeyboardInterrupt:
+            n_updates = len(progress.game.moves)
+            if not history and not n_updates:
+                raise KeyboardInterrupt(
+                    "fit was interrupted before the first update: there is nothing to keep"
+                ) from None
             if not history:
-                raise
+                progress.keep_unfinished_epoch()
+            kept = f"epoch {best.epoch} is" if history else f"its first {n_updates} updates are"
             warnings.warn(
-                f"fit was interrupted in epoch {len(history) + 1}; epoch {best.epoch} is kept.",
-                stacklevel=2,
+                f"fit was interrupted in epoch {len(history) + 1}; {kept} kept.", stacklevel=2
             )
         finally:
-            if history:
+            if best.parameters:
                 progress.averaged.load_state_dict(best.parameters)
                 self.__dict__.update(attributes())
                 if self.__dict__.get("feature_names_in_", "") is None:
@@ -365,35 +399,39 @@ None, default=None
         self,
         progress: Progress,
         task: Any,
+        bar: ProgressBar,
         *,
         X: csr_array,
         attributes: Callable[[], dict[str, Any]],
     ) -> Iterator[int]:
         """Yield the numbers of the epochs, until a callback or early stopping ends the training."""
         history, best = progress.history, progress.best
-        numbers = range(len(history) + 1, self.max_epochs + 1)
-        with tqdm(numbers, type(self).__name__, disable=not self.verbose) as bar:
-            for epoch in bar:
-                if len(history) - best.epoch >= self.n_iter_no_change:
-                    return
-                subtask = task.subcontext(task_name="epoch")
-                subtask.call_on_fit_task_begin(estimator=self)
-                yield epoch
-                figures = history[-1].items()
-                bar.set_postfix({key: f"{value:.4g}" for key, value in figures if key != "epoch"})
-                stop = subtask.call_on_fit_task_end(
-                    estimator=self, X=X, reconstruction_attributes=attributes
-                )
-                if broadcast_from_rank_0(stop):
-                    return
+        for epoch in range(len(history) + 1, self.max_epochs + 1):
+            if len(history) - best.epoch >= self.n_iter_no_change:
+                return
+            subtask = task.subcontext(task_name="epoch")
+            subtask.call_on_fit_task_begin(estimator=self)
+            yield epoch
+            figures = history[-1].items()
+            bar.set_postfix({key: f"{value:.4g}" for key, value in figures if key != "epoch"})
+            stop = subtask.call_on_fit_task_end(
+                estimator=self, X=X, reconstruction_attributes=attributes
+            )
+            if broadcast_from_rank_0(stop):
+                return
 
     def _play_epoch(
-        self, progress: Progress, x: InteractionBatch, validation: Pair | None, epoch: int
+        self,
+        progress: Progress,
+        x: InteractionBatch,
+        validation: Pair | None,
+        epoch: int,
+        after_update: Callable[[], None],
     ) -> None:
         """Train for one epoch, average the parameters, validate, and record the values."""
         started = time.perf_counter()
         averaged, game = progress.averaged, progress.game
-        figures = game.play(epoch - 1, progress.generator)
+        figures = game.play(epoch - 1, progress.generator, after_update)
         move_average(averaged, progress.network, self.ema_decay, epoch)
         for player in game.players:
             player.after_epoch(averaged)

@@ -14,7 +14,8 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import torch
@@ -89,9 +90,10 @@ class Player:
         Whether the player makes its passes once, before the first epoch, and no others. It makes
         none if ``fit`` continues by ``warm_start`` or from a checkpoint.
     before_epoch : callable, optional
-        Function without arguments that is called before every epoch. Values that a loss keeps
-        between updates must be computed here from the network, because they are not part of a
-        checkpoint.
+        Function without arguments that is called before every epoch.
+    memory : nn.Module or None, default=None
+        Tensors that the loss or ``before_epoch`` keeps between updates. They are not part of the
+        model, but of a checkpoint. A loss must not keep tensors anywhere else.
     after_epoch : callable, optional
         Function that is called after every epoch, before the validation. Its argument is the
         averaged network. It sets the buffers that depend on the parameters and the rows. The
@@ -107,6 +109,7 @@ class Player:
     batch_size: int | None = None
     moves_first: bool = False
     before_epoch: Callable[[], None] = lambda: None
+    memory: nn.Module | None = None
     after_epoch: Callable[[Any], None] = lambda averaged: None
 
 
@@ -170,7 +173,7 @@ def by_epoch(players: Sequence[Player], make_pass: Pass) -> Iterator[tuple[Playe
 
 
 class Game:
-    """The players, their optimizers, and the numbers of updates that they have made.
+    """The players, their optimizers, and the updates that they have made.
 
     Parameters
     ----------
@@ -201,14 +204,26 @@ class Game:
         self.batch_size = batch_size
         self.order = order
         self.steps: dict[str, int] = defaultdict(int)
+        self._begin_epoch()
         self.optimizers = {p.name: _adam(p) for p in players}
         if len(self.optimizers) < len(players):
             raise ValueError(
                 f"players must differ in their names, got {[p.name for p in players]}."
             )
 
-    def play(self, epoch: int, generator: torch.Generator) -> dict[str, float]:
-        """Run all updates of one epoch.
+    def _begin_epoch(self) -> None:
+        self.moves: list[str] = []  # names of the players of the updates in this epoch
+        self.row_orders: list[Tensor] = []  # of the passes of this epoch so far
+        # The values stay on the device: reading one at every step would make the device wait.
+        self.figures: dict[str, list[Tensor]] = defaultdict(list)
+
+    def play(
+        self,
+        epoch: int,
+        generator: torch.Generator,
+        after_update: Callable[[], None] = lambda: None,
+    ) -> dict[str, float]:
+        """Run all updates of one epoch, or those that are left after ``load_state_dict``.
 
         Parameters
         ----------
@@ -216,6 +231,8 @@ class Game:
             Number of epochs so far.
         generator : torch.Generator
             On the device of the rows.
+        after_update : callable, optional
+            Function without arguments that is called after every update.
 
         Returns
         -------
@@ -228,20 +245,19 @@ class Game:
         FloatingPointError
             If a loss was NaN or infinite. The message names the first such player.
         """
-        # The values stay on the device: reading one at every step would make the device wait.
-        figures: dict[str, list[Tensor]] = defaultdict(list)
-        losses: list[tuple[Player, Tensor]] = []
-        for player in self.players:
-            player.before_epoch()
+        if not self.moves:
+            for player in self.players:
+                player.before_epoch()
         noise = own_generator(generator)
-        make_pass = partial(self._pass, epoch, generator)
-        for player, progress, users in self.order(self.players, make_pass):
+        make_pass = partial(self._pass, epoch, generator, count())
+        updates = self.order(self.players, make_pass)
+        for player, progress, users in islice(updates, len(self.moves), None):
             own, weight = own_rows(users)
 
             def log(
                 name: str, value: Tensor, player: str = player.name, weight: float = weight
             ) -> None:
-                figures[f"{player}_{name}"].append(weight * value.detach())
+                self.figures[f"{player}_{name}"].append(weight * value.detach())
 
             step, x = self.steps[player.name], self._rows(player).rows(own)
             loss = player.loss(Batch(own, x, step, progress, noise, log))
@@ -259,35 +275,70 @@ class Game:
             self.optimizers[player.name].zero_grad(set_to_none=True)
             self.steps[player.name] += 1
             log("loss", loss)
-            losses.append((player, figures[f"{player.name}_loss"][-1]))
-        for (player, _), value in zip(losses, _read([loss for _, loss in losses]), strict=True):
+            self.moves.append(player.name)
+            after_update()
+        figures = {name: _read(values) for name, values in self.figures.items()}
+        losses = {
+            player.name: iter(figures.get(f"{player.name}_loss", ())) for player in self.players
+        }
+        for name, value in ((name, next(losses[name])) for name in self.moves):
             if not math.isfinite(value):
+                rate = next(p.learning_rate for p in self.players if p.name == name)
                 raise FloatingPointError(
-                    f"The loss of the {player.name} became {value} in epoch {epoch + 1}. A"
-                    f" learning_rate below {player.learning_rate} may help."
+                    f"The loss of the {name} became {value} in epoch {epoch + 1}. A"
+                    f" learning_rate below {rate} may help."
                 )
-        return {name: math.fsum(_read(values)) / len(values) for name, values in figures.items()}
+        self._begin_epoch()
+        return {name: math.fsum(values) / len(values) for name, values in figures.items()}
+
+    def share_of_epoch(self) -> float:
+        """Return the share of the updates of an epoch that are made."""
+        return len(self.moves) / self._updates_per_epoch
+
+    @cached_property
+    def _updates_per_epoch(self) -> int:
+        no_rows = self.x.offsets[:0]
+
+        def empty_pass(player: Player) -> Iterator[tuple[float, Tensor]]:
+            return ((0.0, no_rows) for _ in self._starts(player))
+
+        return sum(1 for _ in self.order(self.players, empty_pass))
 
     def _rows(self, player: Player) -> InteractionBatch:
         return self.x if player.rows is None else player.rows
 
-    def _pass(
-        self, epoch: int, generator: torch.Generator, player: Player
-    ) -> Iterator[tuple[float, Tensor]]:
-        """Yield the mini-batches of one pass over a player's rows, in a new random order."""
+    def _starts(self, player: Player) -> range:
+        """Return the number of the first row of each mini-batch in a pass over a player's rows."""
         n_rows = self._rows(player).n_users
         auto = min(max(100, n_rows // 20), 500)
         size = player.batch_size or (auto if isinstance(self.batch_size, str) else self.batch_size)
-        order = torch.randperm(n_rows, generator=generator, device=generator.device)
-        for start in range(0, n_rows, size):
-            yield epoch + start / n_rows, order[start : start + size]
+        return range(0, n_rows, size)
+
+    def _pass(
+        self, epoch: int, generator: torch.Generator, numbers: Iterator[int], player: Player
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Yield the mini-batches of one pass over a player's rows, in a new random order."""
+        starts, number = self._starts(player), next(numbers)
+        if number == len(self.row_orders):  # else the pass was begun before the state was loaded
+            order = torch.randperm(starts.stop, generator=generator, device=generator.device)
+            self.row_orders.append(order)
+        order = self.row_orders[number]
+        for start in starts:
+            yield epoch + start / starts.stop, order[start : start + starts.step]
+        self.row_orders[number] = order[:0]  # a pass that is complete needs no memory
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of updates and the averages of Adam for each player."""
-        return {
-            name: {"steps": self.steps[name], "adam": [*optimizer.state_dict()["state"].values()]}
-            for name, optimizer in self.optimizers.items()
+        """Return the state between two updates: everything that changes, but the network."""
+        players = {
+            player.name: {
+                "steps": self.steps[player.name],
+                "adam": [*self.optimizers[player.name].state_dict()["state"].values()],
+                "memory": {} if player.memory is None else dict(player.memory.state_dict()),
+            }
+            for player in self.players
         }
+        epoch = {"moves": self.moves, "row_orders": self.row_orders}
+        return {"players": players, "epoch": epoch | {"figures": dict(self.figures)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state of another game.
@@ -298,20 +349,24 @@ class Game:
             If the shapes in the state are not those of the players' parameters.
         """
         for player in self.players:
-            averages = state[player.name]["adam"]
+            of_player = state["players"][player.name]
+            averages = of_player["adam"]
             for parameter, average in zip(player.parameters, averages, strict=bool(averages)):
                 shapes = {name: tensor.shape for name, tensor in average.items()}
                 if shapes != _adams_shapes(parameter):  # compiled code does not check them
                     raise ValueError(f"Adam's averages for the {player.name} have wrong shapes")
             optimizer = self.optimizers[player.name]
             optimizer.load_state_dict(optimizer.state_dict() | {"state": dict(enumerate(averages))})
-            self.steps[player.name] = state[player.name]["steps"]
+            self.steps[player.name] = of_player["steps"]
+            if player.memory is not None:
+                player.memory.load_state_dict(of_player["memory"])
+        epoch = state["epoch"]
+        self.moves, self.row_orders = epoch["moves"], epoch["row_orders"]
+        self.figures.update(epoch["figures"])
 
 
 def _read(values: Sequence[Tensor]) -> list[float]:
     """Sum scalars over the ranks and copy them from the device, all at once."""
-    if not values:  # a player without rows makes no updates
-        return []
     read: list[float] = sum_over_ranks(torch.stack([v.float() for v in values])).tolist()
     return read
 
@@ -381,6 +436,18 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best: BestEpoch = field(default_factory=BestEpoch)
 
+    @property
+    def n_epochs(self) -> int:
+        """Number of epochs that are complete."""
+        return len(self.history)
+
+    def keep_unfinished_epoch(self) -> None:
+        """Keep the parameters after the updates so far, if no epoch is complete."""
+        move_average(self.averaged, self.network, 0.0, 0)
+        for player in self.game.players:
+            player.after_epoch(self.averaged)
+        self.best.update(0.0, 0, self.averaged)
+
     def record(self, epoch: int, figures: dict[str, float]) -> None:
         """Add the values of an epoch to the history; keep its parameters if it is the best."""
         self.history.append({"epoch": epoch, **figures})
@@ -401,8 +468,9 @@ class Progress:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load the state of an unfinished fit."""
         best = state["best"]
-        self.averaged.load_state_dict(best["parameters"])
-        self.best.update(best["score"], best["epoch"], self.averaged)
+        if best["parameters"]:  # else the first epoch is not complete
+            self.averaged.load_state_dict(best["parameters"])
+            self.best.update(best["score"], best["epoch"], self.averaged)
         self.averaged.load_state_dict(state["averaged"])
         self.network.load_state_dict(state["network"])
         self.game.load_state_dict(state["game"])

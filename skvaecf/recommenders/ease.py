@@ -12,8 +12,9 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from .._checks import check_finite
-from .._devices import check_device, check_memory, device_or_cpu
-from .._parameters import Device, Positive, Rate
+from .._devices import as_tensor, check_device, check_memory, device_or_cpu
+from .._parameters import Device, Positive, Rate, Verbose
+from .._progress import ProgressBar
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
 from ..interactions import InteractionBatch
 from ..linear._item_item import dense_gram, item_blocks
@@ -42,6 +43,8 @@ class EASE(SimilarItemsMixin, BaseRecommender):
     device : str or torch.device, default="auto"
         Device of the computations: "auto" (CUDA if available, otherwise MPS, otherwise the CPU) or
         any torch device.
+    verbose : int, default=0
+        Verbosity level. With 1, a progress bar is shown.
 
     Attributes
     ----------
@@ -59,7 +62,8 @@ class EASE(SimilarItemsMixin, BaseRecommender):
     ``fit`` needs the memory of 1.2 dense float32 matrices of n_items x n_items on a CPU, and of 3
     on a GPU. If this is more than the available memory, it raises a MemoryError.
     :class:`~skvaecf.SLIM` and :class:`~skvaecf.ItemKNN` use sparse matrices instead. The time is
-    cubic in n_items.
+    cubic in n_items. The progress bar moves after each of three steps: the products, the Cholesky
+    factorisation and the inverse, which takes twice as long as the factorisation.
 
     References
     ----------
@@ -79,6 +83,7 @@ class EASE(SimilarItemsMixin, BaseRecommender):
     _: KW_ONLY
     dropout: Rate = 0.0
     device: Device = "auto"
+    verbose: Verbose = 0
 
     def _fit(self, X: csr_array) -> None:
         device = check_device(self.device)
@@ -90,29 +95,31 @@ class EASE(SimilarItemsMixin, BaseRecommender):
             f"EASE with {n_items} items",
             "SLIM, ItemKNN and WMF need less",
         )
-        gram = dense_gram(X, device)
-        # B_ij = -P_ij / P_jj, where P = (X'X + Lambda)^-1
-        diagonal = gram.diagonal()
-        diagonal.mul_(1 + self.dropout / (1 - self.dropout)).add_(self.l2)
-        P = inverse(gram)
+        with ProgressBar("EASE", 3, self.verbose, unit="steps") as bar:
+            gram = dense_gram(X, device)
+            bar.move_to(1)
+            # B_ij = -P_ij / P_jj, where P = (X'X + Lambda)^-1
+            diagonal = gram.diagonal()
+            diagonal.mul_(1 + self.dropout / (1 - self.dropout)).add_(self.l2)
+            P = inverse(gram, after_factor=lambda: bar.move_to(2))
+            bar.move_to(3)
         B = P.div_(-P.diagonal().clone())  # column j divided by -P_jj
         similarity = B.fill_diagonal_(0).cpu().numpy()
         check_finite(self, similarity)
         self.item_similarity_ = similarity
 
     def _scorer(self) -> Scorer:
-        # A read-only array (from a memory map) is copied: torch accepts only writable arrays.
-        B = torch.as_tensor(
-            np.require(self.item_similarity_, requirements="W"), device=device_or_cpu(self.device)
-        )
+        B = as_tensor(self.item_similarity_, device_or_cpu(self.device))
         return lambda X: InteractionBatch.from_csr(X, B.device) @ B
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return lambda items: torch.tensor(self.item_similarity_[items])
 
 
-def inverse(A: Tensor) -> Tensor:
+def inverse(A: Tensor, after_factor: Callable[[], None] = lambda: None) -> Tensor:
     """Return the inverse of a positive definite matrix, which is overwritten.
+
+    ``after_factor`` is called after the Cholesky factorisation, a third of the work.
 
     Raises
     ------
@@ -120,10 +127,11 @@ def inverse(A: Tensor) -> Tensor:
         If the matrix is singular in float32.
     """
     if A.device.type != "cpu":
-        return _inverse_by_torch(A)
+        return _inverse_by_torch(A, after_factor)
     # On a CPU, SciPy's LAPACK takes three quarters of the time of torch and no second matrix.
     L, failed = spotrf(A.numpy().T, lower=True, overwrite_a=True, clean=False)
     _check_factor(failed)
+    after_factor()
     P = torch.from_numpy(spotri(L, lower=True, overwrite_c=True)[0].T)
     # Only the upper triangle holds the inverse; copy it to the lower triangle.
     for block in item_blocks(len(P)):
@@ -133,9 +141,10 @@ def inverse(A: Tensor) -> Tensor:
     return P
 
 
-def _inverse_by_torch(A: Tensor) -> Tensor:
+def _inverse_by_torch(A: Tensor, after_factor: Callable[[], None]) -> Tensor:
     L, failed = torch.linalg.cholesky_ex(A)
     _check_factor(failed)
+    after_factor()
     # torch writes the result by columns. Without ``out`` it would allocate a fourth matrix, whose
     # rows (the weights of one item) would not be contiguous in memory.
     torch.cholesky_inverse(L, out=A.mT)

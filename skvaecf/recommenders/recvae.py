@@ -198,7 +198,6 @@ class RecVAE(TorchRecommender):
 
     def _players(self, network: Any, x: InteractionBatch) -> list[Player]:
         likelihood, l2 = likelihood_class(self.likelihood), self.l2 / x.n_users
-        # Like the state of an optimizer, it is part of the training and not of the model.
         old_encoder = deepcopy(network.encoder).requires_grad_(False)
         # Copied to the device once: a copy in every step would make the device wait.
         prior_weights = network.decoder.logits.bias.new_tensor(self.prior_weights)
@@ -227,7 +226,15 @@ class RecVAE(TorchRecommender):
         encoder, decoder = [*network.encoder.parameters()], [*network.decoder.parameters()]
         rate, times = self.learning_rate, (self.n_encoder_passes, self.n_decoder_passes)
         return [
-            Player("encoder", encoder, encoder_loss, rate, times[0], before_epoch=remember),
+            Player(
+                "encoder",
+                encoder,
+                encoder_loss,
+                rate,
+                times[0],
+                before_epoch=remember,
+                memory=old_encoder,
+            ),
             Player("decoder", decoder, decoder_loss, rate, times[1]),
         ]
 

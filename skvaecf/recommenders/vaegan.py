@@ -242,7 +242,8 @@ class VAEGANRecommender(TorchRecommender):
 
     def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None, **options: Any) -> None:
         super()._fit(X, X_val, **options)
-        warn_of_discriminators(self.history_[self.best_iter_ - 1])
+        if self.best_iter_:  # else the fit was interrupted in the first epoch
+            warn_of_discriminators(self.history_[self.best_iter_ - 1])
 
     def _build(self, n_users: int, n_items: int) -> VAEGAN:
         return VAEGAN(

@@ -14,10 +14,9 @@ import torch
 from scipy.sparse import csr_array
 from sklearn.utils import check_random_state
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .._checks import check_finite
-from .._devices import check_device, check_precision, device_or_cpu
+from .._devices import as_tensor, check_device, check_precision, device_or_cpu
 from .._parameters import (
     Device,
     NonNegative,
@@ -27,12 +26,14 @@ from .._parameters import (
     RandomState,
     Verbose,
 )
+from .._progress import ProgressBar
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
 from ..interactions import InteractionBatch, binary_csr, count_csr
 from ..linear._least_squares import FixedFactors, LeastSquares, eigh, principal_axes
 from ..ranking import Scores
 
 FOLD_IN_ROWS = 2048  # a multiple of the rows that are scored at a time
+BFLOAT16_ROWS = 16  # for fewer rows, converting the items' factors takes longer than it saves
 
 
 class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
@@ -189,23 +190,29 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         predicted = torch.zeros(X.nnz, dtype=torch.float32, device=device)
         history: list[dict[str, float]] = []
         try:
-            for epoch in tqdm(range(1, self.max_epochs + 1), "WMF", disable=not self.verbose):
-                started = time.perf_counter()
-                P, Q = principal_axes(P, Q)
-                P, predicted = self._step(users, P, Q, predicted)
-                Q, P = principal_axes(Q, P)
-                Q, predicted = self._step(items, Q, P, predicted[by_item])
-                given_P, given_Q = map(FixedFactors.from_factors, (P, Q))
-                objective = self._problem(items, given_P).objective(Q, predicted)
-                objective += self._problem(users, given_Q).penalty(P)
-                predicted = predicted[by_user]
-                seconds = time.perf_counter() - started
-                history.append({"epoch": epoch, "objective": objective, "seconds": seconds})
-                if epoch > 1 and history[-2]["objective"] - objective < self.tol * objective:
-                    break
+            with ProgressBar("WMF", self.max_epochs, self.verbose) as bar:
+                for epoch in range(1, self.max_epochs + 1):
+                    started = time.perf_counter()
+                    P, Q = principal_axes(P, Q)
+                    P, predicted = self._step(users, P, Q, predicted)
+                    bar.move_to(epoch - 0.5)
+                    Q, P = principal_axes(Q, P)
+                    Q, predicted = self._step(items, Q, P, predicted[by_item])
+                    given_P, given_Q = map(FixedFactors.from_factors, (P, Q))
+                    objective = self._problem(items, given_P).objective(Q, predicted)
+                    objective += self._problem(users, given_Q).penalty(P)
+                    predicted = predicted[by_user]
+                    seconds = time.perf_counter() - started
+                    history.append({"epoch": epoch, "objective": objective, "seconds": seconds})
+                    bar.move_to(epoch)
+                    if epoch > 1 and history[-2]["objective"] - objective < self.tol * objective:
+                        break
+                bar.complete()
         except KeyboardInterrupt:
             if not history:
-                raise
+                raise KeyboardInterrupt(
+                    "fit was interrupted in the first epoch, which is not complete: nothing is kept"
+                ) from None
             warnings.warn(
                 f"fit was interrupted in epoch {len(history) + 1}; the factors so far are kept.",
                 stacklevel=3,
@@ -215,6 +222,7 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         check_finite(self, user_factors)
         check_finite(self, item_factors)
         self.user_factors_, self.item_factors_ = user_factors, item_factors
+        self._item_gram = (Q.T @ Q).cpu().numpy()  # a request must not wait for this product
         self.history_, self.n_iter_ = history, len(history)
 
     def _problem(self, x: InteractionBatch, fixed: FixedFactors) -> LeastSquares:
@@ -246,14 +254,11 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         return partial(self._fold_in, items=self._items())
 
     def _items(self) -> FixedFactors:
-        # A read-only array (from a memory map) is copied: torch accepts only writable arrays.
-        factors = np.require(self.item_factors_, requirements="W")
-        return FixedFactors.from_factors(
-            torch.as_tensor(factors, device=device_or_cpu(self.device))
-        )
+        device = device_or_cpu(self.device)
+        return FixedFactors(*(as_tensor(a, device) for a in (self.item_factors_, self._item_gram)))
 
     def _fold_in(self, X: csr_array, items: FixedFactors) -> Tensor:
-        return self._problem(_rows(X, items.Q.device), items).solve()
+        return self._problem(_rows(X, items.Q.device), items).of_present_columns().solve()
 
     def _scorer(self) -> Scorer:
         items = self._items()
@@ -274,13 +279,19 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
 
         if check_precision(self.precision, items.Q.device) == torch.float32:
             return lambda block: factors(block) @ items.Q.T
-        rough = items.Q.T.to(torch.bfloat16, memory_format=torch.contiguous_format)
+        rough = items.Q if X.shape[0] < BFLOAT16_ROWS else items.Q.bfloat16()
 
         def score_rows(block: slice) -> Scores:
             P = factors(block)
-            return P.bfloat16() @ rough, P, items.Q
+            return P.to(rough.dtype) @ rough.T, P, items.Q
 
         return score_rows
+
+    def _check_loaded(self) -> None:
+        n_components = self.item_factors_.shape[1]
+        if self._item_gram.shape != (n_components, n_components):
+            raise ValueError(f"the products of its {n_components} components have another shape")
+        super()._check_loaded()
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return cosines(self._items().Q)

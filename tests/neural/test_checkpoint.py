@@ -22,7 +22,7 @@ import skvaecf
 from skvaecf import InverseAutoregressiveFlow, MultVAE, RankingMonitor, VampPrior
 from skvaecf.datasets import make_interactions
 from skvaecf.neural import _recommender
-from skvaecf.neural._checkpoint import digest_rows
+from skvaecf.neural._checkpoint import Checkpoint, digest_rows
 from skvaecf.neural._training import Game, move_average
 
 # With a running average, and with epochs after the best one.
@@ -96,6 +96,76 @@ def test_a_resumed_fit_ends_like_one_without_interruption(neural, begun, path, X
     assert model.fit(X, checkpoint_path=path) is model
     assert_same(model, expected, X)
     assert not os.listdir(path.parent)
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """Return a function that lets the fit that follows be killed after some updates."""
+
+    def after(n_updates, error=Killed):
+        save, updates = Checkpoint.save_within_epoch, []
+
+        def save_and_stop(*args):
+            save(*args)
+            updates.append(1)
+            if len(updates) == n_updates:
+                monkeypatch.undo()
+                raise error
+
+        monkeypatch.setattr(Checkpoint, "save_within_epoch", save_and_stop)
+
+    return after
+
+
+@pytest.mark.parametrize(("batch_size", "kills"), [(7, (1, 2, 3, 23, 1)), ("auto", (1, 2, 1))])
+def test_a_fit_is_resumed_within_an_epoch(batch_size, kills, neural, kill_after, path, X):
+    model = make(neural, **LONG, batch_size=batch_size)
+    expected = clone(model).fit(X)
+    for n_updates in kills:
+        kill_after(n_updates)
+        with pytest.raises(Killed):
+            clone(model).fit(X, checkpoint_path=path, checkpoint_seconds=0)
+    assert_same(model.fit(X, checkpoint_path=path, checkpoint_seconds=0), expected, X)
+    assert not os.listdir(path.parent)
+
+
+def test_the_state_is_written_by_time(begun, path, X, monkeypatch):
+    written = []
+    monkeypatch.setattr(Checkpoint, "_save", lambda self, when, state: written.append(when))
+    model = make("MultVAE", **LONG | {"early_stopping": False}, batch_size=10)
+    for seconds in (None, 1e9):
+        model.fit(X, checkpoint_path=path, checkpoint_seconds=seconds)
+        assert "within an epoch" not in written
+    written.clear()
+    model.fit(X, checkpoint_path=path, checkpoint_seconds=0)
+    n_updates = model.n_iter_ * -(-X.shape[0] // 10)
+    assert written.count("within an epoch") == n_updates
+    with pytest.raises(ValueError, match="checkpoint_seconds == -1, must be >= 0"):
+        model.fit(X, checkpoint_path=path, checkpoint_seconds=-1)
+
+
+def test_ctrl_c_in_the_first_epoch_keeps_its_updates(neural_kind, kill_after, X, unchanged):
+    model = make(neural_kind, **LONG, batch_size=7)
+    kill_after(2, KeyboardInterrupt)
+    with pytest.warns(UserWarning, match="interrupted in epoch 1; its first 2 updates are kept"):
+        model.fit(X)
+    assert (model.n_iter_, model.best_iter_, model.history_) == (0, 0, [])
+    assert model.recommend(X, k=3).shape == (X.shape[0], 3)
+    started = make(neural_kind, **LONG, batch_size=7, warm_start=True)
+    started.__dict__.update(vars(model) | {"warm_start": True})
+    assert started.fit(X).n_iter_ > 0
+
+
+def test_ctrl_c_before_the_first_update_says_that_nothing_is_kept(X, monkeypatch, unchanged):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    model = make("MultVAE").fit(X)
+    check = unchanged(model)
+    monkeypatch.setattr(Game, "play", stop)
+    with pytest.raises(KeyboardInterrupt, match="there is nothing to keep"):
+        model.fit(X)
+    check()
 
 
 def test_a_file_changes_nothing(neural_kind, path, X):

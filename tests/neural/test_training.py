@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -346,7 +347,8 @@ def test_after_epoch_gets_the_averaged_network_before_it_is_validated():
 def passes(n_users, batch_size, epoch=0, seed=0, n=1):
     game = Game([player("a", scalar(0))], identity_rows(n_users), batch_size)
     generator = seeded(seed)
-    return [list(game._pass(epoch, generator, game.players[0])) for _ in range(n)]
+    numbers = count()
+    return [list(game._pass(epoch, generator, numbers, game.players[0])) for _ in range(n)]
 
 
 def test_minibatches_are_a_permutation_with_a_smaller_last_one():
