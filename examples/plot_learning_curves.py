@@ -49,12 +49,12 @@ training = {
     "n_iter_no_change": 100,
     "random_state": 0,
 }
-vae = MultVAE(100, encoder_layer_sizes=(), **training)
+vae = MultVAE(100, **training)
 vae.fit(split.train, X_val=validation)
 TrainingHistoryDisplay.from_estimator(vae)
 
 # %%
-dae = MultDAE(200, l2=0.041, **training)
+dae = MultDAE(200, **training)
 dae.fit(split.train, X_val=validation)
 TrainingHistoryDisplay.from_estimator(dae)
 

@@ -83,7 +83,7 @@ X = load_movielens_small(min_rating=4).data
 train, test = next(UserSplitter(n_splits=1, test_size=0.25, random_state=0).split(X))
 quality, on_films = {}, {}
 for likelihood in ("multinomial", "bernoulli", "n-choose-k"):
-    model = MultVAE(50, encoder_layer_sizes=(), likelihood=likelihood, random_state=0)
+    model = MultVAE(50, likelihood=likelihood, learning_rate=1e-3, random_state=0)
     model.set_params(max_epochs=40).fit(X[train])
     quality[likelihood] = ndcg_at_k(model, X[test])
     print(f"{likelihood:12} NDCG@100 of new users {quality[likelihood]:.3f}")

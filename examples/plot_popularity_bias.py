@@ -36,8 +36,8 @@ models = {
     "EASE": EASE(l2=100),
     "EDLAE": EASE(l2=20, dropout=0.3),
     "ItemKNN": ItemKNN(50, weighting="bm25"),
-    "MultDAE": MultDAE(100, l2=0.042, **training),
-    "MultVAE": MultVAE(50, encoder_layer_sizes=(), kl_weight=0.2, **training),
+    "MultDAE": MultDAE(100, **training),
+    "MultVAE": MultVAE(50, **training),
 }
 # The smaller the weight of the films that a user has not liked, the less popular the
 # recommendations.

@@ -27,6 +27,7 @@ print(f"{X.shape[0]} users, {X.shape[1]} films, {len(splits)} splits")
 # %%
 # A fit for each likelihood, weight and split
 # -------------------------------------------
+# The weights have no penalty, so with a KL term of weight 0 only the reconstruction term remains.
 WEIGHTS = [0, 0.2, 1]
 LIKELIHOODS = {"multinomial": "#1f6f8b", "bernoulli": "#d9822b"}
 
@@ -37,6 +38,7 @@ def ndcg(likelihood, kl_weight, split, seed):
         encoder_layer_sizes=(200,),
         likelihood=likelihood,
         kl_weight=kl_weight,
+        l2=0,
         learning_rate=5e-3,
         max_epochs=25,
         random_state=seed,

@@ -31,21 +31,25 @@ print(f"{X.shape[0]} users, {X.shape[1]} films, {len(splits)} splits")
 # A fit for each form and split
 # -----------------------------
 # A fit warns if a discriminator distinguishes everything correctly. This is easy for D: the row of
-# a user consists of ones, and the probabilities that D must distinguish from it are smaller.
+# a user consists of ones, and the probabilities that D must distinguish from it are smaller. The
+# likelihood and the weights of both discriminators are those of the paper.
 warnings.simplefilter("ignore", ConvergenceWarning)
 
+AVB = {"adversary_weight": 0.2}
 FORMS = {
     "no discriminator": {"adversary_weight": 0},
-    "AVB": {},
-    "AVB, not annealed": {"anneal_steps": 0},
-    "AVB+D": {"data_adversary_weight": 0.2},
-    "AVB+D+C": {"data_adversary_weight": 0.2, "contractive_weight": 3e-4},
+    "AVB": AVB,
+    "AVB, not annealed": AVB | {"anneal_steps": 0},
+    "AVB+D": AVB | {"data_adversary_weight": 0.2},
+    "AVB+D+C": AVB | {"data_adversary_weight": 0.2, "contractive_weight": 3e-4},
 }
 
 
 def fit(weights, split, seed):
     model = VAEGANRecommender(
         32,
+        likelihood="bernoulli",
+        l2=4.0,
         discriminator_layer_size=32,
         learning_rate=3e-2,
         max_epochs=20,

@@ -15,6 +15,8 @@ from sklearn.utils import check_array
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._statistics import structure
+
 
 def check_structure(X: Any, name: str = "X") -> Any:
     """Raise an error if the index arrays of a sparse matrix are corrupt.
@@ -220,6 +222,12 @@ class InteractionBatch:
         rows_ended = self.offsets.new_zeros(self.items.shape[0] + 1)
         rows_ended.index_add_(0, ends, torch.ones_like(ends))
         return rows_ended[:-1].cumsum(0)
+
+    @cached_property
+    def structure(self) -> float:
+        """Structure S of the data (:ref:`structure-of-data`), computed on the CPU."""
+        arrays = (part.cpu().numpy() for part in (self.values, self.items, self.offsets))
+        return structure(csr_array(tuple(arrays), shape=(self.n_users, self.n_items)))
 
     def rows(self, users: Tensor) -> InteractionBatch:
         """Return the rows with the given numbers, in this order.

@@ -70,16 +70,24 @@ NEURAL = {
     "random_state": 0,
 }
 
+# The likelihood of the papers, and no decay.
+OF_PAPER = {"likelihood": "multinomial", "l2": 0.0}
+
 # Few and large steps, which are enough for most to learn planted blocks.
 LARGE_STEPS = {"learning_rate": 0.05, "batch_size": 40, "max_epochs": 10}
 
 # A new recommender needs an entry here, and one in VALUES for each new hyperparameter.
 CASES = {
     "AWAE": Case(
-        NEURAL | {"encoder_layer_sizes": (8,), "mmd_weight": 1.0, "anneal_steps": 2},
+        NEURAL
+        | OF_PAPER
+        | {"encoder_layer_sizes": (8,), "mmd_weight": 1.0, "kl_weight": 0.5, "anneal_steps": 2},
         LARGE_STEPS | {"max_epochs": 15},
     ),
-    "CDAE": Case(NEURAL | {"l2": 0.1}, {"batch_size": 16, "max_epochs": 60}),
+    "CDAE": Case(
+        NEURAL | {"activation": "sigmoid", "likelihood": "bernoulli", "l2": 0.1},
+        {"batch_size": 16, "max_epochs": 60},
+    ),
     "CFGAN": Case(
         NEURAL | {"mode": "user", "generator_layer_sizes": (7,), "discriminator_layer_sizes": (5,)},
         {
@@ -100,22 +108,37 @@ CASES = {
         },
     ),
     "HVampVAE": Case(
-        NEURAL | {"layer_size": 8, "n_pseudo_inputs": 4, "kl_weight": 0.5, "anneal_steps": 2},
+        NEURAL
+        | OF_PAPER
+        | {"layer_size": 8, "n_pseudo_inputs": 4, "kl_weight": 0.5, "anneal_steps": 2},
         {"batch_size": 16, "max_epochs": 30},
     ),
     "ItemKNN": Case({"n_neighbors": 5}),
-    "MultDAE": Case(NEURAL | {"l2": 0.05}, LARGE_STEPS),
+    "MultDAE": Case(NEURAL | {"likelihood": "multinomial", "l2": 0.05}, LARGE_STEPS),
     "MultVAE": Case(
-        NEURAL | {"encoder_layer_sizes": (8,), "kl_weight": 0.5, "anneal_steps": 2},
+        NEURAL
+        | OF_PAPER
+        | {
+            "encoder_layer_sizes": (8,),
+            "kl_weight": 0.5,
+            "anneal_steps": 2,
+        },
         LARGE_STEPS,
     ),
     "RecVAE": Case(
-        NEURAL | {"encoder_layer_sizes": (8, 8), "kl_weight": 0.3},
+        NEURAL | OF_PAPER | {"encoder_layer_sizes": (8, 8), "kl_weight": 0.3},
         LARGE_STEPS | {"max_epochs": 15, "learning_rate": 0.04},
     ),
     "SIVAERecommender": Case(
         NEURAL
-        | {"encoder_layer_sizes": (8,), "noise_size": 4, "n_mixing_samples": 2, "anneal_steps": 2},
+        | OF_PAPER
+        | {
+            "encoder_layer_sizes": (8,),
+            "noise_size": 4,
+            "n_mixing_samples": 2,
+            "kl_weight": 0.5,
+            "anneal_steps": 2,
+        },
         LARGE_STEPS,
     ),
     "Popularity": Case({}, None),
@@ -125,6 +148,7 @@ CASES = {
             "encoder_layer_sizes": (8,),
             "likelihood": "multinomial",
             "noise_size": 4,
+            "adversary_weight": 0.2,
             "discriminator_layer_size": 8,
             "discriminator_learning_rate": 0.02,
             "contractive_weight": 0.02,

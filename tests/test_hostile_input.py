@@ -426,7 +426,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of the names of the tests")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
-    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+    for message in (
+        "Sparse CSR tensor support is in beta state",
+        "The given NumPy array is not writable",
+        "early_stopping has no validation users",
+    ):
+        warnings.filterwarnings("ignore", message)
     further = settings(
         max_examples=options.examples,
         derandomize=False,

@@ -267,7 +267,7 @@ def compare_ease(split, libraries, repeat, l2=800.0, dropout=0.2):
 
 def compare_recommend(split, libraries, n_components, repeat):
     X = split.train
-    model = WMF(n_components, max_epochs=2, random_state=0).fit(X)
+    model = WMF(n_components, unobserved_weight=0.3, l2=0.008, max_epochs=2, random_state=0).fit(X)
     methods = {
         f"skvaecf, {precision}": lambda p=precision: model.set_params(precision=p).recommend(X, K)
         for precision in ("float32", "bfloat16")

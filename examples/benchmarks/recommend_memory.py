@@ -21,6 +21,15 @@ from scipy.sparse import csr_array
 
 from skvaecf import MultVAE
 
+# Former defaults without a hidden layer. docs/benchmarks.rst has figures of this model.
+LINEAR = {
+    "encoder_layer_sizes": (),
+    "likelihood": "multinomial",
+    "kl_weight": 0.5,
+    "l2": 0.0,
+    "learning_rate": 1e-3,
+}
+
 
 def make_rows(n_users, n_items, seed=0):
     """Draw rows: one user in ten has no item, the others have 1 to several hundred."""
@@ -42,7 +51,7 @@ def main():
     parser.add_argument("--items", type=int, default=20_000)
     arguments = parser.parse_args()
     X = make_rows(2_000, arguments.items)
-    model = MultVAE(64, encoder_layer_sizes=(), max_epochs=1, random_state=0).fit(X)
+    model = MultVAE(64, max_epochs=1, random_state=0, **LINEAR).fit(X)
     print(f"after fit: peak {peak():,.0f} MiB")
     for n_users in arguments.users:
         X = make_rows(n_users, arguments.items, seed=1)

@@ -39,9 +39,7 @@ def compare(name, here, there):
 
 
 def search(X):
-    model = MultVAE(
-        64, encoder_layer_sizes=(), learning_rate=3e-3, batch_size=60, max_epochs=10, random_state=0
-    )
+    model = MultVAE(64, learning_rate=3e-3, batch_size=60, max_epochs=10, random_state=0)
     cv = UserSplitter(n_splits=2, test_size=0.2, random_state=0)
     grid = {"dropout": [0.3, 0.6], "kl_weight": [0.2, 1.0]}
     search = GridSearchCV(model, grid, scoring=ndcg_at_k, cv=cv, refit=False)

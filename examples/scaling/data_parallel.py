@@ -30,7 +30,16 @@ def main():
     rank, n_ranks = distributed.get_rank(), distributed.get_world_size()
     if torch.cuda.is_available():
         torch.cuda.set_device(rank % torch.cuda.device_count())
-    model = MultVAE(100, encoder_layer_sizes=(), learning_rate=3e-3, batch_size=60, random_state=0)
+    # The output in docs/scaling_out.rst is of this model.
+    model = MultVAE(
+        100,
+        likelihood="multinomial",
+        kl_weight=0.5,
+        l2=0,
+        learning_rate=3e-3,
+        batch_size=60,
+        random_state=0,
+    )
 
     def fit_and_score():
         started = time.perf_counter()

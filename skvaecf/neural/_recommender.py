@@ -112,6 +112,8 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
 
     network_: Any = field(init=False)
 
+    # Of a model that allows l2="auto": this weight times the structure to the power 2/3.
+    _auto_l2: ClassVar[float | None] = None
     # The order in which the players make their updates.
     _order: ClassVar[Order] = staticmethod(by_batch)
 
@@ -441,6 +443,11 @@ None, default=None
         figures["seconds"] = time.perf_counter() - started
         progress.record(epoch, broadcast_from_rank_0(figures))
 
+    def _l2_of(self, x: InteractionBatch) -> float:
+        """Return the weight of the penalty next to the loss summed over the training users x."""
+        l2: Any = self.l2
+        return float((self._auto_l2 or 0.0) / x.structure ** (2 / 3) if isinstance(l2, str) else l2)
+
     def _identity(self, X: csr_array, X_val: csr_array | Pair | None, seed: int) -> dict[str, str]:
         """Return everything that the learned numbers depend on, by name."""
         device = check_device(self.device)
@@ -518,6 +525,7 @@ None, default=None
             # To build the network again, even if the parameters have been changed since.
             "_built_with": {n: value for n, value in params.items() if n not in of_training},
             "n_features_in_": x.n_items,
+            **({} if self._auto_l2 is None else {"l2_": self._l2_of(x)}),
             **columns,
         }
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from .._parameters import LayerSizes, NonNegative, NonNegativeInt, PositiveInt, Rate
+from .._parameters import LayerSizes, NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
 from ..interactions import InteractionBatch
 from ..neural._distributions import DiagonalNormal, standard_normal
 from ..neural._layers import Autoencoder, Decoder, Encoder
@@ -45,31 +45,32 @@ class AWAE(TorchRecommender):
     ----------
     n_components : int, default=200
         Number of components of the latent vector.
-    encoder_layer_sizes : tuple of int, default=(600,)
+    encoder_layer_sizes : tuple of int, default=()
         Widths of the hidden tanh layers of the encoder. With ``()`` the encoder is linear.
     decoder_layer_sizes : tuple of int, default=()
         Widths of the hidden tanh layers of the decoder. With ``()`` the decoder is linear.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="n-choose-k"
         Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
         distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
     mmd_weight : float, default=10.0
         Weight :math:`\lambda` of the MMD between the latent vectors of a mini-batch and draws from
         the prior. 0 removes the term.
-    kl_weight : float, default=0.5
+    kl_weight : float, default=0.2
         Final weight :math:`\beta` of the KL term. 0 removes the term.
     anneal_steps : int or "auto", default="auto"
         Number of updates over which the weight above increases linearly from 0 to its final value.
         "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
-    l2 : float, default=0.0
+    l2 : float or "auto", default="auto"
         Weight :math:`\gamma` of the squared norms of the weight matrices of encoder and decoder,
-        next to the loss summed over all users.
+        next to the loss summed over all users. "auto" is :math:`14 / S^{2/3}`, where S is the
+        structure of the data (:ref:`structure-of-data`).
     l1 : float, default=1e-3
         Weight :math:`\rho` of the L1 norm of a user's latent vector.
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder in
         training.
-    learning_rate : float, default=1e-3
+    learning_rate : float, default=5e-3
         Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
@@ -121,6 +122,8 @@ class AWAE(TorchRecommender):
         Number of epochs that were run.
     best_iter_ : int
         Number of the epoch whose parameters are kept, counted from 1.
+    l2_ : float
+        The weight :math:`\gamma` that was used.
     n_features_in_ : int
         Number of items.
 
@@ -155,15 +158,18 @@ class AWAE(TorchRecommender):
 
     n_components: PositiveInt = 200
     _: KW_ONLY
-    encoder_layer_sizes: LayerSizes = (600,)
+    encoder_layer_sizes: LayerSizes = ()
     decoder_layer_sizes: LayerSizes = ()
-    likelihood: LikelihoodLike = "multinomial"
+    likelihood: LikelihoodLike = "n-choose-k"
     mmd_weight: NonNegative = 10.0
-    kl_weight: NonNegative = 0.5
+    kl_weight: NonNegative = 0.2
     anneal_steps: NonNegativeInt | Literal["auto"] = "auto"
-    l2: NonNegative = 0.0
+    l2: NonNegative | Literal["auto"] = "auto"
     l1: NonNegative = 1e-3
     dropout: Rate = 0.5
+    learning_rate: Positive = 5e-3
+
+    _auto_l2: ClassVar[float | None] = 14.0
 
     def _build(self, n_users: int, n_items: int) -> Autoencoder:
         return Autoencoder(
@@ -172,7 +178,7 @@ class AWAE(TorchRecommender):
         )
 
     def _players(self, network: Autoencoder, x: InteractionBatch) -> list[Player]:
-        likelihood, l2 = likelihood_class(self.likelihood), self.l2 / x.n_users
+        likelihood, l2 = likelihood_class(self.likelihood), self._l2_of(x) / x.n_users
 
         def loss(batch: Batch) -> Tensor:
             """- E log p(x|z) + beta KL(q || p) + rho E ||z||_1 + lambda MMD^2 + gamma/U ||W||^2."""

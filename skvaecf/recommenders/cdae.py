@@ -47,16 +47,16 @@ class CDAE(TorchRecommender):
 
     Parameters
     ----------
-    n_components : int, default=50
+    n_components : int, default=200
         Number of units of the hidden layer h, and number of components of the users' vectors.
-    activation : {"sigmoid", "tanh", "linear"}, default="sigmoid"
+    activation : {"sigmoid", "tanh", "linear"}, default="tanh"
         Activation function s of the hidden layer.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="bernoulli"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="n-choose-k"
         Distribution of a user's interactions given the scores of all items. With "bernoulli" the
         loss is the logistic loss of the paper. "n-choose-k" is the distribution of "bernoulli"
         given the number of the user's items. A custom likelihood is a subclass of
         :class:`skvaecf.neural.ItemLikelihood`.
-    l2 : float, default=1.0
+    l2 : float, default=4.0
         Weight :math:`\lambda` of the squared norms of the users' vectors and of both weight
         matrices, next to the loss summed over all users. The biases are not penalised.
     dropout : float, default=0.5
@@ -125,12 +125,13 @@ class CDAE(TorchRecommender):
 
     Notes
     -----
-    The paper sums the loss over the user's items and a few sampled other items. This class sums
-    over all items, without sampling. In the paper the penalty is not divided by the number U of
-    users: a value :math:`\lambda` of this class is :math:`2 \lambda / U` in the paper. Rows are
-    scaled to unit length before dropout. The paper does not do this; without it, the many items of
-    an active user would saturate the hidden layer. The entries that dropout keeps are multiplied by
-    1 / (1 - q), so q must be less than 1.
+    The network of the paper is ``CDAE(n_components=50, activation="sigmoid",
+    likelihood="bernoulli", l2=1.0)``. The paper sums the loss over the user's items and a few
+    sampled other items. This class sums over all items, without sampling. In the paper the penalty
+    is not divided by the number U of users: a value :math:`\lambda` of this class is
+    :math:`2 \lambda / U` in the paper. Rows are scaled to unit length before dropout. The paper
+    does not do this; without it, the many items of an active user would saturate the hidden layer.
+    The entries that dropout keeps are multiplied by 1 / (1 - q), so q must be less than 1.
 
     The paper has no rule for users that are not in ``fit``. The search for v starts from the mean
     of the trained vectors and makes 10 gradient steps with the step length of Barzilai and Borwein.
@@ -156,11 +157,11 @@ class CDAE(TorchRecommender):
     (2, 3)
     """
 
-    n_components: PositiveInt = 50
+    n_components: PositiveInt = 200
     _: KW_ONLY
-    activation: Literal["sigmoid", "tanh", "linear"] = "sigmoid"
-    likelihood: LikelihoodLike = "bernoulli"
-    l2: NonNegative = 1.0
+    activation: Literal["sigmoid", "tanh", "linear"] = "tanh"
+    likelihood: LikelihoodLike = "n-choose-k"
+    l2: NonNegative = 4.0
     dropout: Rate = 0.5
     learning_rate: Positive = 1e-2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from .._checks import check_finite
 from .._devices import as_tensor, check_device, check_memory, device_or_cpu
 from .._parameters import Device, Positive, Rate, Verbose
 from .._progress import ProgressBar
+from .._statistics import structure
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
 from ..interactions import InteractionBatch
 from ..linear._item_item import dense_gram, item_blocks
@@ -33,9 +35,11 @@ class EASE(SimilarItemsMixin, BaseRecommender):
 
     Parameters
     ----------
-    l2 : float, default=500.0
+    l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the penalty on B. Like the entries of :math:`X^\top X`, it is a
-        number of users.
+        number of users. "auto" is :math:`1300 \, U^{1/4} / S` for U users, where S is the structure
+        of the data (:ref:`structure-of-data`): the more a user's items tell about the others, the
+        smaller the penalty.
     dropout : float, default=0.0
         Probability p of dropping an interaction of the input. 0 gives EASE [1]_. A larger value
         gives EDLAE [2]_: the objective is the mean, over all random draws, of that of a denoising
@@ -50,6 +54,8 @@ class EASE(SimilarItemsMixin, BaseRecommender):
     ----------
     item_similarity_ : ndarray of shape (n_items, n_items), float32
         The matrix B. Column j holds the weights that predict item j.
+    l2_ : float
+        The weight of the penalty that was used.
     n_features_in_ : int
         Number of items.
 
@@ -79,7 +85,7 @@ class EASE(SimilarItemsMixin, BaseRecommender):
            [3]])
     """
 
-    l2: Positive = 500.0
+    l2: Positive | Literal["auto"] = "auto"
     _: KW_ONLY
     dropout: Rate = 0.0
     device: Device = "auto"
@@ -95,18 +101,19 @@ class EASE(SimilarItemsMixin, BaseRecommender):
             f"EASE with {n_items} items",
             "SLIM, ItemKNN and WMF need less",
         )
+        l2 = 1300 * X.shape[0] ** 0.25 / structure(X) if isinstance(self.l2, str) else self.l2
         with ProgressBar("EASE", 3, self.verbose, unit="steps") as bar:
             gram = dense_gram(X, device)
             bar.move_to(1)
             # B_ij = -P_ij / P_jj, where P = (X'X + Lambda)^-1
             diagonal = gram.diagonal()
-            diagonal.mul_(1 + self.dropout / (1 - self.dropout)).add_(self.l2)
+            diagonal.mul_(1 + self.dropout / (1 - self.dropout)).add_(l2)
             P = inverse(gram, after_factor=lambda: bar.move_to(2))
             bar.move_to(3)
         B = P.div_(-P.diagonal().clone())  # column j divided by -P_jj
         similarity = B.fill_diagonal_(0).cpu().numpy()
         check_finite(self, similarity)
-        self.item_similarity_ = similarity
+        self.item_similarity_, self.l2_ = similarity, float(l2)
 
     def _scorer(self) -> Scorer:
         B = as_tensor(self.item_similarity_, device_or_cpu(self.device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,22 +56,24 @@ class HVampVAE(TorchRecommender):
         Width of each hidden layer.
     n_pseudo_inputs : int, default=100
         Number M of pseudo-inputs.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="n-choose-k"
         Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
         distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
-    kl_weight : float, default=0.3
+    kl_weight : float, default=0.2
         Final weight :math:`\beta` of the KL term. 0 removes the term.
     anneal_steps : int or "auto", default="auto"
         Number of updates over which the weight above increases linearly from 0 to its final value.
         "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
-    l2 : float, default=0.0
+    l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of all layers, next to
-        the loss summed over all users. The pseudo-inputs are not penalised.
+        the loss summed over all users. "auto" is :math:`14 / S^{2/3}`, where S is the structure of
+        the data (:ref:`structure-of-data`). The pseudo-inputs are not
+        penalised.
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder in
         training.
-    learning_rate : float, default=5e-4
+    learning_rate : float, default=2e-3
         Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
@@ -124,6 +126,8 @@ class HVampVAE(TorchRecommender):
         Number of epochs that were run.
     best_iter_ : int
         Number of the epoch whose parameters are kept, counted from 1.
+    l2_ : float
+        The weight :math:`\lambda` that was used.
     n_features_in_ : int
         Number of items.
 
@@ -136,8 +140,9 @@ class HVampVAE(TorchRecommender):
     The losses omit the constant terms of the likelihood. Log-variances are clipped to [-12, 4]. The
     KL term of :math:`z_1` given :math:`z_2` is computed in closed form. That of :math:`z_2` is
     computed at the :math:`z_2` that was drawn. The paper has 1000 pseudo-inputs, whose dense rows
-    cost most of the time of an update. It increases :math:`\beta` during 100 epochs and has no
-    moving average (``ema_decay=0``).
+    cost most of the time of an update. The model of the paper is ``HVampVAE(n_pseudo_inputs=1000,
+    likelihood="multinomial", l2=0, learning_rate=5e-4, ema_decay=0)``; it increases :math:`\beta`
+    during 100 epochs.
 
     References
     ----------
@@ -163,12 +168,14 @@ class HVampVAE(TorchRecommender):
     _: KW_ONLY
     layer_size: PositiveInt = 600
     n_pseudo_inputs: PositiveInt = 100
-    likelihood: LikelihoodLike = "multinomial"
-    kl_weight: NonNegative = 0.3
+    likelihood: LikelihoodLike = "n-choose-k"
+    kl_weight: NonNegative = 0.2
     anneal_steps: NonNegativeInt | Literal["auto"] = "auto"
-    l2: NonNegative = 0.0
+    l2: NonNegative | Literal["auto"] = "auto"
     dropout: Rate = 0.5
-    learning_rate: Positive = 5e-4
+    learning_rate: Positive = 2e-3
+
+    _auto_l2: ClassVar[float | None] = 14.0
 
     def _build(self, n_users: int, n_items: int) -> HierarchicalAutoencoder:
         return HierarchicalAutoencoder(
@@ -179,7 +186,7 @@ class HVampVAE(TorchRecommender):
         )
 
     def _players(self, network: HierarchicalAutoencoder, x: InteractionBatch) -> list[Player]:
-        likelihood, l2 = likelihood_class(self.likelihood), self.l2 / x.n_users
+        likelihood, l2 = likelihood_class(self.likelihood), self._l2_of(x) / x.n_users
         layers = [part for name, part in network.named_children() if name != "prior"]
 
         def loss(batch: Batch) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._checks import check_finite
 from .._parameters import NonNegative, PositiveInt
+from .._statistics import structure
 from .._top_k import largest_positive
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
 from ..linear._item_item import sparse_item_blocks, sparse_scorer, stored_similarities
@@ -35,26 +36,31 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
 
     Parameters
     ----------
-    n_neighbors : int, default=100
+    n_neighbors : int, default=200
         Number of items in :math:`N(j)`. Of equally similar items, those with the lower numbers are
         taken.
     metric : {"cosine", "jaccard"}, default="cosine"
         Similarity of two items [1]_. With a ``weighting``, "jaccard" is its extension to real
         numbers, the Tanimoto similarity.
-    weighting : {"tfidf", "bm25"} or None, default=None
+    weighting : {"tfidf", "bm25"} or None, default="tfidf"
         Entries :math:`a_{ui}` of the vector of an item. With None they are 1 for the users of the
         item. With "tfidf" they are :math:`\log(I / n_u)`, where :math:`n_u` is the number of the
         user's items and I the number of all items; users with many items have small weights. With
         "bm25" [2]_ they are :math:`\log(1 + (I - n_u + \frac12) / (n_u + \frac12))` times a factor
         that decreases with the number of users of the item (constants k1 = 1.2 and b = 0.75).
-    shrinkage : float, default=0.0
+    shrinkage : float or "auto", default="auto"
         The term h, in the unit of :math:`a_i^\top a_j` (without ``weighting``, a number of users).
-        It reduces similarities that are based on few users [3]_.
+        It reduces similarities that are based on few users [3]_. "auto" is the mean of
+        :math:`a_{ui}^2` over the interactions times :math:`(25 / S)^5`, at most 1000 times, where S
+        is the structure of the data (:ref:`structure-of-data`): little, unless a user's items tell
+        little about the others.
 
     Attributes
     ----------
     item_similarity_ : csr_array of shape (n_items, n_items), float32
         Column j holds the similarities of item j to its neighbours :math:`N(j)`.
+    shrinkage_ : float
+        The term h that was used.
     n_features_in_ : int
         Number of items.
 
@@ -79,14 +85,17 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
            [3]])
     """
 
-    n_neighbors: PositiveInt = 100
+    n_neighbors: PositiveInt = 200
     _: KW_ONLY
     metric: Literal["cosine", "jaccard"] = "cosine"
-    weighting: Literal["tfidf", "bm25"] | None = None
-    shrinkage: NonNegative = 0.0
+    weighting: Literal["tfidf", "bm25"] | None = "tfidf"
+    shrinkage: NonNegative | Literal["auto"] = "auto"
 
     def _fit(self, X: csr_array) -> None:
         A = _weighted(X, self.weighting)
+        h = self.shrinkage
+        if isinstance(h, str):
+            h = min((25 / structure(X)) ** 5, 1000) * (A.data**2).sum() / max(A.nnz, 1)
         items = csr_array(A.T)
         squared = np.bincount(A.indices, A.data**2, minlength=X.shape[1])  # |a_i|^2
         blocks, nearest = list(sparse_item_blocks(A)), []
@@ -98,7 +107,7 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
                 scale = np.sqrt(squared[i] * squared[j])
             else:
                 scale = squared[i] + squared[j] - shared.data
-            scale += self.shrinkage
+            scale += h
             similarity = np.divide(shared.data, scale, out=np.zeros(len(i)), where=scale > 0)
             similarity[i == j] = 0
             shared.data = similarity.astype(np.float32)
@@ -106,7 +115,7 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
         place = np.argsort(np.concatenate(blocks))
         similarity = csr_array(vstack(nearest, format="csr")[place].T)
         check_finite(self, similarity.data)
-        self.item_similarity_ = similarity
+        self.item_similarity_, self.shrinkage_ = similarity, float(h)
 
     def _scorer(self) -> Scorer:
         return sparse_scorer(self.item_similarity_)

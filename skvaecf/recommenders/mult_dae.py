@@ -1,13 +1,14 @@
-"""Mult-DAE: a denoising autoencoder with a multinomial likelihood."""
+"""Mult-DAE: a denoising autoencoder of a user's set of items."""
 
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from .._parameters import LayerSizes, NonNegative, PositiveInt, Rate
+from .._parameters import LayerSizes, NonNegative, Positive, PositiveInt, Rate
 from ..interactions import InteractionBatch
 from ..neural._layers import Autoencoder, Decoder, Encoder
 from ..neural._likelihoods import LikelihoodLike, likelihood_class
@@ -17,7 +18,11 @@ from ..neural._training import Batch, Player
 
 
 class MultDAE(TorchRecommender):
-    r"""Denoising autoencoder with a multinomial likelihood (Mult-DAE).
+    r"""Denoising autoencoder of a user's set of items (Mult-DAE).
+
+    The model of the paper is ``MultDAE(n_components=200, likelihood="multinomial", l2=2.3,
+    learning_rate=1e-3, ema_decay=0)`` (the decay is that of 0.01 / 500 per update on MovieLens
+    20M).
 
     In training, items are dropped from a user's row x, and the network learns to predict the whole
     row. Training minimises, on average over the users,
@@ -38,17 +43,18 @@ class MultDAE(TorchRecommender):
         Widths of the hidden tanh layers of the encoder. With ``()`` the encoder is linear.
     decoder_layer_sizes : tuple of int, default=()
         Widths of the hidden tanh layers of the decoder. With ``()`` the decoder is linear.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="n-choose-k"
         Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
         distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
-    l2 : float, default=2.0
+    l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
-        next to the loss summed over all users.
+        next to the loss summed over all users. "auto" is :math:`22 / S^{2/3}`, where S is the
+        structure of the data (:ref:`structure-of-data`).
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder in
         training.
-    learning_rate : float, default=1e-3
+    learning_rate : float, default=5e-3
         Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
@@ -100,6 +106,8 @@ class MultDAE(TorchRecommender):
         Number of epochs that were run.
     best_iter_ : int
         Number of the epoch whose parameters are kept, counted from 1.
+    l2_ : float
+        The weight :math:`\lambda` that was used.
     n_features_in_ : int
         Number of items.
 
@@ -109,8 +117,7 @@ class MultDAE(TorchRecommender):
 
     Notes
     -----
-    The losses omit the constant terms of the likelihood. The setting of the paper is
-    ``MultDAE(n_components=200, ema_decay=0)``.
+    The losses omit the constant terms of the likelihood.
 
     References
     ----------
@@ -131,9 +138,12 @@ class MultDAE(TorchRecommender):
     _: KW_ONLY
     encoder_layer_sizes: LayerSizes = ()
     decoder_layer_sizes: LayerSizes = ()
-    likelihood: LikelihoodLike = "multinomial"
-    l2: NonNegative = 2.0
+    likelihood: LikelihoodLike = "n-choose-k"
+    l2: NonNegative | Literal["auto"] = "auto"
     dropout: Rate = 0.5
+    learning_rate: Positive = 5e-3
+
+    _auto_l2: ClassVar[float | None] = 22.0
 
     def _build(self, n_users: int, n_items: int) -> Autoencoder:
         return Autoencoder(
@@ -142,7 +152,7 @@ class MultDAE(TorchRecommender):
         )
 
     def _players(self, network: Autoencoder, x: InteractionBatch) -> list[Player]:
-        likelihood, l2 = likelihood_class(self.likelihood), self.l2 / x.n_users
+        likelihood, l2 = likelihood_class(self.likelihood), self._l2_of(x) / x.n_users
 
         def loss(batch: Batch) -> Tensor:
             """- log p(x|z) + lambda/U sum ||W||^2, eq. 10."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class RecVAE(TorchRecommender):
         Widths of the hidden layers of the encoder. There must be at least one layer, and all widths
         must be equal. The sum of the outputs of all previous layers is added to each layer before
         its activation function.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="n-choose-k"
         Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
         distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
@@ -71,9 +71,10 @@ class RecVAE(TorchRecommender):
     kl_weight_per_item : float, default=0.005
         Part :math:`\gamma` of the weight of the KL term that is multiplied by the number of the
         user's items.
-    l2 : float, default=0.0
+    l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
-        next to the loss summed over all users.
+        next to the loss summed over all users. "auto" is :math:`14 / S^{2/3}`, where S is the
+        structure of the data (:ref:`structure-of-data`).
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder when
         the encoder is trained.
@@ -81,7 +82,7 @@ class RecVAE(TorchRecommender):
         Passes of the encoder over the users in each epoch.
     n_decoder_passes : int, default=1
         Passes of the decoder over the users in each epoch, after those of the encoder.
-    learning_rate : float, default=5e-4
+    learning_rate : float, default=2e-3
         Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
@@ -133,6 +134,8 @@ class RecVAE(TorchRecommender):
         Number of epochs that were run.
     best_iter_ : int
         Number of the epoch whose parameters are kept, counted from 1.
+    l2_ : float
+        The weight :math:`\lambda` that was used.
     n_features_in_ : int
         Number of items.
 
@@ -143,7 +146,8 @@ class RecVAE(TorchRecommender):
     Notes
     -----
     The losses omit the constant terms of the likelihood. Log-variances are clipped to [-12, 4]; the
-    paper does not clip them. The paper has no moving average (``ema_decay=0``).
+    paper does not clip them. The model of the paper is ``RecVAE(likelihood="multinomial", l2=0,
+    learning_rate=5e-4, ema_decay=0)``.
 
     References
     ----------
@@ -163,16 +167,17 @@ class RecVAE(TorchRecommender):
     n_components: PositiveInt = 200
     _: KW_ONLY
     encoder_layer_sizes: LayerSizes = (600, 600, 600, 600, 600)
-    likelihood: LikelihoodLike = "multinomial"
+    likelihood: LikelihoodLike = "n-choose-k"
     prior_weights: Annotated[Sequence[float], "array-like"] = (0.15, 0.75, 0.1)
     kl_weight: NonNegative = 0.0
     kl_weight_per_item: NonNegative = 0.005
-    l2: NonNegative = 0.0
+    l2: NonNegative | Literal["auto"] = "auto"
     dropout: Rate = 0.5
     n_encoder_passes: PositiveInt = 3
     n_decoder_passes: PositiveInt = 1
-    learning_rate: Positive = 5e-4
+    learning_rate: Positive = 2e-3
 
+    _auto_l2: ClassVar[float | None] = 14.0
     _order: ClassVar[Order] = staticmethod(by_epoch)
 
     def _validate_params(self) -> None:
@@ -197,7 +202,7 @@ class RecVAE(TorchRecommender):
         )
 
     def _players(self, network: Any, x: InteractionBatch) -> list[Player]:
-        likelihood, l2 = likelihood_class(self.likelihood), self.l2 / x.n_users
+        likelihood, l2 = likelihood_class(self.likelihood), self._l2_of(x) / x.n_users
         old_encoder = deepcopy(network.encoder).requires_grad_(False)
         # Copied to the device once: a copy in every step would make the device wait.
         prior_weights = network.decoder.logits.bias.new_tensor(self.prior_weights)

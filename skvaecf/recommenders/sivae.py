@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .._parameters import LayerSizes, NonNegative, NonNegativeInt, PositiveInt, Rate
+from .._parameters import LayerSizes, NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
 from ..interactions import InteractionBatch
 from ..neural._distributions import SemiImplicitNormal, standard_normal
 from ..neural._layers import Autoencoder, Decoder, ItemEmbedding, Linear, SelfInitialized
@@ -40,6 +40,10 @@ NOISES = {"gaussian": gaussian, "bernoulli": coin}
 class SIVAERecommender(TorchRecommender):
     r"""Variational autoencoder with a semi-implicit posterior (SIVAE).
 
+    The network of the paper is ``SIVAERecommender(encoder_layer_sizes=(600,),
+    decoder_layer_sizes=(600,), likelihood="multinomial", kl_weight=0.2, l2=0,
+    learning_rate=1e-3)``.
+
     Noise :math:`\epsilon_t` and the user's items :math:`x` enter every layer of the encoder,
 
     .. math:: \ell_t = \tanh(H_t \ell_{t-1} + E_t \epsilon_t + X_t x + b_t), \quad
@@ -66,11 +70,11 @@ class SIVAERecommender(TorchRecommender):
     ----------
     n_components : int, default=200
         Number of components of the latent vector.
-    encoder_layer_sizes : tuple of int, default=(600,)
+    encoder_layer_sizes : tuple of int, default=(100,)
         Widths of the hidden tanh layers of the encoder. With ``()`` the encoder is linear.
     decoder_layer_sizes : tuple of int, default=()
         Widths of the hidden tanh layers of the decoder. With ``()`` the decoder is linear.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="multinomial"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="n-choose-k"
         Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
         distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
@@ -90,18 +94,19 @@ class SIVAERecommender(TorchRecommender):
         Number of draws of the noise and of z over which ``predict`` averages the probabilities of
         the items. The draws of the noise are made once per fit and shared by all users. With 0, the
         scores are :math:`f_\theta(\mu)` at :math:`\epsilon = 0`.
-    kl_weight : float, default=0.5
+    kl_weight : float, default=0.2
         Final weight :math:`\beta` of the KL term. 0 removes the term.
     anneal_steps : int or "auto", default="auto"
         Number of updates over which the weight above increases linearly from 0 to its final value.
         "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
-    l2 : float, default=0.0
+    l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
-        next to the loss summed over all users.
+        next to the loss summed over all users. "auto" is :math:`14 / S^{2/3}`, where S is the
+        structure of the data (:ref:`structure-of-data`).
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder in
         training.
-    learning_rate : float, default=1e-3
+    learning_rate : float, default=5e-3
         Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
@@ -153,6 +158,8 @@ class SIVAERecommender(TorchRecommender):
         Number of epochs that were run.
     best_iter_ : int
         Number of the epoch whose parameters are kept, counted from 1.
+    l2_ : float
+        The weight :math:`\lambda` that was used.
     n_features_in_ : int
         Number of items.
 
@@ -188,19 +195,22 @@ class SIVAERecommender(TorchRecommender):
 
     n_components: PositiveInt = 200
     _: KW_ONLY
-    encoder_layer_sizes: LayerSizes = (600,)
+    encoder_layer_sizes: LayerSizes = (100,)
     decoder_layer_sizes: LayerSizes = ()
-    likelihood: LikelihoodLike = "multinomial"
+    likelihood: LikelihoodLike = "n-choose-k"
     noise: Literal["gaussian", "bernoulli"] = "gaussian"
     noise_size: PositiveInt = 100
     shared_sigma: bool = False
     n_mixing_samples: NonNegativeInt = 10
     n_latent_samples: PositiveInt = 1
     n_prediction_samples: NonNegativeInt = 0
-    kl_weight: NonNegative = 0.5
+    kl_weight: NonNegative = 0.2
     anneal_steps: NonNegativeInt | Literal["auto"] = "auto"
-    l2: NonNegative = 0.0
+    l2: NonNegative | Literal["auto"] = "auto"
     dropout: Rate = 0.5
+    learning_rate: Positive = 5e-3
+
+    _auto_l2: ClassVar[float | None] = 14.0
 
     def _build(self, n_users: int, n_items: int) -> Autoencoder:
         return Autoencoder(
@@ -217,7 +227,7 @@ class SIVAERecommender(TorchRecommender):
         )
 
     def _players(self, network: Any, x: InteractionBatch) -> list[Player]:
-        likelihood, l2 = likelihood_class(self.likelihood), self.l2 / x.n_users
+        likelihood, l2 = likelihood_class(self.likelihood), self._l2_of(x) / x.n_users
         n_draws = self.n_latent_samples + self.n_mixing_samples
 
         def loss(batch: Batch) -> Tensor:

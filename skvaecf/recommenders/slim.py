@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import KW_ONLY
 from numbers import Integral
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from .._checks import check_finite
 from .._devices import available_memory, check_device
 from .._parameters import Device, NonNegative, Positive, Verbose
+from .._statistics import structure, typical_count
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
 from ..linear._block_pivoting import BlockPivoting
 from ..linear._item_item import (
@@ -41,12 +42,16 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
 
     Parameters
     ----------
-    l1 : float, default=5.0
+    l1 : float or "auto", default="auto"
         Weight :math:`\lambda_1`. Like the entries of :math:`X^\top X`, it is a number of users.
         With ``nonnegative``, an item that shares at most this number of users with item j has the
-        weight 0.
-    l2 : float, default=200.0
-        Weight :math:`\lambda_2`, in the same unit.
+        weight 0. "auto" is :math:`0.15 \sqrt{\bar c}`, where
+        :math:`\bar c = \sum_i c_i^2 / \sum_i c_i` is the mean number of users of the item of an
+        interaction, because chance changes a count by about its root. :math:`c_i` is the number of
+        users of item i.
+    l2 : float or "auto", default="auto"
+        Weight :math:`\lambda_2`, in the same unit. "auto" is :math:`500 \, U^{1/4} / S` for U
+        users, where S is the structure of the data (:ref:`structure-of-data`).
     nonnegative : bool, default=True
         Whether the weights must satisfy :math:`w_j \geq 0`.
     tol : float, default=1e-5
@@ -69,6 +74,8 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
     ----------
     item_similarity_ : csr_array of shape (n_items, n_items), float32
         The matrix W. Column j holds the weights that predict item j.
+    l1_, l2_ : float
+        The weights :math:`\lambda_1` and :math:`\lambda_2` that were used.
     n_iter_ : int
         Largest number of linear systems that were solved for one item.
     n_features_in_ : int
@@ -114,8 +121,8 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
            [3]])
     """
 
-    l1: NonNegative = 5.0
-    l2: Positive = 200.0
+    l1: NonNegative | Literal["auto"] = "auto"
+    l2: Positive | Literal["auto"] = "auto"
     _: KW_ONLY
     nonnegative: bool = True
     tol: Positive = 1e-5
@@ -126,6 +133,8 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
     def _fit(self, X: csr_array) -> None:
         n_items = X.shape[1]
         device = check_device(self.device)
+        l1 = 0.15 * typical_count(X) ** 0.5 if isinstance(self.l1, str) else self.l1
+        l2 = 500 * X.shape[0] ** 0.25 / structure(X) if isinstance(self.l2, str) else self.l2
         # Sorted by popularity, items with similar numbers of weights are in the same block, which
         # saves padding. Most weights are those of popular items, which are then close in memory.
         order = np.argsort(-np.bincount(X.indices, minlength=n_items), kind="stable")
@@ -139,7 +148,7 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
         def solve(block: slice) -> BlockPivoting:
             targets = torch.arange(block.start, block.stop, device=device)
             regressions = BlockPivoting(
-                gram, targets, l1=self.l1, l2=self.l2, nonnegative=self.nonnegative, tol=self.tol
+                gram, targets, l1=l1, l2=l2, nonnegative=self.nonnegative, tol=self.tol
             )
             regressions.solve()
             return regressions
@@ -156,6 +165,7 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
             torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True)
         )
         check_finite(self, weights)
+        self.l1_, self.l2_ = float(l1), float(l2)
         self.item_similarity_ = csr_array(
             (weights, (order[rows], order[columns])), shape=(n_items, n_items)
         )

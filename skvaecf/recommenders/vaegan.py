@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from scipy.sparse import csr_array
@@ -75,7 +75,7 @@ class VAEGANRecommender(TorchRecommender):
         Widths of the hidden tanh layers of the encoder. With ``()`` the encoder is linear.
     decoder_layer_sizes : tuple of int, default=()
         Widths of the hidden tanh layers of the decoder. With ``()`` the decoder is linear.
-    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="bernoulli"
+    likelihood : {"multinomial", "bernoulli", "n-choose-k"} or class, default="n-choose-k"
         Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
         distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
@@ -83,7 +83,7 @@ class VAEGANRecommender(TorchRecommender):
         Whether to scale the input rows of the encoder to length 1.
     noise_size : int, default=32
         Number of components of the noise that enters the layers of the encoder.
-    adversary_weight : float, default=0.2
+    adversary_weight : float, default=0.05
         Final weight :math:`\alpha` of T.
     anneal_steps : int or "auto", default="auto"
         Number of updates over which the weight above increases linearly from 0 to its final value.
@@ -97,9 +97,10 @@ class VAEGANRecommender(TorchRecommender):
         How the contractive penalty is computed. "exact" computes it exactly and costs a product of
         the size n_items x (width of the first hidden layer)^2. "hutchinson" estimates it with one
         random direction per user and costs one backward pass.
-    l2 : float, default=4.0
-        Weight :math:`\rho` of the squared norms of the weight matrices of encoder and decoder, next
-        to the loss summed over all users.
+    l2 : float or "auto", default="auto"
+        Weight :math:`\rho` of the squared norms of the weight matrices of encoder and decoder,
+        next to the loss summed over all users. "auto" is :math:`20 / S^{2/3}`, where S is the
+        structure of the data (:ref:`structure-of-data`).
     discriminator_layer_size : int, default=256
         Width of the hidden layers of T and D.
     discriminator_learning_rate : float, default=3e-4
@@ -161,6 +162,8 @@ class VAEGANRecommender(TorchRecommender):
         Number of epochs that were run.
     best_iter_ : int
         Number of the epoch whose parameters are kept, counted from 1.
+    l2_ : float
+        The weight :math:`\rho` that was used.
     n_features_in_ : int
         Number of items.
 
@@ -198,12 +201,13 @@ class VAEGANRecommender(TorchRecommender):
     change if a constant is added to all scores of a user. With these, the level of the
     :math:`\hat x` in D is arbitrary.
 
-    The network of the paper is ``encoder_layer_sizes=(600,), decoder_layer_sizes=(600,),
-    normalize=False, l2=0``. The defaults were chosen on the validation users of MovieLens 1M. The
-    paper gives the encoder :math:`z = f(f(\tilde x + \epsilon_1) + \epsilon_2)`. Here, as in
-    Mescheder et al., learned matrices map the noise to the layers, and z is linear, because a tanh
-    could not match N(0, I). Eq. 13 of the paper adds the penalty to the objective that is
-    maximised. The text of the paper, and this code, subtract it.
+    The network of the paper is ``VAEGANRecommender(encoder_layer_sizes=(600,),
+    decoder_layer_sizes=(600,), likelihood="bernoulli", normalize=False, adversary_weight=0.2,
+    l2=0)``. The paper gives the encoder
+    :math:`z = f(f(\tilde x + \epsilon_1) + \epsilon_2)`. Here, as in Mescheder et al., learned
+    matrices map the noise to the layers, and z is linear, because a tanh could not match N(0, I).
+    Eq. 13 of the paper adds the penalty to the objective that is maximised. The text of the paper,
+    and this code, subtract it.
 
     References
     ----------
@@ -226,19 +230,21 @@ class VAEGANRecommender(TorchRecommender):
     _: KW_ONLY
     encoder_layer_sizes: LayerSizes = ()
     decoder_layer_sizes: LayerSizes = ()
-    likelihood: LikelihoodLike = "bernoulli"
+    likelihood: LikelihoodLike = "n-choose-k"
     normalize: bool = True
     noise_size: PositiveInt = 32
-    adversary_weight: NonNegative = 0.2
+    adversary_weight: NonNegative = 0.05
     anneal_steps: NonNegativeInt | Literal["auto"] = "auto"
     data_adversary_weight: NonNegative = 0.0
     contractive_weight: NonNegative = 0.0
     contractive_estimator: Literal["exact", "hutchinson"] = "exact"
-    l2: NonNegative = 4.0
+    l2: NonNegative | Literal["auto"] = "auto"
     discriminator_layer_size: PositiveInt = 256
     discriminator_learning_rate: Positive = 3e-4
     dropout: Rate = 0.5
     learning_rate: Positive = 5e-3
+
+    _auto_l2: ClassVar[float | None] = 20.0
 
     def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None, **options: Any) -> None:
         super()._fit(X, X_val, **options)
@@ -256,7 +262,7 @@ class VAEGANRecommender(TorchRecommender):
         )
 
     def _players(self, network: Any, x: InteractionBatch) -> list[Player]:
-        likelihood, l2 = likelihood_class(self.likelihood), self.l2 / x.n_users
+        likelihood, l2 = likelihood_class(self.likelihood), self._l2_of(x) / x.n_users
         encoder, decoder = network.encoder, network.decoder
         T, D = network.posterior_discriminator, network.data_discriminator
 

@@ -27,6 +27,7 @@ from .._parameters import (
     Verbose,
 )
 from .._progress import ProgressBar
+from .._statistics import structure
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
 from ..interactions import InteractionBatch, binary_csr, count_csr
 from ..linear._least_squares import FixedFactors, LeastSquares, eigh, principal_axes
@@ -57,13 +58,18 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     ----------
     n_components : int, default=128
         Number of components of the factors.
-    unobserved_weight : float, default=0.3
-        Weight :math:`\alpha_0` of a pair without an interaction. With more items it should be
-        smaller. Search it together with ``l2``.
+    unobserved_weight : float or "auto", default="auto"
+        Weight :math:`\alpha_0` of a pair without an interaction. "auto" is 10 times the mean of
+        :math:`\alpha \, r_{ui}` over all pairs, so that the pairs without an interaction together
+        weigh 10 times as much as the interactions.
     confidence : float, default=1.0
         Weight :math:`\alpha` that an interaction adds to the weight of its pair.
-    l2 : float, default=0.008
-        Weight :math:`\lambda` of the penalty on the factors.
+    l2 : float or "auto", default="auto"
+        Weight :math:`\lambda` of the penalty on the factors. "auto" is :math:`0.28 / S`, at most
+        0.1, where S is the structure of the data (:ref:`structure-of-data`): the more a user's
+        items tell about the others, the smaller the penalty. With another ``frequency_exponent``
+        than 1, it is multiplied by :math:`(\bar C_U \bar C_I)^{(1 - \nu) / 2}`, where the two are
+        the mean total weights of a user and of an item.
     frequency_exponent : float, default=1.0
         Exponent :math:`\nu` of the total weight of a user or an item in the penalty. With 0 the
         penalty is the same for all.
@@ -102,6 +108,8 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         The matrix P of the users in ``fit``.
     item_factors_ : ndarray of shape (n_items, n_components), float32
         The matrix Q in principal axes: ``item_factors_.T @ item_factors_`` is diagonal.
+    unobserved_weight_, l2_ : float
+        The weights :math:`\alpha_0` and :math:`\lambda` that were used.
     history_ : list of dict
         One dict per epoch with the keys "epoch" (counted from 1), "objective" (after the epoch) and
         "seconds".
@@ -122,9 +130,6 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     penalty. This is the objective above with the target :math:`1 / (1 + \alpha_0)` for
     interactions. ``WMF(unobserved_weight=a0, confidence=1, l2=(1 + a0) * l2_of_rendle)`` gives the
     same ranking.
-
-    The defaults were chosen on validation users of MovieLens 1M (3,700 items). On Gowalla (41,000
-    items), ``unobserved_weight=0.02, l2=0.002`` was best on the validation users.
 
     Each problem is solved for the change of the factors. The scores of the interactions are updated
     rather than computed again. The initial factors come from two steps of subspace iteration on the
@@ -158,9 +163,9 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
 
     n_components: PositiveInt = 128
     _: KW_ONLY
-    unobserved_weight: NonNegative = 0.3
+    unobserved_weight: NonNegative | Literal["auto"] = "auto"
     confidence: Positive = 1.0
-    l2: Positive = 0.008
+    l2: Positive | Literal["auto"] = "auto"
     frequency_exponent: NonNegative = 1.0
     counts: bool = False
     solver: Literal["cg", "cholesky"] = "cg"
@@ -183,6 +188,7 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         by_user = torch.empty_like(by_item)
         by_user[by_item] = torch.arange(X.nnz, device=device)
         users, items = _rows(X, device), _rows(X.T.tocsr(), device)
+        weights = self._weights(X)
 
         Q = leading_subspace(users, items, self.n_components, generator)
         P = torch.zeros(X.shape[0], self.n_components, dtype=torch.float32, device=device)
@@ -194,13 +200,13 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
                 for epoch in range(1, self.max_epochs + 1):
                     started = time.perf_counter()
                     P, Q = principal_axes(P, Q)
-                    P, predicted = self._step(users, P, Q, predicted)
+                    P, predicted = self._step(users, P, Q, predicted, weights)
                     bar.move_to(epoch - 0.5)
                     Q, P = principal_axes(Q, P)
-                    Q, predicted = self._step(items, Q, P, predicted[by_item])
+                    Q, predicted = self._step(items, Q, P, predicted[by_item], weights)
                     given_P, given_Q = map(FixedFactors.from_factors, (P, Q))
-                    objective = self._problem(items, given_P).objective(Q, predicted)
-                    objective += self._problem(users, given_Q).penalty(P)
+                    objective = self._problem(items, given_P, weights).objective(Q, predicted)
+                    objective += self._problem(users, given_Q, weights).penalty(P)
                     predicted = predicted[by_user]
                     seconds = time.perf_counter() - started
                     history.append({"epoch": epoch, "objective": objective, "seconds": seconds})
@@ -222,21 +228,41 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         check_finite(self, user_factors)
         check_finite(self, item_factors)
         self.user_factors_, self.item_factors_ = user_factors, item_factors
+        self.unobserved_weight_, self.l2_ = weights
         self._item_gram = (Q.T @ Q).cpu().numpy()  # a request must not wait for this product
         self.history_, self.n_iter_ = history, len(history)
 
-    def _problem(self, x: InteractionBatch, fixed: FixedFactors) -> LeastSquares:
-        a0, weight = self.unobserved_weight, self.confidence * x.values
+    def _weights(self, X: csr_array) -> tuple[float, float]:
+        """Return the weight of a pair without an interaction and that of the penalty."""
+        a0, l2 = self.unobserved_weight, self.l2
+        observed = self.confidence * float(X.data.sum(dtype=np.float64))
+        if isinstance(a0, str):
+            a0 = 10 * observed / (X.shape[0] * X.shape[1])
+        if isinstance(l2, str):
+            totals = (observed + a0 * X.shape[0] * X.shape[1]) / np.array(X.shape)
+            scale = float(max(totals.prod(), 1e-12)) ** ((1 - self.frequency_exponent) / 2)
+            l2 = min(0.28 / structure(binary_csr(X)), 0.1) * scale
+        return float(a0), float(l2)
+
+    def _problem(
+        self, x: InteractionBatch, fixed: FixedFactors, weights: tuple[float, float]
+    ) -> LeastSquares:
+        (a0, l2), weight = weights, self.confidence * x.values
         # Not 0: with unobserved_weight=0 an empty row would have no unique solution.
         total = (a0 * x.n_items + x.sum(weight)).clamp(min=1e-6)
-        ridge = self.l2 * total[:, None] ** self.frequency_exponent
+        ridge = l2 * total[:, None] ** self.frequency_exponent
         return LeastSquares(x, fixed, weight, a0, ridge)
 
     def _step(
-        self, x: InteractionBatch, P: Tensor, Q: Tensor, predicted: Tensor
+        self,
+        x: InteractionBatch,
+        P: Tensor,
+        Q: Tensor,
+        predicted: Tensor,
+        weights: tuple[float, float],
     ) -> tuple[Tensor, Tensor]:
         """Update P for a fixed Q, one block of components after the other."""
-        P, problem = P.clone(), self._problem(x, FixedFactors.from_factors(Q))
+        P, problem = P.clone(), self._problem(x, FixedFactors.from_factors(Q), weights)
         n_components = P.shape[1]
         size = self.block_size or n_components
         for columns in (slice(i, i + size) for i in range(0, n_components, size)):
@@ -258,7 +284,9 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         return FixedFactors(*(as_tensor(a, device) for a in (self.item_factors_, self._item_gram)))
 
     def _fold_in(self, X: csr_array, items: FixedFactors) -> Tensor:
-        return self._problem(_rows(X, items.Q.device), items).of_present_columns().solve()
+        weights = self.unobserved_weight_, self.l2_
+        problem = self._problem(_rows(X, items.Q.device), items, weights)
+        return problem.of_present_columns().solve()
 
     def _scorer(self) -> Scorer:
         items = self._items()

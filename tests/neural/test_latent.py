@@ -204,7 +204,7 @@ VARIANTS = {
 
 def player_and_network(X, **params):
     defaults = {"dropout": 0.0, "anneal_steps": 0, "kl_weight": 0.7, "encoder_layer_sizes": (5,)}
-    model = MultVAE(3, **defaults | params)
+    model = MultVAE(3, **{"likelihood": "multinomial", "l2": 0.0} | defaults | params)
     network = new_network(model, X)
     with torch.no_grad():  # small weights would hide errors
         for parameter in network.encoder.parameters():
@@ -271,7 +271,7 @@ def test_every_parameter_gets_a_gradient(X, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_no_number_comes_from_the_cpu(X, variant):
-    model = MultVAE(3, **VARIANTS[variant])
+    model = MultVAE(3, **{"likelihood": "multinomial", "l2": 0.0} | VARIANTS[variant])
     with torch.device("meta"):
         network = model._build(*X.shape)
     x = InteractionBatch.from_csr(X, "meta")

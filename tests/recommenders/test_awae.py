@@ -25,7 +25,14 @@ N_COMPONENTS = 3
 
 
 def player_and_network(cls, X, **params):
-    defaults = {"encoder_layer_sizes": (5,), "dropout": 0.0, "anneal_steps": 0}
+    defaults = {
+        "encoder_layer_sizes": (5,),
+        "likelihood": "multinomial",
+        "kl_weight": 0.5,
+        "l2": 0.0,
+        "dropout": 0.0,
+        "anneal_steps": 0,
+    }
     model = cls(N_COMPONENTS, **defaults | params)
     network = new_network(model, X, 3, 0.05)
     (player,) = players_of(model, network, X)

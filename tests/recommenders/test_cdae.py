@@ -30,7 +30,8 @@ INVERSES = {"sigmoid": logit, "tanh": np.arctanh, "linear": lambda h: h}
 
 
 def player_and_network(X, **params):
-    model = CDAE(N_COMPONENTS, **{"dropout": 0.0} | params)
+    defaults = {"activation": "sigmoid", "likelihood": "bernoulli", "l2": 1.0, "dropout": 0.0}
+    model = CDAE(N_COMPONENTS, **defaults | params)
     network = new_network(model, X, 3, 0.05)
     (player,) = players_of(model, network, X)
     return player, network
@@ -122,7 +123,8 @@ def data():
 
 
 def fit(data, **params):
-    defaults = {"max_epochs": 40, "early_stopping": False, "device": "cpu", "random_state": 0}
+    training = {"max_epochs": 40, "early_stopping": False, "device": "cpu", "random_state": 0}
+    defaults = training | {"activation": "sigmoid", "likelihood": "bernoulli", "l2": 1.0}
     return CDAE(4, **defaults | params).fit(data)
 
 

@@ -32,7 +32,8 @@ N_USERS, N_COMPONENTS, SIZE, N_PSEUDO_INPUTS = 10, 3, 4, 6
 
 def build(X, **params):
     settings = {"dropout": 0.0, "anneal_steps": 0, "layer_size": SIZE} | params
-    model = HVampVAE(N_COMPONENTS, n_pseudo_inputs=N_PSEUDO_INPUTS, **settings)
+    defaults = {"likelihood": "multinomial", "l2": 0.0}
+    model = HVampVAE(N_COMPONENTS, n_pseudo_inputs=N_PSEUDO_INPUTS, **defaults | settings)
     network = new_network(model, X)
     with torch.no_grad():  # biases near 0 would hide errors
         for name, parameter in network.named_parameters():

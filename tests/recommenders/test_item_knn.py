@@ -50,8 +50,12 @@ def brute_force(X, n_neighbors, metric, weighting, shrinkage):
     return S
 
 
+def plain(n_neighbors, **settings):
+    return ItemKNN(n_neighbors, **{"weighting": None, "shrinkage": 0.0} | settings)
+
+
 def test_similar_items_are_the_neighbours(X):
-    model = ItemKNN(n_neighbors=5).fit(X)
+    model = plain(5).fit(X)
     S = brute_force(X, 5, "cosine", None, 0.0)
     similar, scores = model.similar_items(range(24), k=6, return_scores=True)
     for j in range(24):
@@ -64,7 +68,7 @@ def test_similar_items_are_the_neighbours(X):
 def test_an_item_that_shares_no_users_has_no_similar_items():
     # Items 3 and 4 share their users, two of whom have item 2. Items 0 and 1 share no users.
     X = [[0, 0, 1, 1, 1]] * 2 + [[0, 0, 0, 1, 1]] * 3 + [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
-    model = ItemKNN(n_neighbors=1).fit(X)
+    model = plain(1).fit(X)
     assert model.similar_items([0, 2, 3], k=2).tolist() == [[-1, -1], [3, -1], [4, -1]]
 
 
@@ -92,9 +96,9 @@ def test_the_mean_length_is_that_of_all_items(X):
 def test_three_items_by_hand():
     X = [[1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 0, 0]]
     # Users in common: 2, 2, 1 of 4, 2, 2; the tie of item 0 goes to item 1.
-    S = ItemKNN(1).fit(X).item_similarity_.toarray()
+    S = plain(1).fit(X).item_similarity_.toarray()
     assert_allclose(S, [[0, 2 / 8**0.5, 2 / 8**0.5], [2 / 8**0.5, 0, 0], [0, 0, 0]], rtol=1e-6)
-    S = ItemKNN(2, metric="jaccard", shrinkage=1.0).fit(X).item_similarity_.toarray()
+    S = plain(2, metric="jaccard", shrinkage=1.0).fit(X).item_similarity_.toarray()
     assert_allclose(S, [[0, 2 / 5, 2 / 5], [2 / 5, 0, 1 / 4], [2 / 5, 1 / 4, 0]], rtol=1e-6)
 
 

@@ -24,7 +24,8 @@ N_COMPONENTS = 3
 
 
 def player_and_network(X, **params):
-    model = MultDAE(N_COMPONENTS, decoder_layer_sizes=(4,), **{"dropout": 0.0} | params)
+    defaults = {"likelihood": "multinomial", "dropout": 0.0}
+    model = MultDAE(N_COMPONENTS, decoder_layer_sizes=(4,), **defaults | params)
     network = new_network(model, X, 3, 0.05)
     (player,) = players_of(model, network, X)
     return player, network

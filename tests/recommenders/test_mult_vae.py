@@ -26,7 +26,8 @@ LAYERS = {"encoder_layer_sizes": (5,), "decoder_layer_sizes": (4,)}
 
 
 def player_and_network(X, **params):
-    model = MultVAE(N_COMPONENTS, **LAYERS | {"dropout": 0.0, "anneal_steps": 0} | params)
+    defaults = {"likelihood": "multinomial", "dropout": 0.0, "anneal_steps": 0, "l2": 0.0}
+    model = MultVAE(N_COMPONENTS, **LAYERS | defaults | params)
     network = new_network(model, X, 3, 0.05)
     (player,) = players_of(model, network, X)
     return player, network

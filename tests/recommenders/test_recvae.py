@@ -43,7 +43,8 @@ def normals(n_users=4, seed=0):
 
 
 def build(X, **params):
-    model = RecVAE(N_COMPONENTS, encoder_layer_sizes=LAYERS, **{"dropout": 0.0} | params)
+    defaults = {"likelihood": "multinomial", "l2": 0.0, "dropout": 0.0}
+    model = RecVAE(N_COMPONENTS, encoder_layer_sizes=LAYERS, **defaults | params)
     return model, new_network(model, X, 3, 0.05)
 
 

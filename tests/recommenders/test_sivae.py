@@ -35,6 +35,8 @@ def build(X, **params):
     defaults = {
         "encoder_layer_sizes": (5,),
         "decoder_layer_sizes": (4,),
+        "likelihood": "multinomial",
+        "l2": 0.0,
         "noise_size": NOISE,
         "n_mixing_samples": 2,
         "dropout": 0.0,

@@ -111,9 +111,9 @@ X = np.random.default_rng(0).random((100, 200)) < 0.8
 W = SLIM(0, 5.0, nonnegative=False).fit(X).item_similarity_.toarray()
 assert np.abs(W - EASE(5.0).fit(X).item_similarity_).max() < 1e-4
 model = WMF(400, max_epochs=2, random_state=0).fit(X)
-ones = model.unobserved_weight + model.confidence * X
+ones = model.unobserved_weight_ + model.confidence * X
 A = np.einsum("ui,if,ig->ufg", ones[:2], *[model.item_factors_.astype(float)] * 2)
-A += model.l2 * ones[:2].sum(axis=1)[:, None, None] * np.eye(400)
+A += model.l2_ * ones[:2].sum(axis=1)[:, None, None] * np.eye(400)
 P = np.linalg.solve(A, ((ones * X)[:2] @ model.item_factors_)[..., None])[..., 0]
 assert np.abs(model.transform(X)[:2] - P).max() < 1e-3 * np.abs(P).max()
 """

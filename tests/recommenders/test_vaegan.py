@@ -47,6 +47,7 @@ def build(X, **params):
     defaults = {
         "encoder_layer_sizes": (5,),
         "decoder_layer_sizes": (4,),
+        "likelihood": "bernoulli",
         "noise_size": NOISE,
         "discriminator_layer_size": SIZE,
         "adversary_weight": 0.3,

@@ -37,7 +37,7 @@ def wmf(**settings):
 
 def weights(model, X):
     r = X.astype(np.float64) if model.counts else (X > 0).astype(np.float64)
-    return model.unobserved_weight + model.confidence * r
+    return model.unobserved_weight_ + model.confidence * r
 
 
 def objective(model, X, P, Q):
@@ -45,13 +45,13 @@ def objective(model, X, P, Q):
     c, nu = weights(model, X), model.frequency_exponent
     P, Q = np.asarray(P, np.float64), np.asarray(Q, np.float64)
     penalty = (c.sum(1) ** nu * (P**2).sum(1)).sum() + (c.sum(0) ** nu * (Q**2).sum(1)).sum()
-    return (c * ((X > 0) - P @ Q.T) ** 2).sum() + model.l2 * penalty
+    return (c * ((X > 0) - P @ Q.T) ** 2).sum() + model.l2_ * penalty
 
 
 def normal_equations(model, X, Q):
     """Solve for each user by a dense ridge regression over all items."""
     c, Q = weights(model, X), np.asarray(Q, np.float64)
-    ridge = model.l2 * c.sum(1) ** model.frequency_exponent
+    ridge = model.l2_ * c.sum(1) ** model.frequency_exponent
     return np.stack(
         [
             np.linalg.pinv(Q.T @ (c_u[:, None] * Q) + r * np.eye(Q.shape[1])) @ Q.T @ (c_u * x_u)
@@ -64,8 +64,8 @@ def half_steps(model, X):
     """Record P and Q, with the products at the interactions, after every half-step of a fit."""
     states, step = [], model._step
 
-    def recording(x, P, Q, predicted):
-        P, predicted = step(x, P, Q, predicted)
+    def recording(x, P, Q, predicted, weights):
+        P, predicted = step(x, P, Q, predicted, weights)
         P_, Q_ = (P, Q) if x.n_items == X.shape[1] else (Q, P)
         assert_allclose(predicted, x.products(P, Q), rtol=1e-3, atol=1e-5)
         states.append((P_.clone(), Q_.clone(), x.n_items == X.shape[1]))

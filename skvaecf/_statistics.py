@@ -1,0 +1,62 @@
+"""Statistics of the data: what the parameters with the value "auto" are computed from."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.sparse import csr_array
+
+SAMPLED_USERS = 1000  # enough for three digits
+ROWS_AT_ONCE = 50
+LEAST_LIFT = 0.1  # where users share too few items to tell, as in toy data
+
+
+def typical_count(X: csr_array) -> float:
+    r"""Compute the mean number of users of the item of an interaction, sum c_i^2 / sum c_i."""
+    c = np.bincount(X.indices, minlength=X.shape[1]).astype(np.float64)
+    return float((c**2).sum() / max(c.sum(), 1))
+
+
+def structure(X: csr_array) -> float:
+    r"""Measure how much a user's items tell about the user's other items.
+
+    .. math:: S = \bar n^{2/3} \rho, \qquad
+              \bar n = \frac{\sum_u n_u^2}{\sum_u n_u}, \qquad
+              \rho = \frac{\sum_{i \neq j} (G_{ij}^2 - G_{ij})}{\sum_{i \neq j} E_{ij}^2}
+
+    :math:`n_u` is the number of items of user u, and :math:`G_{ij}` the number of users who have
+    both i and j. :math:`E_{ij} = c_i c_j \sum_u n_u (n_u - 1) / N^2` is the expected number if
+    every user drew items with probabilities that are proportional to their counts
+    :math:`c_i`, whose sum is N. So :math:`\rho` is the mean squared lift of pairs of items: about 1
+    where only the popularity of items counts, and less where popular items have most users.
+    :math:`G_{ij}` is subtracted because a Poisson variable with the mean E has
+    :math:`\mathrm{E}[G^2 - G] = E^2`.
+
+    Parameters
+    ----------
+    X : csr_array of shape (n_users, n_items), float32
+        Interactions in canonical form with every value 1.
+
+    Returns
+    -------
+    structure : float
+        Positive.
+
+    Notes
+    -----
+    The sum over pairs of items equals the sum of o (o - 1) over pairs of users, where o is the
+    number of items that the two users share. It is estimated from 1,000 users, evenly spaced, and
+    all their partners.
+    """
+    n_users, n_items = X.shape
+    n_u = np.diff(X.indptr).astype(np.float64)
+    c = np.bincount(X.indices, minlength=n_items).astype(np.float64)
+    N = max(n_u.sum(), 1)
+    expected = ((c**2).sum() ** 2 - (c**4).sum()) * ((n_u * (n_u - 1)).sum() / N**2) ** 2
+    sampled = np.unique(np.linspace(0, n_users - 1, SAMPLED_USERS).astype(int))
+    shared_pairs, items = 0.0, csr_array(X.T)
+    for start in range(0, len(sampled), ROWS_AT_ONCE):
+        rows = sampled[start : start + ROWS_AT_ONCE]
+        shared = (X[rows] @ items).data.astype(np.float64)
+        shared_pairs += (shared**2 - shared).sum() - (n_u[rows] ** 2 - n_u[rows]).sum()
+    lift = shared_pairs * n_users / len(sampled) / max(expected, 1e-9)
+    return float(max((n_u**2).sum() / N, 1) ** (2 / 3) * max(lift, LEAST_LIFT))
