@@ -55,8 +55,9 @@ def test_the_lift_is_one_where_only_popularity_counts():
     assert structure(blocks) > 1.5 * ((n**2).sum() / n.sum()) ** (2 / 3)
 
 
-def test_a_sample_of_many_users_is_enough():
-    X = csr_array(make_interactions(8000, 60, n_blocks=3, noise=0.3, random_state=0))
+@pytest.mark.parametrize("n_users", [8_000, 50_000])
+def test_a_sample_of_many_users_is_enough(n_users):
+    X = csr_array(make_interactions(n_users, 60, n_blocks=3, noise=0.3, random_state=0))
     assert structure(X) == pytest.approx(brute_force(X), rel=0.1)
 
 

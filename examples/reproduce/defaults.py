@@ -43,7 +43,7 @@ GRIDS = {
     "VAEGANRecommender": {"l2": "x", "adversary_weight": (0.05, 0.2)},
     "WMF": {"l2": "x", "unobserved_weight": "x"},
 }
-FACTORS = (0.1, 0.3, 0.6, 1.0, 1.7, 3.0, 10.0)
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 FIELDS = ("data", "model", "setting", "validation", "test")
 
 
