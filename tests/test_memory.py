@@ -66,7 +66,7 @@ def test_fit_and_recommend_stay_within_the_formulas():
     for n_items, n_components in [(2_000, 10), (20_000, 10), (20_000, 90)]:
         X = EXAMPLE["make_rows"](200, n_items, 20)
         # The best epoch is kept from the second one on.
-        model = MultVAE(n_components, encoder_layer_sizes=(), max_epochs=2, random_state=0)
+        model = MultVAE(n_components, likelihood="multinomial", max_epochs=2, random_state=0)
         of_fit = peak(lambda: model.fit(X))
         n_parameters = sum(p.numel() for p in model.network_.parameters())
         assert of_fit < EXAMPLE["fit_bytes"](n_items, X.nnz, n_parameters)

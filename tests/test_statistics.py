@@ -128,11 +128,12 @@ def test_the_formulas(X):
 
 def test_the_formulas_of_the_autoencoders(X):
     S = structure(csr_array(X, dtype=np.float32))
-    factors = {"MultDAE": 22, "VAEGANRecommender": 20}
+    factors = {"MultDAE": 2.75, "VAEGANRecommender": 2.5}
     for name in set(AUTO) & set(NEURAL_RECOMMENDERS):
         # All users are training users.
         model = make_short(name, l2="auto", early_stopping=False).fit(X)
-        assert model.l2_ == pytest.approx(factors.get(name, 14) / S ** (2 / 3)), name
+        l2 = factors.get(name, 1.75) * X.shape[0] ** 0.25 / S ** (2 / 3)
+        assert model.l2_ == pytest.approx(l2), name
 
 
 def test_auto_of_wmf_does_not_depend_on_the_unit_of_the_weights(X):

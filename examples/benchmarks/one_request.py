@@ -38,26 +38,26 @@ def make_log(n_items):
     return encoder, encoder.transform(log), random.choice(names, N_EVENTS)
 
 
-def ease(X):
-    """Return an EASE with a random matrix, and its products for one user."""
+def ease(X, row):
+    """Return an EASE with a random matrix, and its products for the user."""
     n_items = X.shape[1]
     matrix = np.empty((n_items, n_items), np.float32)
     np.random.default_rng(0).random(out=matrix, dtype=np.float32)
     model = EASE().fit(csr_array(X[:, :2]))
     model.item_similarity_, model.n_features_in_ = matrix, n_items
-    rows, numbers = torch.from_numpy(matrix), torch.from_numpy(X[[0]].indices).long()[None]
+    rows, numbers = torch.from_numpy(matrix), torch.from_numpy(row.indices).long()[None]
     return model, lambda: torch.nn.functional.embedding_bag(numbers, rows, mode="sum")
 
 
-def wmf(X):
-    """Return a WMF, and its products for one user."""
+def wmf(X, row):
+    """Return a WMF, and its products for the user."""
     model = WMF(max_epochs=1, random_state=0).fit(X)
     p, Q = torch.ones(1, 128), torch.from_numpy(model.item_factors_)
     return model, lambda: p @ Q.T
 
 
-def mult_vae(X):
-    """Return a small Mult-VAE, and its products for one user."""
+def mult_vae(X, row):
+    """Return a small Mult-VAE, and its products for the user."""
     model = MultVAE(
         64, encoder_layer_sizes=(), max_epochs=1, early_stopping=False, random_state=0
     ).fit(X)
@@ -82,9 +82,9 @@ def median_ms(function, n_runs=31):
 def request(name, n_items):
     """Time the parts of a request of one user."""
     encoder, X, items = make_log(n_items)
-    model, products = MODELS[name](X)
     events = {"user": np.zeros(N_EVENTS, int), "item": items}
     row = encoder.transform(events)
+    model, products = MODELS[name](X, row)
     lists, scores = model.recommend(row, k=10, return_scores=True)
     calls = (
         partial(encoder.transform, events),

@@ -112,7 +112,7 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
 
     network_: Any = field(init=False)
 
-    # Of a model that allows l2="auto": this weight times the structure to the power 2/3.
+    # The factor of U^(1/4) / S^(2/3), for a model that allows l2="auto".
     _auto_l2: ClassVar[float | None] = None
     # The order in which the players make their updates.
     _order: ClassVar[Order] = staticmethod(by_batch)
@@ -446,7 +446,9 @@ None, default=None
     def _l2_of(self, x: InteractionBatch) -> float:
         """Return the weight of the penalty next to the loss summed over the training users x."""
         l2: Any = self.l2
-        return float((self._auto_l2 or 0.0) / x.structure ** (2 / 3) if isinstance(l2, str) else l2)
+        if isinstance(l2, str):
+            l2 = (self._auto_l2 or 0.0) * x.n_users**0.25 / x.structure ** (2 / 3)
+        return float(l2)
 
     def _identity(self, X: csr_array, X_val: csr_array | Pair | None, seed: int) -> dict[str, str]:
         """Return everything that the learned numbers depend on, by name."""

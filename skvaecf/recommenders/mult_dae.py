@@ -49,8 +49,8 @@ class MultDAE(TorchRecommender):
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
-        next to the loss summed over all users. "auto" is :math:`22 / S^{2/3}`, where S is the
-        structure of the data (:ref:`structure-of-data`).
+        next to the loss summed over all users. "auto" is :math:`2.75 \, U^{1/4} / S^{2/3}` for U
+        users, where S is the structure of the data (:ref:`structure-of-data`).
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder in
         training.
@@ -143,7 +143,7 @@ class MultDAE(TorchRecommender):
     dropout: Rate = 0.5
     learning_rate: Positive = 5e-3
 
-    _auto_l2: ClassVar[float | None] = 22.0
+    _auto_l2: ClassVar[float | None] = 2.75
 
     def _build(self, n_users: int, n_items: int) -> Autoencoder:
         return Autoencoder(

@@ -73,8 +73,8 @@ class MultVAE(TorchRecommender):
         "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
-        next to the loss summed over all users. "auto" is :math:`14 / S^{2/3}`, where S is the
-        structure of the data (:ref:`structure-of-data`).
+        next to the loss summed over all users. "auto" is :math:`1.75 \, U^{1/4} / S^{2/3}` for U
+        users, where S is the structure of the data (:ref:`structure-of-data`).
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder in
         training.
@@ -176,7 +176,7 @@ class MultVAE(TorchRecommender):
     dropout: Rate = 0.5
     learning_rate: Positive = 5e-3
 
-    _auto_l2: ClassVar[float | None] = 14.0
+    _auto_l2: ClassVar[float | None] = 1.75
 
     def _build(self, n_users: int, n_items: int) -> VariationalAutoencoder:
         return VariationalAutoencoder(

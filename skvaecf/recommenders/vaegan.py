@@ -99,8 +99,8 @@ class VAEGANRecommender(TorchRecommender):
         random direction per user and costs one backward pass.
     l2 : float or "auto", default="auto"
         Weight :math:`\rho` of the squared norms of the weight matrices of encoder and decoder,
-        next to the loss summed over all users. "auto" is :math:`20 / S^{2/3}`, where S is the
-        structure of the data (:ref:`structure-of-data`).
+        next to the loss summed over all users. "auto" is :math:`2.5 \, U^{1/4} / S^{2/3}` for U
+        users, where S is the structure of the data (:ref:`structure-of-data`).
     discriminator_layer_size : int, default=256
         Width of the hidden layers of T and D.
     discriminator_learning_rate : float, default=3e-4
@@ -244,7 +244,7 @@ class VAEGANRecommender(TorchRecommender):
     dropout: Rate = 0.5
     learning_rate: Positive = 5e-3
 
-    _auto_l2: ClassVar[float | None] = 20.0
+    _auto_l2: ClassVar[float | None] = 2.5
 
     def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None, **options: Any) -> None:
         super()._fit(X, X_val, **options)
