@@ -103,7 +103,8 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
-            Interactions. A stored positive value is an interaction, whatever its size.
+            Interactions. A stored positive value is an interaction, whatever its size: a rating of
+            1 star counts like one of 5. To keep those of 4 and more, pass ``X >= 4``.
         y : Ignored
             Present for scikit-learn's tools.
 

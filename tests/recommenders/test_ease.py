@@ -40,6 +40,39 @@ def test_each_item_is_a_ridge_regression_on_all_others(X):
         assert_allclose(B[others, item], ridge.coef_, rtol=1e-3, atol=1e-5)
 
 
+def test_users_are_weighted_by_a_power_of_their_number_of_items(X):
+    model = EASE(l2=10.0, user_exponent=0.7).fit(X)
+    rows = X / X.sum(axis=1, keepdims=True) ** 0.35  # the square root of the weight
+    for item in (0, 7, 29):
+        others = np.arange(30) != item
+        ridge = Ridge(alpha=10.0, fit_intercept=False).fit(rows[:, others], rows[:, item])
+        assert_allclose(model.item_similarity_[others, item], ridge.coef_, rtol=1e-3, atol=1e-5)
+
+
+def test_items_are_scaled_by_a_power_of_their_counts(X):
+    c = X.sum(axis=0) ** 0.3
+    B = EASE(l2=10.0).fit(X).item_similarity_
+    model = EASE(l2=10.0, item_exponent=0.3).fit(X)
+    assert_allclose(model.item_similarity_, c[:, None] * B / c, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_relaxation_allows_a_weight_of_an_item_for_itself(X, dropout):
+    # Where ridge regression on all items, the item itself included, has a larger weight than xi,
+    # the others are the regression of what xi leaves: (1 - xi) times those of EASE.
+    l2 = 10.0
+    penalty = l2 + dropout / (1 - dropout) * X.sum(axis=0)
+    ridge = np.linalg.solve(X.T @ X + np.diag(penalty), X.T @ X)
+    xi = float(np.median(np.diag(ridge)))
+    ease = EASE(l2=l2, dropout=dropout).fit(X).item_similarity_
+    free = np.diag(ridge) <= xi
+    assert 0 < free.sum() < 30
+    expected = np.where(free, ridge, (1 - xi) * ease)
+    np.fill_diagonal(expected, 0)
+    model = EASE(l2=l2, dropout=dropout, relaxation=xi).fit(X)
+    assert_allclose(model.item_similarity_, expected, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("n_items", [1, 30, 2100])  # one block and several
 @pytest.mark.parametrize("inverse", [inverse, _inverse_by_torch])  # on a CPU and on a GPU
 def test_inverse_is_made_in_place(n_items, inverse):
