@@ -751,6 +751,7 @@ class RefusedError(ValueError):
 
 
 def test_every_method_validates_its_rows_first(name, fitted, unchanged, monkeypatch):
+    new, old = make(name), fitted(name)
     given, validated = object(), []
 
     def refuse(X, name="X", min_rows=0):
@@ -759,7 +760,6 @@ def test_every_method_validates_its_rows_first(name, fitted, unchanged, monkeypa
 
     for module in ("base", "neural._recommender", "ranking"):
         monkeypatch.setattr(f"skvaecf.{module}.check_rows", refuse)
-    new, old = make(name), fitted(name)
     methods = methods_with_rows(old)
     assert {"fit", "predict", "decision_function", "recommend", "score"} <= set(methods)
     assert ("transform" in methods) == (name in LATENT_RECOMMENDERS)
