@@ -186,6 +186,11 @@ def main():
         values, fit_seconds={row["model"]: row["fit_seconds"] for row in rows}
     ).plot()
     display.figure_.suptitle(title)
+    display.figure_.supxlabel(
+        "Points are means over test users, bars their 95 % intervals. Dark: the best, or not"
+        " distinguishable from it user by user.",
+        fontsize="medium",
+    )
     display.figure_.savefig(arguments.out / "benchmark.png", dpi=150)
     print_table(rows, values)
     print(f"written: {arguments.out / 'benchmark.csv'}, {arguments.out / 'benchmark.png'}")
