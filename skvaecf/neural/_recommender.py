@@ -359,7 +359,7 @@ None, default=None
         if first and warm is None and not resumed:
             game = Game(first, x, self.batch_size, by_epoch)
             name = f"{type(self).__name__}, before the first epoch"
-            with ProgressBar(name, 1, self.verbose) as bar:
+            with ProgressBar(name, 1, self.verbose) as bar, _nothing_to_keep():
                 game.play(0, generator, lambda: bar.move_to(game.share_of_epoch()))
                 bar.complete()
         copy_from_rank_0(network)  # results of GPUs may differ in the last bits
@@ -382,9 +382,8 @@ None, default=None
         except KeyboardInterrupt:
             n_updates = len(progress.game.moves)
             if not history and not n_updates:
-                raise KeyboardInterrupt(
-                    "fit was interrupted before the first update: there is nothing to keep"
-                ) from None
+                with _nothing_to_keep():
+                    raise
             if not history:
                 progress.keep_unfinished_epoch()
             kept = f"epoch {best.epoch} is" if history else f"its first {n_updates} updates are"
@@ -606,6 +605,17 @@ None, default=None
             network = as_fitted._empty_network(self._shape, device_or_cpu(self.device))
             network.load_state_dict({n: torch.tensor(a) for n, a in parameters.items()})
             self.network_ = network.eval()
+
+
+@contextmanager
+def _nothing_to_keep() -> Iterator[None]:
+    """Let an interrupt from the keyboard say that it leaves no model."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "fit was interrupted before the first epoch began: there is nothing to keep"
+        ) from None
 
 
 def load_warm(network: nn.Module, warm: nn.Module) -> None:
