@@ -113,7 +113,7 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
     network_: Any = field(init=False)
 
     # The factor of U^(1/4) / S^(2/3), for a model that allows l2="auto".
-    _auto_l2: ClassVar[float | None] = None
+    _auto_l2: ClassVar[float] = 0.0
     # The order in which the players make their updates.
     _order: ClassVar[Order] = staticmethod(by_batch)
 
@@ -447,7 +447,7 @@ None, default=None
         """Return the weight of the penalty next to the loss summed over the training users x."""
         l2: Any = self.l2
         if isinstance(l2, str):
-            l2 = (self._auto_l2 or 0.0) * x.n_users**0.25 / x.structure ** (2 / 3)
+            l2 = self._auto_l2 * x.n_users**0.25 / x.structure ** (2 / 3)
         return float(l2)
 
     def _identity(self, X: csr_array, X_val: csr_array | Pair | None, seed: int) -> dict[str, str]:
@@ -527,7 +527,7 @@ None, default=None
             # To build the network again, even if the parameters have been changed since.
             "_built_with": {n: value for n, value in params.items() if n not in of_training},
             "n_features_in_": x.n_items,
-            **({} if self._auto_l2 is None else {"l2_": self._l2_of(x)}),
+            **({"l2_": self._l2_of(x)} if self._auto_l2 else {}),
             **columns,
         }
 

@@ -143,7 +143,7 @@ class MultDAE(TorchRecommender):
     dropout: Rate = 0.5
     learning_rate: Positive = 5e-3
 
-    _auto_l2: ClassVar[float | None] = 2.75
+    _auto_l2: ClassVar[float] = 2.75
 
     def _build(self, n_users: int, n_items: int) -> Autoencoder:
         return Autoencoder(

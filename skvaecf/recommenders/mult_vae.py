@@ -176,7 +176,7 @@ class MultVAE(TorchRecommender):
     dropout: Rate = 0.5
     learning_rate: Positive = 5e-3
 
-    _auto_l2: ClassVar[float | None] = 1.75
+    _auto_l2: ClassVar[float] = 1.75
 
     def _build(self, n_users: int, n_items: int) -> VariationalAutoencoder:
         return VariationalAutoencoder(

@@ -177,7 +177,7 @@ class RecVAE(TorchRecommender):
     n_decoder_passes: PositiveInt = 1
     learning_rate: Positive = 2e-3
 
-    _auto_l2: ClassVar[float | None] = 1.75
+    _auto_l2: ClassVar[float] = 1.75
     _order: ClassVar[Order] = staticmethod(by_epoch)
 
     def _validate_params(self) -> None:

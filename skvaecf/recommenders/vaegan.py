@@ -244,7 +244,7 @@ class VAEGANRecommender(TorchRecommender):
     dropout: Rate = 0.5
     learning_rate: Positive = 5e-3
 
-    _auto_l2: ClassVar[float | None] = 2.5
+    _auto_l2: ClassVar[float] = 2.5
 
     def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None, **options: Any) -> None:
         super()._fit(X, X_val, **options)
