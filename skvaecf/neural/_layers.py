@@ -230,6 +230,11 @@ class Encoder(nn.Module):
             *(layer for a, b in pairwise(sizes) for layer in (activation(), nn.Linear(a, b)))
         )
 
+    @property
+    def item_weights(self) -> Tensor:
+        """Weights of a user's items in the first layer, shape (n_items, n_units)."""
+        return self.first.weight
+
     def forward(self, x: InteractionBatch | Tensor) -> Tensor:
         """Map rows to output units.
 

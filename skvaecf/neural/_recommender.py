@@ -48,6 +48,7 @@ from ._checkpoint import Checkpoint, arrays, digest, digest_rows
 from ._layers import TopItems, initialize, set_precision
 from ._likelihoods import LIKELIHOODS
 from ._process_group import broadcast_from_rank_0, check_equal_on_ranks, copy_from_rank_0, n_ranks
+from ._svd_start import start_from_svd
 from ._training import Game, Order, Player, Progress, by_batch, by_epoch, move_average
 
 __all__ = ["TorchRecommender"]
@@ -97,6 +98,7 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
 
     _: KW_ONLY
     learning_rate: Positive = 1e-3
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
     batch_size: PositiveInt | Literal["auto"] = "auto"
     max_epochs: PositiveInt = 200
     ema_decay: Rate = 0.8
@@ -352,6 +354,9 @@ None, default=None
             load_warm(network, warm)
         elif not resumed:
             initialize(network, generator, x)
+            if getattr(self, "init", "random") == "svd":
+                latent = partial(self._latent, network)
+                start_from_svd(network.encoder.item_weights, network.decoder, latent, generator, x)
         set_precision(network, check_precision(self.precision, device))
         network.train()
         players = self._players(network, x)
@@ -364,11 +369,16 @@ None, default=None
                 bar.complete()
         copy_from_rank_0(network)  # results of GPUs may differ in the last bits
         players = [player for player in players if not player.moves_first]
-        game = Game(players, x, self.batch_size, type(self)._order)
+        game = Game(players, x, self.batch_size, type(self)._order, self._schedule)
         averaged = deepcopy(network).eval().requires_grad_(False)
         progress = Progress(network, averaged, game, generator)
         checkpoint.resume(progress.load_state_dict)
         return progress
+
+    def _schedule(self, epoch: float) -> float:
+        """Return the factor of the learning rates after a number of epochs."""
+        linear = self.learning_rate_schedule == "linear"
+        return 1 - epoch / self.max_epochs if linear else 1.0
 
     @contextmanager
     def _keeping_the_best(

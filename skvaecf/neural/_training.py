@@ -181,10 +181,13 @@ class Game:
     x : InteractionBatch
         Rows of the training users.
     batch_size : int or "auto"
-        Number of rows per mini-batch. "auto" is a twentieth of a player's rows, but at least 100
+        Number of rows per mini-batch. "auto" is a twentieth of a player's rows, but at least 50
         and at most 500.
     order : callable, default=by_batch
         Order in which the players make their updates.
+    schedule : callable, optional
+        Maps the number of epochs so far to the factor of all learning rates. Without it they are
+        constant.
 
     Raises
     ------
@@ -198,11 +201,13 @@ class Game:
         x: InteractionBatch,
         batch_size: int | str = "auto",
         order: Order = by_batch,
+        schedule: Callable[[float], float] = lambda epoch: 1.0,
     ) -> None:
         self.players = players
         self.x = x
         self.batch_size = batch_size
         self.order = order
+        self.schedule = schedule
         self.steps: dict[str, int] = defaultdict(int)
         self._begin_epoch()
         self.optimizers = {p.name: _adam(p) for p in players}
@@ -271,8 +276,11 @@ class Game:
                     gradient = torch.empty_like(parameter).copy_(gradient)
                 parameter.grad = sum_over_ranks(gradient)
             del gradient  # else the last one would stay in memory during the next step
-            self.optimizers[player.name].step()
-            self.optimizers[player.name].zero_grad(set_to_none=True)
+            optimizer = self.optimizers[player.name]
+            for group in optimizer.param_groups:
+                group["lr"] = player.learning_rate * self.schedule(progress)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             self.steps[player.name] += 1
             log("loss", loss)
             self.moves.append(player.name)
@@ -310,7 +318,7 @@ class Game:
     def _starts(self, player: Player) -> range:
         """Return the number of the first row of each mini-batch in a pass over a player's rows."""
         n_rows = self._rows(player).n_users
-        auto = min(max(100, n_rows // 20), 500)
+        auto = min(max(50, n_rows // 20), 500)
         size = player.batch_size or (auto if isinstance(self.batch_size, str) else self.batch_size)
         return range(0, n_rows, size)
 

@@ -64,9 +64,12 @@ class CDAE(TorchRecommender):
         training.
     learning_rate : float, default=1e-2
         Learning rate of the Adam optimizer.
+    learning_rate_schedule : {"constant", "linear"}, default="constant"
+        Course of the learning rate. "linear" lowers it from update to update, from its value at the
+        beginning to 0 after ``max_epochs`` epochs.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
-        100 and at most 500, so that small data sets have enough updates per epoch.
+        50 and at most 500, so that small data sets have enough updates per epoch.
     max_epochs : int, default=200
         Maximum number of epochs. An epoch is one pass over the training users.
     ema_decay : float, default=0.8

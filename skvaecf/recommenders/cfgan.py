@@ -77,12 +77,15 @@ class CFGAN(TorchRecommender):
         multiplied by the mean squared length of the items' vectors.
     learning_rate : float, default=3e-3
         Learning rate of the Adam optimizer.
+    learning_rate_schedule : {"constant", "linear"}, default="constant"
+        Course of the learning rate. "linear" lowers it from update to update, from its value at the
+        beginning to 0 after ``max_epochs`` epochs.
     discriminator_learning_rate : float or None, default=None
         Learning rate of the Adam optimizer for the discriminator. With None it is
         ``learning_rate``.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
-        100 and at most 500, so that small data sets have enough updates per epoch.
+        50 and at most 500, so that small data sets have enough updates per epoch.
     max_epochs : int, default=200
         Maximum number of epochs. In each epoch, first the discriminator and then the generator is
         trained.

@@ -60,6 +60,9 @@ class IRGAN(TorchRecommender):
         Passes of the discriminator over the rows in each epoch, before those of the generator.
     learning_rate : float, default=1e-3
         Learning rate of the Adam optimizer.
+    learning_rate_schedule : {"constant", "linear"}, default="constant"
+        Course of the learning rate. "linear" lowers it from update to update, from its value at the
+        beginning to 0 after ``max_epochs`` epochs.
     discriminator_learning_rate : float or None, default=None
         Learning rate of the Adam optimizer for the discriminator. With None it is
         ``learning_rate``.
@@ -67,7 +70,7 @@ class IRGAN(TorchRecommender):
         Learning rate of the Adam optimizer in the pretraining.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
-        100 and at most 500, so that small data sets have enough updates per epoch.
+        50 and at most 500, so that small data sets have enough updates per epoch.
     max_epochs : int, default=200
         Maximum number of epochs. In each epoch, first the discriminator and then the generator is
         trained.

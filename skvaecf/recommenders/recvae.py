@@ -84,9 +84,12 @@ class RecVAE(TorchRecommender):
         Passes of the decoder over the users in each epoch, after those of the encoder.
     learning_rate : float, default=2e-3
         Learning rate of the Adam optimizer.
+    learning_rate_schedule : {"constant", "linear"}, default="constant"
+        Course of the learning rate. "linear" lowers it from update to update, from its value at the
+        beginning to 0 after ``max_epochs`` epochs.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
-        100 and at most 500, so that small data sets have enough updates per epoch.
+        50 and at most 500, so that small data sets have enough updates per epoch.
     max_epochs : int, default=200
         Maximum number of epochs. In each epoch, first the encoder and then the decoder is trained.
     ema_decay : float, default=0.8

@@ -96,7 +96,7 @@ class SIVAERecommender(TorchRecommender):
         scores are :math:`f_\theta(\mu)` at :math:`\epsilon = 0`.
     kl_weight : float, default=0.2
         Final weight :math:`\beta` of the KL term. 0 removes the term.
-    anneal_steps : int or "auto", default="auto"
+    anneal_steps : int or "auto", default=0
         Number of updates over which the weight above increases linearly from 0 to its final value.
         "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
     l2 : float or "auto", default="auto"
@@ -108,10 +108,17 @@ class SIVAERecommender(TorchRecommender):
         training.
     learning_rate : float, default=5e-3
         Learning rate of the Adam optimizer.
+    learning_rate_schedule : {"constant", "linear"}, default="linear"
+        Course of the learning rate. "linear" lowers it from update to update, from its value at the
+        beginning to 0 after ``max_epochs`` epochs.
+    init : {"svd", "random"}, default="svd"
+        Initial weights. "svd" computes those of the encoder and of the last layer of the decoder
+        from a truncated singular value decomposition of X (:ref:`start-from-svd`), so that few
+        epochs are needed. "random" draws them from Glorot's uniform distribution.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
-        100 and at most 500, so that small data sets have enough updates per epoch.
-    max_epochs : int, default=200
+        50 and at most 500, so that small data sets have enough updates per epoch.
+    max_epochs : int, default=24
         Maximum number of epochs. An epoch is one pass over the training users.
     ema_decay : float, default=0.8
         Decay per epoch of the exponential moving average of the parameters. The averages are
@@ -205,10 +212,13 @@ class SIVAERecommender(TorchRecommender):
     n_latent_samples: PositiveInt = 1
     n_prediction_samples: NonNegativeInt = 0
     kl_weight: NonNegative = 0.2
-    anneal_steps: NonNegativeInt | Literal["auto"] = "auto"
+    anneal_steps: NonNegativeInt | Literal["auto"] = 0
     l2: NonNegative | Literal["auto"] = "auto"
     dropout: Rate = 0.5
     learning_rate: Positive = 5e-3
+    learning_rate_schedule: Literal["constant", "linear"] = "linear"
+    init: Literal["svd", "random"] = "svd"
+    max_epochs: PositiveInt = 24
 
     _auto_l2: ClassVar[float] = 1.75
 
@@ -308,6 +318,13 @@ class SemiImplicitEncoder(SelfInitialized):
             "fixed_noise", torch.empty(len(layer_sizes), n_fixed_draws, 1, noise_size)
         )
         self.register_buffer("fixed_latent_noise", torch.empty(n_fixed_draws, 1, n_components))
+
+    @property
+    def item_weights(self) -> Tensor:
+        """Weights of a user's items in the means of z, shape (n_items, n_components)."""
+        n_hidden = sum(self.sizes[: len(self.from_noise)])
+        n_components = self.fixed_latent_noise.shape[2]
+        return self.from_items.weight[:, n_hidden : n_hidden + n_components]
 
     def initialize(self, generator: torch.Generator, x: InteractionBatch) -> None:
         """Scale the weights of the noise; draw the noise of ``fixed_samples``."""

@@ -85,7 +85,7 @@ class VAEGANRecommender(TorchRecommender):
         Number of components of the noise that enters the layers of the encoder.
     adversary_weight : float, default=0.05
         Final weight :math:`\alpha` of T.
-    anneal_steps : int or "auto", default="auto"
+    anneal_steps : int or "auto", default=0
         Number of updates over which the weight above increases linearly from 0 to its final value.
         "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
     data_adversary_weight : float, default=0.0
@@ -110,10 +110,17 @@ class VAEGANRecommender(TorchRecommender):
         training.
     learning_rate : float, default=5e-3
         Learning rate of the Adam optimizer.
+    learning_rate_schedule : {"constant", "linear"}, default="linear"
+        Course of the learning rate. "linear" lowers it from update to update, from its value at the
+        beginning to 0 after ``max_epochs`` epochs.
+    init : {"svd", "random"}, default="svd"
+        Initial weights. "svd" computes those of the encoder and of the last layer of the decoder
+        from a truncated singular value decomposition of X (:ref:`start-from-svd`), so that few
+        epochs are needed. "random" draws them from Glorot's uniform distribution.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
-        100 and at most 500, so that small data sets have enough updates per epoch.
-    max_epochs : int, default=200
+        50 and at most 500, so that small data sets have enough updates per epoch.
+    max_epochs : int, default=24
         Maximum number of epochs. An epoch is one pass over the training users.
     ema_decay : float, default=0.8
         Decay per epoch of the exponential moving average of the parameters. The averages are
@@ -234,7 +241,7 @@ class VAEGANRecommender(TorchRecommender):
     normalize: bool = True
     noise_size: PositiveInt = 32
     adversary_weight: NonNegative = 0.05
-    anneal_steps: NonNegativeInt | Literal["auto"] = "auto"
+    anneal_steps: NonNegativeInt | Literal["auto"] = 0
     data_adversary_weight: NonNegative = 0.0
     contractive_weight: NonNegative = 0.0
     contractive_estimator: Literal["exact", "hutchinson"] = "exact"
@@ -243,6 +250,9 @@ class VAEGANRecommender(TorchRecommender):
     discriminator_learning_rate: Positive = 3e-4
     dropout: Rate = 0.5
     learning_rate: Positive = 5e-3
+    learning_rate_schedule: Literal["constant", "linear"] = "linear"
+    init: Literal["svd", "random"] = "svd"
+    max_epochs: PositiveInt = 24
 
     _auto_l2: ClassVar[float] = 2.5
 
@@ -377,6 +387,11 @@ class ImplicitEncoder(nn.Module):
         self.from_items = ItemEmbedding(n_items, sizes[0])
         self.from_noise = nn.ModuleList(Linear(noise_size, size) for size in sizes)
         self.from_below: Any = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+
+    @property
+    def item_weights(self) -> Tensor:
+        """Weights of a user's items in the first layer, shape (n_items, n_units)."""
+        return self.from_items.weight
 
     def forward(self, x: InteractionBatch, noise: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return z, shape (n_users, n_components), and the outputs of the hidden layers."""

@@ -30,7 +30,8 @@ from .._progress import ProgressBar
 from .._statistics import structure
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
 from ..interactions import InteractionBatch, binary_csr, count_csr
-from ..linear._least_squares import FixedFactors, LeastSquares, eigh, principal_axes
+from ..linear._least_squares import FixedFactors, LeastSquares, principal_axes
+from ..linear._subspace import leading_subspace
 from ..ranking import Scores
 
 FOLD_IN_ROWS = 2048  # a multiple of the rows that are scored at a time
@@ -332,26 +333,3 @@ def _rows(X: csr_array, device: torch.device) -> InteractionBatch:
     """Copy rows to a device, with item numbers of the type that all products accept."""
     x = InteractionBatch.from_csr(X, device)
     return replace(x, items=x.items.long())
-
-
-def leading_subspace(
-    users: InteractionBatch, items: InteractionBatch, n_components: int, generator: torch.Generator
-) -> Tensor:
-    """Compute a basis near the leading right singular vectors of the normalised matrix.
-
-    The method is two steps of subspace iteration on D_u^(-1/2) X D_i^(-1/2), starting from random
-    vectors. D_u and D_i hold the sums of the rows and of the columns. The basis is orthonormal if
-    it has full rank.
-    """
-    device = users.values.device
-    by_user = users.sum(users.values).clamp(min=1e-6).rsqrt()[:, None]
-    by_item = items.sum(items.values).clamp(min=1e-6).rsqrt()[:, None]
-    Q = torch.randn(
-        users.n_items, n_components, dtype=torch.float32, device=device, generator=generator
-    )
-    for _ in range(2):
-        Q = by_item * (items @ (by_user.square() * (users @ (by_item * Q))))
-        squared_lengths, axes = eigh(Q.T @ Q)
-        least = 1e-6 * squared_lengths[-1].clamp(min=1e-30)  # all are 0 without interactions
-        Q = Q @ (axes / squared_lengths.clamp(min=least).sqrt()) @ axes.T
-    return Q
