@@ -205,7 +205,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
         return _matrix(log, numbers, len(self.item_ids_))
 
     def item_numbers(self, ids: Any) -> np.ndarray:
-        """Return the column number of each item id, for ``similar_items`` and ``candidates``.
+        """Return the column number of each item id, for ``candidates``, ``exclude`` and others.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
         -------
         numbers : ndarray of shape (n,), int64
             Item numbers: ``item_ids_[numbers]`` are the ids. The number of an id that was not in
-            ``fit`` is -1, which recommenders refuse.
+            ``fit`` is -1. Recommenders ignore it with a warning.
 
         Raises
         ------
@@ -331,7 +331,8 @@ class InteractionEncoder(  # type: ignore[call-arg]
         NotFittedError
             If the encoder is not fitted.
         ValueError
-            If a shape is wrong, an item number is out of range, or a title is missing.
+            If a shape is wrong, an item number is out of range, the score of an item is NaN or
+            infinite, or a title is missing.
         """
         check_is_fitted(self)
         numbers = np.asarray(items)
@@ -362,7 +363,10 @@ class InteractionEncoder(  # type: ignore[call-arg]
             values = np.asarray(scores)
             if values.shape != numbers.shape:
                 raise ValueError(f"scores has shape {values.shape}; expected {numbers.shape}.")
-            columns.append(("score", values[rows, places]))
+            values = values[rows, places]
+            if not np.isfinite(values).all():
+                raise ValueError("scores must be finite for all items but -1, got NaN or infinity.")
+            columns.append(("score", values))
         return self._frame(columns)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:

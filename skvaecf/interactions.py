@@ -150,6 +150,11 @@ def count_csr(X: Any) -> csr_array:
     return counts
 
 
+def count_users(X: csr_array) -> np.ndarray:
+    """Count the users of each item of canonical rows, int64 of shape (n_items,)."""
+    return np.bincount(X.indices, minlength=X.shape[1])
+
+
 @cache
 def _silence_sparse_csr_beta_warning() -> None:
     """Suppress the warning about sparse CSR tensors, which torch gives once per process."""

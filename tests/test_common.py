@@ -270,6 +270,7 @@ def assert_unchanged_by_all_methods(name, given, writeable):
     model = make_short(name).fit(given)
     model.predict(given)
     model.recommend(given, 3, candidates=given)
+    model.recommend(given, 3, exclude=given)
     recommend(model, given, 3)
     model.score(given)
     if name in LATENT_RECOMMENDERS:
@@ -293,8 +294,10 @@ def test_names_of_columns_are_kept_and_compared(name, X):
 # --- recommend
 
 
-def best_items(scores, eligible, k):
-    order = np.argsort(-np.where(eligible, scores, -np.inf), axis=1, kind="stable")[:, :k]
+def best_items(scores, eligible, k, counts=None):
+    counts = np.zeros(scores.shape[1]) if counts is None else counts
+    masked = np.where(eligible, scores, -np.inf)
+    order = np.lexsort((np.broadcast_to(-counts, scores.shape), -masked), axis=1)[:, :k]
     items = np.full((len(scores), k), -1)
     items[:, : order.shape[1]] = np.where(np.take_along_axis(eligible, order, 1), order, -1)
     return items
@@ -302,6 +305,7 @@ def best_items(scores, eligible, k):
 
 def test_recommend_sorts_the_scores(name, fitted, X):
     model, scores, seen = fitted(name), fitted(name).predict(X), X.toarray() > 0
+    counts = seen.sum(axis=0)
     for k in (1, 10, 24, 40):
         for exclude_seen in (True, False):
             with naming({"k": k, "exclude_seen": exclude_seen}):
@@ -309,7 +313,7 @@ def test_recommend_sorts_the_scores(name, fitted, X):
                 assert items.dtype == np.int64
                 assert values.dtype == np.float32
                 eligible = ~seen if exclude_seen else np.ones_like(seen)
-                assert_array_equal(items, best_items(scores, eligible, k))
+                assert_array_equal(items, best_items(scores, eligible, k, counts))
                 there = items >= 0
                 assert_array_equal(values[there], scores[np.nonzero(there)[0], items[there]])
                 assert np.isneginf(values[~there]).all()
@@ -334,6 +338,24 @@ def test_recommend_among_candidates(name, fitted, X):
     messy_mask = messy(sp.csr_array(mask, dtype=np.float32))
     for given in (mask, mask * 2.5, sp.csr_array(mask), sp.csc_matrix(mask), messy_mask):
         assert_array_equal(model.recommend(X, 6, candidates=given), expected)
+
+
+@pytest.mark.parametrize("name", WAYS_OF_RANKING)
+def test_recommend_without_excluded_items(name, fitted, X):
+    model, scores, seen = fitted(name), fitted(name).predict(X), X.toarray() > 0
+    mask = np.random.RandomState(0).rand(*X.shape) < 0.3
+    shared = np.flatnonzero(mask[0])
+    for given in (shared, shared.tolist(), mask[0]):
+        expected = best_items(scores, ~mask[0] & ~seen, 6)
+        assert_array_equal(model.recommend(X, 6, exclude=given), expected)
+    messy_mask = messy(sp.csr_array(mask, dtype=np.float32))
+    for given in (mask, mask * 2.5, sp.csr_array(mask), sp.csc_matrix(mask), messy_mask):
+        expected = best_items(scores, ~mask & ~seen, 6)
+        assert_array_equal(model.recommend(X, 6, exclude=given), expected)
+        assert_array_equal(recommend(model, X, 6, exclude=given), expected)
+    expected = best_items(scores, mask & seen, 6)
+    items = model.recommend(X, 6, candidates=seen, exclude=~mask, exclude_seen=False)
+    assert_array_equal(items, expected)
 
 
 def test_a_user_who_has_every_item_gets_no_recommendation(name, fitted):
@@ -366,6 +388,76 @@ def test_function_recommend_equals_the_method(name, fitted, X):
                 expected = model.recommend(X, 4, return_scores=True, **options)
                 assert_array_equal(items, expected[0])
                 assert_array_equal(scores, expected[1])
+
+
+# --- rows without interactions, and equal scores
+
+
+def popular_items(X, among=range(24)):
+    counts = (X > 0).sum(axis=0)
+    return sorted(among, key=lambda item: (-counts[item], item))
+
+
+def test_users_of_the_items_are_counted(name, fitted, X):
+    counts = fitted(name).item_counts_
+    assert counts.dtype == np.int64
+    assert_array_equal(counts, (X.toarray() > 0).sum(axis=0))
+
+
+# WMF scores rows in blocks; with bfloat16 it has another way for blocks without empty rows.
+EMPTY_ROWS = [(name, {}) for name in RECOMMENDERS] + [("WMF", {"precision": "bfloat16"})]
+
+
+@pytest.mark.parametrize(("name", "changes"), EMPTY_ROWS)
+def test_a_row_without_interactions_gets_the_most_popular_items(name, changes, X):
+    model = make_short(name, **changes).fit(X)
+    zero = sp.csr_array((np.zeros(1), np.array([7]), np.array([0, 1])), shape=(1, 24))
+    mixed = sp.vstack([X[:20], sp.csr_array((1, 24)), X[20:30], zero]).tocsr()
+    others = np.r_[:20, 21:31]
+    popular, counts = popular_items(X), model.item_counts_
+    scores = model.predict(mixed)
+    assert_array_equal(scores[[20, 31]], [counts, counts])
+    assert_allclose(scores[others], model.predict(X[:30]), rtol=1e-5, atol=1e-6)
+    items, values = model.recommend(mixed, 24, return_scores=True)
+    assert items[[20, 31]].tolist() == [popular] * 2
+    assert_array_equal(values[[20, 31]], [counts[popular]] * 2)
+    assert (items[others] == model.recommend(X[:30], 24)).mean() > 0.98  # equal but for rounding
+    for k in (1, 5, 30):
+        expected = (popular + [-1] * 6)[:k]
+        for row in (zero, zero.toarray(), np.zeros((1, 24))):
+            assert model.recommend(row, k).tolist() == [expected]
+    filtered = model.recommend(zero, 4, candidates=popular[3:9], exclude=popular[4:5])
+    assert filtered.tolist() == [[popular[3], *popular[5:8]]]
+
+
+@pytest.mark.parametrize("name", ["EASE", "WMF", "MultVAE"])
+def test_searches_and_pipelines_recommend_popular_items_too(name, ratings):
+    pipeline = make_pipeline(Binarizer(threshold=3.5), make_short(name))
+    search = GridSearchCV(pipeline, {"binarizer__threshold": [3.5]}, cv=2).fit(ratings)
+    popular = popular_items(ratings >= 4, range(40))
+    for estimator in (search, search.best_estimator_):
+        # The last row is empty after the first step only.
+        for row in (np.zeros((1, 40)), np.eye(1, 40)):
+            items = recommend(estimator, row, 8, exclude_seen=False)
+            assert items.tolist() == [popular[:8]]
+
+
+@pytest.mark.parametrize("name", ["ItemKNN", "SLIM"])
+def test_lists_of_sparse_models_are_filled_with_popular_items(name):
+    # Items 0 and 1 share users; so do items 2 to 4. Item 3 has the most users, then 2, then 5.
+    X = np.array(
+        [[1, 1, 0, 0, 0, 0]] * 3 + [[0, 0, 1, 1, 1, 0]] * 4 + [[0, 0, 1, 1, 0, 0]] * 2
+        + [[0, 0, 0, 1, 0, 0]] + [[0, 0, 0, 0, 0, 1]] * 6
+    )  # fmt: skip
+    model = make(name).fit(X)
+    assert model.item_counts_.tolist() == [3, 3, 6, 7, 4, 6]
+    items, scores = model.recommend([[1, 0, 0, 0, 0, 0]], 5, return_scores=True)
+    assert items.tolist() == [[1, 3, 2, 5, 4]]
+    assert scores[0, 0] > 0
+    assert scores[0, 1:].tolist() == [0] * 4
+    assert model.recommend([[1, 0, 0, 0, 0, 0]], 3).tolist() == [[1, 3, 2]]
+    pipeline = make_pipeline(Binarizer(), make(name)).fit(X)
+    assert_array_equal(recommend(pipeline, [[1, 0, 0, 0, 0, 0]], 5), items)
 
 
 # --- what is learned

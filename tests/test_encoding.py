@@ -318,6 +318,10 @@ def test_recommenders_take_item_numbers():
         found = model.recommend(X, k=1, candidates=encoder.item_numbers(["c", "unknown", "b"]))
     assert found.tolist() == [[2], [1]]
     assert len(warned) == 1
+    with pytest.warns(UserWarning, match="1 of 2 exclude are -1") as warned:
+        found = model.recommend(X, k=2, exclude=encoder.item_numbers(["unknown", "b"]))
+    assert found.tolist() == [[2, -1], [-1, -1]]
+    assert len(warned) == 1
     with pytest.warns(UserWarning, match="1 of 2 items are -1"):
         found = model.similar_items(encoder.item_numbers(["unknown", "b"]), k=1)
     assert found.tolist() == [[-1], [0]]
@@ -454,6 +458,27 @@ def test_no_recommendations(kind):
     assert columns_of(frame) == {"user": [], "rank": [], "item": [], "title": []}
 
 
+def test_requests_without_items_users_or_rows(kind):
+    encoder = InteractionEncoder(value="plays").fit(frame_of(LOG, kind))
+    log = encoder.transform(LOG)
+    model = ItemKNN().fit(log)
+    # A new user with unknown items only, and nobody.
+    new = {"user": ["eve"], "item": [99], "plays": [1]}
+    with pytest.warns(UserWarning, match="1 of 1 interactions are ignored"):
+        row = encoder.transform(new)
+    items, scores = model.recommend(row, k=5, return_scores=True)
+    frame = columns_of(encoder.to_frame(items, scores, users=["eve"]))
+    popular = np.argsort(-model.item_counts_, kind="stable")
+    assert frame["user"] == ["eve"] * 3
+    assert frame["rank"] == [1, 2, 3]
+    assert frame["item"] == encoder.item_ids_[popular].tolist()
+    assert frame["score"] == model.item_counts_[popular].tolist()
+    items, scores = model.recommend(log[:0], k=5, return_scores=True)
+    assert items.shape == scores.shape == (0, 5)
+    frame = columns_of(encoder.to_frame(items, scores, users=[]))
+    assert frame == {"user": [], "rank": [], "item": [], "score": []}
+
+
 def test_titles_of_a_pandas_series():
     pd = pytest.importorskip("pandas")
     encoder = InteractionEncoder().fit(LOG)
@@ -473,6 +498,8 @@ def test_titles_of_a_pandas_series():
         ({"users": ["a", None]}, "Column 'users' has 1 missing values"),
         ({"items": [[1]], "users": None}, "1 rows, and fit saw 2 users"),
         ({"scores": [[1.0]]}, r"scores has shape \(1, 1\); expected \(2, 2\)"),
+        ({"scores": [[1.0, np.nan], [0.5, -np.inf]]}, "scores must be finite for all items"),
+        ({"scores": [[1.0, -np.inf], [0.5, -np.inf]]}, "scores must be finite for all items"),
         ({"titles": {10: "Ten"}}, "titles has no title of the item 20"),
     ],
 )

@@ -613,6 +613,26 @@ def test_wrong_number_of_items(name, tamper):
     refused(tamper(name, drop), "cannot be loaded, it is damaged: AttributeError")
 
 
+def test_wrong_numbers_of_users(tamper):
+    for name in RECOMMENDERS:
+        for wrong in (np.zeros(23, dtype=np.int64), np.zeros(24), np.full(24, -1)):
+
+            def change(description, tensors, wrong=wrong):
+                node = description["model"]["estimator"][2]["item_counts_"]
+                node["array"][1:] = [wrong.dtype.name, list(wrong.shape)]
+                tensors["item_counts_"] = wrong
+
+            with naming((name, wrong)):
+                refused(tamper(name, change), "numbers of users")
+
+        def drop(description, tensors):
+            del description["model"]["estimator"][2]["item_counts_"]
+            del tensors["item_counts_"]
+
+        with naming(name):
+            refused(tamper(name, drop), "cannot be loaded, it is damaged: AttributeError")
+
+
 def test_unknown_parameters_are_refused(tamper):
     def add(description, tensors):
         description["model"]["estimator"][1]["unknown"] = 1

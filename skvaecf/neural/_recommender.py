@@ -39,7 +39,7 @@ from .._parameters import (
 from .._progress import ProgressBar
 from .._version import __version__
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
-from ..interactions import InteractionBatch, binary_csr, check_rows
+from ..interactions import InteractionBatch, binary_csr, check_rows, count_users
 from ..metrics import ndcg
 from ..model_selection import split_interactions
 from ..ranking import rank
@@ -91,6 +91,8 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
         Number of epochs that were run.
     best_iter_ : int
         Epoch whose parameters are kept, counted from 1.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
         Number of items.
     """
@@ -271,10 +273,12 @@ None, default=None
             validate_data(self, X, skip_check_array=True, reset=False)
         columns = BaseEstimator()
         validate_data(columns, X, skip_check_array=True)  # records their number and names
+        interactions = binary_csr(rows)
         self._fit(
-            binary_csr(rows),
+            interactions,
             X_val,
-            columns={"feature_names_in_": None} | vars(columns),
+            columns={"feature_names_in_": None, "item_counts_": count_users(interactions)}
+            | vars(columns),
             checkpoint_path=checkpoint_path,
             checkpoint_every=checkpoint_every,
             checkpoint_seconds=checkpoint_seconds,
@@ -510,7 +514,9 @@ None, default=None
         check_is_fitted(self)
         if not is_count(k) or k > self.n_features_in_:
             raise ValueError(f"k must be an integer in [1, {self.n_features_in_}], got {k!r}.")
-        return TopItems(self.network_, self._logits, self.n_features_in_, k)
+        device = next(self.network_.parameters()).device
+        counts = torch.tensor(self.item_counts_, dtype=torch.float32, device=device)
+        return TopItems(self.network_, self._logits, counts, k)
 
     def _fitted_so_far(
         self, x: InteractionBatch, columns: dict[str, Any], progress: Progress

@@ -71,6 +71,8 @@ class EASE(SimilarItemsMixin, BaseRecommender):
         The matrix B. Column j holds the weights that predict item j.
     l2_ : float
         The weight of the penalty that was used.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
         Number of items.
 
