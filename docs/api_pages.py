@@ -14,7 +14,7 @@ SECTIONS = {
     "Recommenders": [],
     "Priors and posteriors": ["neural"],
     "From a log to a matrix and back": ["encoding"],
-    "Recommending, saving, loading": ["ranking", "persistence"],
+    "Recommending, saving, loading": ["ranking", "reranking", "persistence"],
     "Splitting": ["model_selection"],
     "Scoring": ["scorers"],
     "Displays": ["plotting"],

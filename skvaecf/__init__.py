@@ -23,6 +23,7 @@ from .recommenders.sivae import SIVAERecommender
 from .recommenders.slim import SLIM
 from .recommenders.vaegan import VAEGANRecommender
 from .recommenders.wmf import WMF
+from .reranking import limit_groups, maximal_marginal_relevance
 from .scorers import (
     MultiRankingScorer,
     RankingScorer,
@@ -64,8 +65,10 @@ __all__ = [
     "__version__",
     "coverage_at_k",
     "hit_rate_at_k",
+    "limit_groups",
     "load",
     "map_at_k",
+    "maximal_marginal_relevance",
     "mrr_at_k",
     "ndcg_at_k",
     "precision_at_k",

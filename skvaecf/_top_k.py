@@ -10,72 +10,57 @@ from torch import Tensor
 from .interactions import InteractionBatch
 
 
-def precedence_of(counts: np.ndarray) -> np.ndarray:
-    """Return a different number for each column; the larger one comes first in a ranking.
-
-    The column with the larger count has the larger number; of equal counts, the lower column.
-
-    Parameters
-    ----------
-    counts : ndarray of shape (n_columns,)
-        Integers from 0 to 2**31 - 1.
-
-    Returns
-    -------
-    precedence : ndarray of shape (n_columns,), int64
-    """
-    return counts.astype(np.int64) << 32 | np.arange(len(counts))[::-1]
-
-
 def top_k(
-    scores: Tensor, k: int, precedence: np.ndarray | None = None
+    scores: Tensor, k: int, counts: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k largest entries of each row, largest first.
 
-    ``torch.topk`` does not define the order of equal entries.
+    Of equal entries, the column with the largest count comes first, then the lower column.
+    ``torch.topk`` does not define their order.
 
     Parameters
     ----------
     scores : Tensor of shape (n_rows, n_columns), float32
     k : int, at most n_columns
-    precedence : ndarray of shape (n_columns,), int64, default=None
-        See ``precedence_of``. With None, the lower one of columns with equal entries comes first.
+    counts : ndarray of shape (n_columns,), int64, default=None
+        Integers from 0 to 2**31 - 1. With None, they are all 0.
 
     Returns
     -------
     columns : ndarray of shape (n_rows, k), int64
     values : ndarray of shape (n_rows, k), float32
     """
-    if precedence is None:
-        precedence = precedence_of(np.zeros(scores.shape[1]))
+    if counts is None:
+        counts = np.zeros(scores.shape[1], dtype=np.int64)
     values, columns = _largest(scores, min(k + 1, scores.shape[1]), ordered=True)
     kept = columns[:, :k]
     if values.shape[1] > k:
-        # Rows where the k-th and the next score are equal: take all larger entries, then those of
-        # the equal ones that come first.
+        # Rows where the k-th and the next score are equal: take all larger entries, then the first
+        # of the equal ones. Their keys are all different, a pair of a count and a column.
         cut = (values[:, k - 1] == values[:, k]).nonzero().squeeze(1)
         if len(cut):
             rows, least = scores[cut], values[cut, k - 1, None]
-            keys = torch.where(rows == least, as_index(precedence, scores), -1)
+            pairs = counts << 32 | np.arange(len(counts))[::-1]
+            keys = torch.where(rows == least, as_index(pairs, scores), -1)
             keys.masked_fill_(rows > least, torch.iinfo(keys.dtype).max)
             kept[cut] = _largest(keys, k)[1]
-    return _best_first(kept, scores.gather(1, kept), precedence)
+    return _best_first(kept, scores.gather(1, kept), counts)
 
 
 def _best_first(
-    columns: Tensor, scores: Tensor, precedence: np.ndarray
+    columns: Tensor, scores: Tensor, counts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sort columns and their scores by descending score, equal ones by descending precedence.
+    """Sort columns and their scores by descending score, then descending count, then column.
 
     Each pair of a score and a column is packed into one integer: sorting these takes a tenth of the
-    time of two stable sorts. Only rows with equal scores are sorted again, by precedence.
+    time of two stable sorts. Only rows with equal scores are sorted again.
     """
     bits = (scores.float() + 0.0).cpu().numpy().view(np.int32)  # + 0.0 turns -0.0 into 0.0
     keys = (~_ordinal(bits)).astype(np.int64) << 32 | columns.cpu().numpy()
     keys.sort(axis=1)
     best, values = keys & 0xFFFFFFFF, _ordinal(~(keys >> 32).astype(np.int32)).view(np.float32)
     tied = (values[:, 1:] == values[:, :-1]).any(axis=1).nonzero()[0]
-    order = np.lexsort((-precedence[best[tied]], -values[tied]))
+    order = np.lexsort((-counts[best[tied]], -values[tied]))
     best[tied] = np.take_along_axis(best[tied], order, axis=1)
     return best, values
 
@@ -143,7 +128,7 @@ def largest_positive(rows: csr_array, k: int) -> csr_array:
 
 
 def top_k_rescored(
-    rough: Tensor, P: Tensor, Q: Tensor, k: int, precedence: np.ndarray | None = None
+    rough: Tensor, P: Tensor, Q: Tensor, k: int, counts: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the k largest entries of P Q^T in each row, among the largest approximate entries.
 
@@ -154,7 +139,7 @@ def top_k_rescored(
     P : Tensor of shape (n_rows, n)
     Q : Tensor of shape (n_columns, n)
     k : int, at most n_columns
-    precedence : ndarray of shape (n_columns,), int64, default=None
+    counts : ndarray of shape (n_columns,), int64, default=None
         See ``top_k``.
 
     Returns
@@ -163,11 +148,11 @@ def top_k_rescored(
     values : ndarray of shape (n_rows, k), float32
         Exact entries of P Q^T.
     """
-    if precedence is None:
-        precedence = precedence_of(np.zeros(rough.shape[1]))
+    if counts is None:
+        counts = np.zeros(rough.shape[1], dtype=np.int64)
     values, columns = _largest(rough, min(k + max(k // 2, 32), rough.shape[1]))
     scores = _products(P, Q, columns).masked_fill_(values == -torch.inf, -torch.inf)
-    best, best_scores = _best_first(columns, scores, precedence)
+    best, best_scores = _best_first(columns, scores, counts)
     least = best_scores[:, k - 1 : k]
     # Where several columns share the k-th score, those that come first may be missing.
     shared = (best_scores[:, k : k + 1] == least) & (least > -np.inf)
@@ -175,7 +160,7 @@ def top_k_rescored(
     if len(rows):
         among = as_index(rows, rough)
         exact = (P[among] @ Q.T).masked_fill_(rough[among] == -torch.inf, -torch.inf)
-        best[rows, :k], best_scores[rows, :k] = top_k(exact, k, precedence)
+        best[rows, :k], best_scores[rows, :k] = top_k(exact, k, counts)
     return best[:, :k], best_scores[:, :k]
 
 

@@ -90,13 +90,13 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
 
         def score_rows(block: slice) -> Tensor:
             rows = self._interactions(X[block])
-            return self._popular_if_empty(rows, scorer(rows))
+            return self._popular_if_empty(np.diff(rows.indptr), scorer(rows))
 
         return score_rows
 
-    def _popular_if_empty(self, rows: csr_array, scores: Tensor) -> Tensor:
+    def _popular_if_empty(self, n_interactions: np.ndarray, scores: Tensor) -> Tensor:
         """Replace the scores of the rows without interactions by the numbers of users."""
-        empty = np.flatnonzero(np.diff(rows.indptr) == 0)
+        empty = np.flatnonzero(n_interactions == 0)
         if len(empty):
             counts = torch.tensor(self.item_counts_, dtype=torch.float32, device=scores.device)
             scores[as_index(empty, scores)] = counts

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ._checks import check_count
 from ._devices import default_modes
-from ._top_k import as_index, precedence_of, top_k, top_k_rescored
+from ._top_k import as_index, top_k, top_k_rescored
 from .interactions import binary_csr, check_rows, check_structure
 
 BLOCK_ROWS = 512
@@ -83,7 +83,6 @@ def rank(
     excluded = _check_items("exclude", exclude, (n_users, n_items))
     check_count("k", k)
     k = int(k)
-    precedence = precedence_of(np.zeros(n_items) if item_counts is None else item_counts)
     ranked = np.full((n_users, k), -1, dtype=np.int64)
     best = np.full((n_users, k), -np.inf, dtype=np.float32)
     for block in row_blocks(n_users, n_items):
@@ -103,9 +102,9 @@ def rank(
         if excluded is not None:
             scores.masked_fill_(_rows_of(excluded, block).to(scores.device), -torch.inf)
         if factors is None:
-            items, values = top_k(scores, min(k, n_items), precedence)
+            items, values = top_k(scores, min(k, n_items), item_counts)
         else:
-            items, values = top_k_rescored(scores, *factors, min(k, n_items), precedence)
+            items, values = top_k_rescored(scores, *factors, min(k, n_items), item_counts)
         if not (values < np.inf).all():  # NaN comes first in the order of torch
             raise ValueError(
                 f"{scored_by} returned scores that are NaN or infinite. A score must be finite, or"

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
-from skvaecf._top_k import as_index, largest_positive, precedence_of, top_k, top_k_rescored
+from skvaecf._top_k import as_index, largest_positive, top_k, top_k_rescored
 
 
 def brute_force_top_k(scores, k):
@@ -44,18 +44,18 @@ def test_top_k_is_a_stable_sort(drawn):
 def test_the_largest_count_comes_first_among_equal_scores(drawn, seed):
     scores, k = drawn
     counts = np.random.RandomState(seed).choice([0, 1, 2, 2**31 - 1], scores.shape[1])
-    columns, values = top_k(torch.from_numpy(scores), k, precedence_of(counts))
+    columns, values = top_k(torch.from_numpy(scores), k, counts)
     assert columns.tolist() == brute_force_with_counts(scores, k, counts)
     assert_array_equal(values, np.take_along_axis(scores, columns, axis=1))
 
 
 def test_counts_by_hand():
     scores = torch.tensor([[0.0, 2.0, 0.0, 0.0, 2.0, 0.0]])
-    precedence = precedence_of(np.array([1, 3, 5, 0, 4, 5]))
-    assert top_k(scores, 6, precedence)[0].tolist() == [[4, 1, 2, 5, 0, 3]]
-    assert top_k(scores, 4, precedence)[0].tolist() == [[4, 1, 2, 5]]
-    assert top_k(scores, 3, precedence)[0].tolist() == [[4, 1, 2]]
-    assert top_k(scores, 1, precedence)[0].tolist() == [[4]]
+    counts = np.array([1, 3, 5, 0, 4, 5])
+    assert top_k(scores, 6, counts)[0].tolist() == [[4, 1, 2, 5, 0, 3]]
+    assert top_k(scores, 4, counts)[0].tolist() == [[4, 1, 2, 5]]
+    assert top_k(scores, 3, counts)[0].tolist() == [[4, 1, 2]]
+    assert top_k(scores, 1, counts)[0].tolist() == [[4]]
 
 
 @pytest.mark.parametrize("n_columns", [3000, 3001, 3007])
@@ -71,7 +71,7 @@ def test_top_k_of_wide_rows_with_many_ties():
     counts = np.random.RandomState(1).randint(0, 90, 3000)
     for k in (1, 10, 500, 3000):
         assert_array_equal(top_k(torch.from_numpy(scores), k)[0], brute_force_top_k(scores, k))
-        found = top_k(torch.from_numpy(scores[:9]), k, precedence_of(counts))[0]
+        found = top_k(torch.from_numpy(scores[:9]), k, counts)[0]
         assert_array_equal(found, brute_force_with_counts(scores[:9], k, counts))
 
 
@@ -129,7 +129,7 @@ def test_equal_exact_scores_beyond_the_rescored_columns():
     assert_array_equal(columns, [[0, 1, 2, 3, 4], [400, 402, 403, 404, 405], [3, 2, 1, 0, 4]])
     assert values.tolist() == [[0.0] * 5, [1.0] * 5, [3.0, 2.0, 1.0, 0.0, 0.0]]
     counts = np.arange(500) % 100
-    columns, _ = top_k_rescored(rough, exact, torch.eye(500), 5, precedence_of(counts))
+    columns, _ = top_k_rescored(rough, exact, torch.eye(500), 5, counts)
     assert_array_equal(
         columns, [[99, 199, 299, 399, 499], [499, 498, 497, 496, 495], [3, 2, 1, 99, 199]]
     )

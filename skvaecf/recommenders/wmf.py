@@ -299,9 +299,9 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
 
         # Larger blocks of rows than those that are scored: the factors of a row need little memory.
         @lru_cache(maxsize=1)
-        def folded_in(start: int) -> tuple[csr_array, Tensor]:
+        def folded_in(start: int) -> tuple[np.ndarray, Tensor]:
             rows = self._interactions(X[start : start + FOLD_IN_ROWS])
-            return rows, self._fold_in(rows, items)
+            return np.diff(rows.indptr), self._fold_in(rows, items)
 
         exact = check_precision(self.precision, items.Q.device) == torch.float32
         rough = items.Q if exact or X.shape[0] < BFLOAT16_ROWS else items.Q.bfloat16()
@@ -309,11 +309,11 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         def score_rows(block: slice) -> Scores:
             start = block.start - block.start % FOLD_IN_ROWS
             inside = slice(block.start - start, block.stop - start)
-            rows, P = folded_in(start)
-            rows, P = rows[inside], P[inside]
+            n_interactions, P = folded_in(start)
+            n_interactions, P = n_interactions[inside], P[inside]
             # The scores of a row without interactions are not products of factors.
-            if exact or not np.diff(rows.indptr).all():
-                return self._popular_if_empty(rows, P @ items.Q.T)
+            if exact or not n_interactions.all():
+                return self._popular_if_empty(n_interactions, P @ items.Q.T)
             return P.to(rough.dtype) @ rough.T, P, items.Q
 
         return score_rows
