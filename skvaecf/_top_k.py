@@ -60,8 +60,9 @@ def _best_first(
     keys.sort(axis=1)
     best, values = keys & 0xFFFFFFFF, _ordinal(~(keys >> 32).astype(np.int32)).view(np.float32)
     tied = (values[:, 1:] == values[:, :-1]).any(axis=1).nonzero()[0]
-    order = np.lexsort((-counts[best[tied]], -values[tied]))
-    best[tied] = np.take_along_axis(best[tied], order, axis=1)
+    if len(tied):
+        order = np.lexsort((-counts[best[tied]], -values[tied]))
+        best[tied] = np.take_along_axis(best[tied], order, axis=1)
     return best, values
 
 

@@ -133,6 +133,10 @@ def test_equal_exact_scores_beyond_the_rescored_columns():
     assert_array_equal(
         columns, [[99, 199, 299, 399, 499], [499, 498, 497, 496, 495], [3, 2, 1, 99, 199]]
     )
+    # Equal scores before the last place.
+    exact[1, [450, 460]] = 2
+    columns, _ = top_k_rescored(exact.clone(), exact, torch.eye(500), 2, counts)
+    assert columns[1].tolist() == [460, 450]
 
 
 def test_as_index():
