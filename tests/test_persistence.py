@@ -290,7 +290,8 @@ def test_dates(dtype, tmp_path):
 def test_the_file_can_be_read_without_skvaecf(fitted, tmp_path):
     path = saved(fitted("SLIM"), tmp_path)
     tensors = load_file(path)
-    assert sorted(tensors) == [f"item_similarity_.{n}" for n in ("data", "indices", "indptr")]
+    of_matrix = [f"item_similarity_.{n}" for n in ("data", "indices", "indptr")]
+    assert sorted(tensors) == ["item_counts_", *of_matrix]
     with safe_open(path, framework="numpy") as file:
         description = json.loads(file.metadata()["skvaecf"])
     assert description["format"] == 2
@@ -572,15 +573,10 @@ CHANGES_OF_SHAPE = {
 }
 
 
-def test_arrays_that_do_not_fit_together_are_refused(name, tamper, fitted, X):
+def test_arrays_that_do_not_fit_together_are_refused(name, tamper):
     for changed, change in CHANGES_OF_SHAPE.items():
         with naming(changed):
-            path = tamper(name, change_all(change))
-            if name == "Popularity" and changed == "a dimension more":
-                # Counts of shape (1, n_items) mean the same.
-                assert_array_equal(skvaecf.load(path).predict(X), fitted(name).predict(X))
-            else:
-                refused(path, "cannot be loaded")
+            refused(tamper(name, change_all(change)), "cannot be loaded")
 
 
 def test_wrong_indices_of_a_sparse_matrix(tamper):
