@@ -90,7 +90,7 @@ class Blend(_BaseComposition, BaseRecommender):
 
     See Also
     --------
-    sklearn.ensemble.VotingRegressor : The same composition for regressors.
+    EASE, WMF, MultVAE : Models of three kinds, whose blend ranks better than each of them.
 
     Notes
     -----
@@ -103,9 +103,11 @@ class Blend(_BaseComposition, BaseRecommender):
     The weights are chosen by bagging [1]_ a search over a grid on the simplex, which has at most
     300 points. The best point is searched for 500 samples, each of a tenth of the held-out users,
     drawn with replacement. ``weights_`` is the mean of these best points. The best point for all
-    held-out users differs more between seeds and ranks new users no better
-    (:ref:`quality-of-blends`). To save memory, only items that a member ranks among its best 200,
-    and held-out items, take part in the search.
+    held-out users differs more between seeds (:ref:`quality-of-blends`). To save time, only items
+    that a member ranks among its best 200, and held-out items, take part in the search.
+
+    The composition is that of scikit-learn's ``VotingRegressor``: nested parameters have the names
+    ``name__parameter``, and ``set_params(name="drop")`` leaves a member out.
 
     A member with the weight 0 is not used for scores. A blend has neither ``transform`` nor
     ``similar_items``, because the spaces of its members differ; ``named_estimators_`` has the

@@ -52,7 +52,8 @@ def many():
 
 
 def vae(**changes):
-    return MultVAE(4, max_epochs=2, device="cpu", random_state=0).set_params(**changes)
+    params = {"likelihood": "multinomial", "max_epochs": 2, "random_state": 0}
+    return MultVAE(4, device="cpu", **params | changes)
 
 
 def small_blend(**params):
@@ -245,10 +246,14 @@ def with_noise(**params):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_noise_gets_hardly_any_weight(seed):
-    X = make_interactions(600, 300, n_blocks=10, noise=0.1, random_state=1)
-    blend = with_noise(random_state=seed).fit(X)
-    print(blend.weights_)
-    assert blend.weights_[0] > 0.85
+    X = make_interactions(800, 300, n_blocks=10, noise=0.1, random_state=1)
+    blend = with_noise(random_state=seed).fit(X[:600])
+    # Samples of 12 users do not tell weights of 0 and 0.1 apart.
+    assert blend.weights_[0] > 0.7
+    alone = EASE(5.0).fit(X[:600])
+    assert blend.score(X[600:]) > 0.96 * alone.score(X[600:])
+    equal = with_noise().set_params(weights=None).fit(X[:600])
+    assert equal.score(X[600:]) < 0.9 * alone.score(X[600:])
 
 
 def test_equal_members_get_similar_weights(many):
@@ -327,7 +332,7 @@ def test_grid_of_weights(n):
     assert_allclose(grid.sum(axis=1), 1)
     assert (np.diff((grid**2).sum(axis=1)) > -1e-12).all()
     assert any((grid == corner).all(axis=1).any() for corner in np.eye(n))
-    if 1 < n and n_steps < 10:
+    if n > 1 and n_steps < 10:
         assert comb(n + n_steps, n_steps + 1) > N_POINTS
 
 
