@@ -21,7 +21,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import has_fit_parameter, validate_data
 from torch import Tensor
 
-from ._devices import default_modes, widest_float_dtype
+from ._devices import default_modes
 from ._parameters import AtLeastTwo, Fraction, RandomState
 from ._top_k import top_k
 from .base import BaseRecommender, Scorer
@@ -364,15 +364,14 @@ def _standard_scorer(name: str, member: Any) -> Scorer:
                 f"The member {name!r} returned scores of shape {tuple(scores.shape)} for rows of"
                 f" shape {X.shape}: predict must return one score per user and item."
             )
-        # In float64 the mean of equal float32 numbers is exact, so that their deviations are 0.
-        scores = scores.to(widest_float_dtype(scores.device))
+        # torch updates the mean by the deviations from it, so equal scores have a std of exactly 0.
         std, mean = torch.std_mean(scores, dim=1, correction=0, keepdim=True)
         if not std.isfinite().all():
             raise ValueError(
                 f"The member {name!r} returned scores that are NaN or infinite. A blend needs a"
                 " finite score of every item."
             )
-        return scores.sub_(mean).div_(std.where(std > 0, 1)).float()
+        return scores.sub_(mean).div_(std.where(std > 0, 1))
 
     return standard_scores
 

@@ -81,7 +81,7 @@ def test_scores_by_hand():
 
 
 @pytest.mark.parametrize("constant", [0.1, 1e8 + 8, -3e-30])
-@pytest.mark.parametrize("n_items", [1, 3, 1000, 3706])
+@pytest.mark.parametrize("n_items", [1, 3, 1000, 3706, 100_003])
 def test_equal_scores_become_zeros(constant, n_items):
     member = Scores(np.full((5, n_items), constant))
     scores = _standard_scorer("a", member)(np.zeros((5, n_items)))
@@ -93,7 +93,6 @@ def test_scale_and_offset_of_a_member_do_not_matter(many):
     other = ("wmf", WMF(6, random_state=0))
     plain = Blend([("a", Scores(scores)), other]).fit(many)
     moved = Blend([("a", Scores(1000 * scores - 300)), other]).fit(many)
-    # The function recommend scores in blocks, this class does not know which.
     assert_allclose(moved.predict(many), plain.predict(many), rtol=1e-3, atol=1e-4)
 
 
