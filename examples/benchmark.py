@@ -52,7 +52,9 @@ METRICS = [scorer.name for scorer in SCORERS.scorers]
 MODELS = {
     name: model
     for name in skvaecf.__all__
-    if inspect.isclass(model := getattr(skvaecf, name)) and issubclass(model, BaseRecommender)
+    if inspect.isclass(model := getattr(skvaecf, name))
+    and issubclass(model, BaseRecommender)
+    and name != "Blend"  # it has no default members
 }
 # In the order of their time, so that the first rows come soon.
 MAIN = ["Popularity", "ItemKNN", "WMF", "EASE", "MultVAE", "SIVAERecommender"]

@@ -1,6 +1,7 @@
 """Recommenders for implicit feedback that behave like any scikit-learn estimator."""
 
 from ._version import __version__
+from .blend import Blend
 from .callbacks import RankingMonitor
 from .encoding import InteractionEncoder
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
@@ -45,6 +46,7 @@ __all__ = [
     "SLIM",
     "WMF",
     "BenchmarkDisplay",
+    "Blend",
     "HVampVAE",
     "InteractionEncoder",
     "InverseAutoregressiveFlow",

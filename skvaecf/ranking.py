@@ -172,6 +172,18 @@ def check_item_numbers(name: str, items: Any, n_items: int) -> np.ndarray:
     return numbers
 
 
+def row_scorer(estimator: Any) -> Callable[[Any], Tensor]:
+    """Return the function that scores rows with anything that has ``predict``.
+
+    It maps rows of X to a new float32 tensor. Expensive preparations of the recommenders of this
+    package, such as a copy to the device, are made once.
+    """
+    if getattr(estimator.predict, "scores_by_block", False):
+        scorer = estimator._scorer()
+        return lambda X: scorer(estimator._interactions(X))
+    return lambda X: torch.tensor(np.asarray(estimator.predict(X)), dtype=torch.float32)
+
+
 @default_modes()
 def recommend(
     estimator: Any,
@@ -255,11 +267,10 @@ default=None
         score_rows = estimator._rankable_scores(seen)
     else:
         seen = check_rows(X)
-        rows = seen if issparse(X) else X
+        rows, score = seen if issparse(X) else X, row_scorer(estimator)
 
         def score_rows(block: slice) -> Tensor:
-            scores = estimator.predict(_safe_indexing(rows, block))
-            return torch.tensor(np.asarray(scores), dtype=torch.float32)
+            return score(_safe_indexing(rows, block))
 
     items, scores = rank(
         score_rows,

@@ -260,7 +260,7 @@ None, default=None
         self._validate_params()
         rows = check_rows(X, min_rows=1)
         if X_val is not None:
-            X_val = _check_X_val(X_val, rows.shape[1])
+            X_val = check_X_val(X_val, rows.shape[1])
             of_users = isinstance(X_val, csr_array) and self.early_stopping
             if of_users and np.diff(X_val.indptr).max(initial=0) < self.min_interactions:
                 raise ValueError(
@@ -634,7 +634,7 @@ def load_warm(network: nn.Module, warm: nn.Module) -> None:
         ) from error
 
 
-def _check_X_val(X_val: Any, n_items: int) -> Any:
+def check_X_val(X_val: Any, n_items: int) -> Any:
     """Validate a matrix, or a pair of fold-in and held-out matrix, of validation users."""
     if not isinstance(X_val, tuple):
         rows = check_rows(X_val, "X_val", min_rows=1)
@@ -643,7 +643,7 @@ def _check_X_val(X_val: Any, n_items: int) -> Any:
         return binary_csr(rows)
     if len(X_val) != 2:
         raise ValueError(f"X_val must be a matrix or a pair of them, got {len(X_val)} values.")
-    fold_in, heldout = (_check_X_val(part, n_items) for part in X_val)
+    fold_in, heldout = (check_X_val(part, n_items) for part in X_val)
     if fold_in.shape != heldout.shape or not heldout.nnz:
         raise ValueError(
             f"The second matrix of X_val must hold interactions of the {fold_in.shape[0]} users of"
