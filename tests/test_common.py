@@ -653,6 +653,7 @@ MODEL_SPECIFIC |= {"kl_weight", "tol"}
 # In these models the parameter has another meaning than in the others.
 EXCEPTIONS = {
     ("CFGAN", "unobserved_weight"),
+    ("ELSA", "batch_size"),
     ("RecVAE", "encoder_layer_sizes"),
     ("VAEGANRecommender", "discriminator_learning_rate"),
 }
