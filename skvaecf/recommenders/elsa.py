@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import KW_ONLY
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from .._parameters import Positive, PositiveInt
 from ..interactions import InteractionBatch
 from ..neural._layers import SelfInitialized
 from ..neural._recommender import TorchRecommender
-from ..neural._training import Batch, Player
+from ..neural._training import Batch, Player, Progress
 from .wmf import leading_subspace
 
 # Numbers of a block of item vectors, which stays in the processor's cache: 1 MiB of float32.
@@ -49,8 +50,9 @@ class ELSA(TorchRecommender):
 
     Parameters
     ----------
-    n_components : int, default=512
-        Number of components d of an item vector.
+    n_components : int or "auto", default="auto"
+        Number of components d of an item vector. "auto" is :math:`4 \sqrt{U}`, rounded up, for U
+        training users, but at most the number of items and at most 512.
     learning_rate : float, default=3e-3
         Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
@@ -103,6 +105,8 @@ class ELSA(TorchRecommender):
         Number of epochs that were run.
     best_iter_ : int
         Number of the epoch whose parameters are kept, counted from 1.
+    n_components_ : int
+        Number of components that was used.
     n_features_in_ : int
         Number of items.
 
@@ -143,14 +147,18 @@ class ELSA(TorchRecommender):
     (40, 8)
     """
 
-    n_components: PositiveInt = 512
+    n_components: PositiveInt | Literal["auto"] = "auto"
     _: KW_ONLY
     learning_rate: Positive = 3e-3
     max_epochs: PositiveInt = 50
     n_iter_no_change: PositiveInt = 3
 
     def _build(self, n_users: int, n_items: int) -> UnitVectors:
-        return UnitVectors(n_items, self.n_components)
+        return UnitVectors(n_items, self._n_components_of(n_users, n_items))
+
+    def _n_components_of(self, n_users: int, n_items: int) -> int:
+        auto = min(math.ceil(4 * math.sqrt(n_users)), n_items, 512)
+        return auto if isinstance(self.n_components, str) else self.n_components
 
     def _players(self, network: UnitVectors, x: InteractionBatch) -> list[Player]:
         def loss(batch: Batch) -> Tensor:
@@ -179,6 +187,12 @@ class ELSA(TorchRecommender):
     def _logits(self, network: UnitVectors, x: InteractionBatch) -> Tensor:
         scores = (network.encode(x) @ network.weight.T).div_(network.lengths)
         return scores.index_put_((x.users, x.items.long()), -x.values, accumulate=True)
+
+    def _fitted_so_far(
+        self, x: InteractionBatch, columns: dict[str, Any], progress: Progress
+    ) -> dict[str, Any]:
+        n_components = self._n_components_of(x.n_users, x.n_items)
+        return super()._fitted_so_far(x, columns, progress) | {"n_components_": n_components}
 
     @property
     def item_factors_(self) -> np.ndarray:
