@@ -51,8 +51,8 @@ class ELSA(TorchRecommender):
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Number of components d of an item vector. "auto" is :math:`4 \sqrt{U}`, rounded up, for U
-        training users, but at most the number of items and at most 512.
+        Number of components d of an item vector. "auto" is :math:`5 \sqrt{U}`, rounded up, for U
+        training users, but at most the number of items and at most 1024.
     learning_rate : float, default=3e-3
         Learning rate of the Adam optimizer.
     batch_size : int or "auto", default="auto"
@@ -157,7 +157,7 @@ class ELSA(TorchRecommender):
         return UnitVectors(n_items, self._n_components_of(n_users, n_items))
 
     def _n_components_of(self, n_users: int, n_items: int) -> int:
-        auto = min(math.ceil(4 * math.sqrt(n_users)), n_items, 512)
+        auto = min(math.ceil(5 * math.sqrt(n_users)), n_items, 1024)
         return auto if isinstance(self.n_components, str) else self.n_components
 
     def _players(self, network: UnitVectors, x: InteractionBatch) -> list[Player]:
@@ -257,7 +257,8 @@ class UnitVectors(SelfInitialized):
         -------
         vectors : Tensor of shape (n_items, n_components)
         """
-        return self.weight.detach() / self.lengths[:, None]
+        vectors: Tensor = self.weight.detach() / self.lengths[:, None]
+        return vectors
 
 
 def row_lengths(weight: Tensor) -> Tensor:
