@@ -263,7 +263,7 @@ class UnitVectors(SelfInitialized):
 
 def row_lengths(weight: Tensor) -> Tensor:
     """Compute the Euclidean lengths of rows: a tiny number for zeros, NaN after an overflow."""
-    lengths = torch.linalg.vector_norm(weight, dim=1).clamp(min=1e-12)
+    lengths: Tensor = torch.linalg.vector_norm(weight, dim=1).clamp(min=1e-12)
     return lengths.masked_fill(lengths == torch.inf, torch.nan)
 
 
