@@ -133,7 +133,7 @@ class ELSA(TorchRecommender):
     References
     ----------
     Vancura, Alves, Kasalicky and Kordik, "Scalable linear shallow autoencoder for collaborative
-    filtering", RecSys 2022, eq. 3 to 8.
+    filtering", RecSys 2022.
 
     Examples
     --------
