@@ -13,6 +13,7 @@ from .recommenders.awae import AWAE
 from .recommenders.cdae import CDAE
 from .recommenders.cfgan import CFGAN
 from .recommenders.ease import EASE
+from .recommenders.elsa import ELSA
 from .recommenders.hvamp_vae import HVampVAE
 from .recommenders.irgan import IRGAN
 from .recommenders.item_knn import ItemKNN
@@ -42,6 +43,7 @@ __all__ = [
     "CDAE",
     "CFGAN",
     "EASE",
+    "ELSA",
     "IRGAN",
     "SLIM",
     "WMF",

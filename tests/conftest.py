@@ -109,6 +109,7 @@ CASES = {
         },
     ),
     "EASE": Case({"l2": 5.0, "device": "cpu"}),
+    "ELSA": Case(NEURAL, LARGE_STEPS),
     "IRGAN": Case(
         NEURAL | {"n_pretraining_epochs": 4, "l2": 0.01},
         {

@@ -752,6 +752,7 @@ EXCEPTIONS = {
     ("Blend", "random_state"),
     ("Blend", "validation_fraction"),
     ("CFGAN", "unobserved_weight"),
+    ("ELSA", "batch_size"),
     ("RecVAE", "encoder_layer_sizes"),
     ("VAEGANRecommender", "discriminator_learning_rate"),
 }

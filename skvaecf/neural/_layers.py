@@ -393,8 +393,9 @@ def initialize(network: nn.Module, generator: torch.Generator, x: InteractionBat
 
 def set_precision(network: nn.Module, dtype: torch.dtype) -> None:
     """Set the type of the large products in training."""
+    module: Any
     for module in network.modules():
-        if isinstance(module, (ItemLogits, Linear)):
+        if hasattr(type(module), "precision"):
             module.precision = dtype
 
 

@@ -78,6 +78,7 @@ class EASE(SimilarItemsMixin, BaseRecommender):
 
     See Also
     --------
+    ELSA : A matrix of low rank, if there are too many items for a dense matrix.
     SLIM : Sparse weights, if there are too many items for a dense matrix.
 
     Notes
@@ -125,7 +126,7 @@ class EASE(SimilarItemsMixin, BaseRecommender):
             copies * 4 * n_items**2,
             device,
             f"EASE with {n_items} items",
-            "SLIM, ItemKNN and WMF need less",
+            "ELSA, SLIM, ItemKNN and WMF need less",
         )
         n_u = np.diff(X.indptr)
         weight = np.maximum(n_u, 1.0) ** -self.user_exponent
