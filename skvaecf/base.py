@@ -84,12 +84,12 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
             new float32 tensor of the same shape. A higher score is better.
         """
 
-    def _row_scores(self, X: Any) -> Callable[[slice], Tensor]:
-        """Return the function that scores a block of these validated rows."""
+    def _row_scorer(self) -> Callable[[Any], Tensor]:
+        """Return the function that scores validated rows, also those without interactions."""
         scorer = self._scorer()
 
-        def score_rows(block: slice) -> Tensor:
-            rows = self._interactions(X[block])
+        def score_rows(X: Any) -> Tensor:
+            rows = self._interactions(X)
             return self._popular_if_empty(np.diff(rows.indptr), scorer(rows))
 
         return score_rows
@@ -103,12 +103,13 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         return scores
 
     def _rankable_scores(self, X: Any) -> Callable[[slice], Scores]:
-        """Return such a function for ``recommend``.
+        """Return the function that scores a block of these validated rows for ``recommend``.
 
         It may return approximate scores together with factors of the exact scores, see ``Scores``
         in ``skvaecf.ranking``.
         """
-        return self._row_scores(X)
+        score_rows = self._row_scorer()
+        return lambda block: score_rows(X[block])
 
     @default_modes()
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -177,10 +178,10 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         """
         check_is_fitted(self)
         X = self._check_rows(X)
-        score_rows = self._row_scores(X)
+        score_rows = self._row_scorer()
         scores = np.empty(X.shape, dtype=np.float32)
         for block in row_blocks(*X.shape):
-            scores[block] = score_rows(block).cpu().numpy()
+            scores[block] = score_rows(X[block]).cpu().numpy()
         return scores
 
     # ``skvaecf.recommend`` reads this mark. A ``predict`` that a subclass overrides does not have

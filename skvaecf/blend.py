@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY
 from itertools import combinations_with_replacement
 from math import comb
@@ -25,7 +25,7 @@ from ._devices import default_modes
 from ._parameters import AtLeastTwo, Fraction, RandomState
 from ._top_k import top_k
 from .base import BaseRecommender, Scorer
-from .interactions import binary_csr, check_rows
+from .interactions import binary_csr, check_rows, count_users
 from .metrics import ndcg
 from .model_selection import UserSplitter, split_interactions
 from .neural._recommender import check_X_val
@@ -80,6 +80,8 @@ class Blend(_BaseComposition, BaseRecommender):
         The fitted members by name.
     weights_ : ndarray of shape (n_fitted_estimators,), float64
         The weights of the members in ``estimators_``. Their sum is 1.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
         Number of items.
 
@@ -206,6 +208,7 @@ None, default=None
         if X_val is not None:
             check_X_val(X_val, rows.shape[1])
         self._fit(rows, X_val)
+        self.item_counts_ = count_users(binary_csr(rows))
         validate_data(self, X, skip_check_array=True)  # records the number and names of the items
         return self
 
@@ -313,8 +316,9 @@ None, default=None
         """The fitted members by name."""
         return Bunch(**dict(zip(self._names, self.estimators_, strict=True)))
 
-    def _interactions(self, X: Any) -> Any:
-        return X  # each member converts the rows itself
+    def _row_scorer(self) -> Callable[[Any], Tensor]:
+        score_rows = self._scorer()  # of the rows as they are: each member converts them itself
+        return lambda X: self._popular_if_empty(np.diff(binary_csr(X).indptr), score_rows(X))
 
     def _scorer(self) -> Scorer:
         members = zip(self.weights_.tolist(), self._names, self.estimators_, strict=True)

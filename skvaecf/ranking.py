@@ -179,8 +179,8 @@ def row_scorer(estimator: Any) -> Callable[[Any], Tensor]:
     package, such as a copy to the device, are made once.
     """
     if getattr(estimator.predict, "scores_by_block", False):
-        scorer = estimator._scorer()
-        return lambda X: scorer(estimator._interactions(X))
+        score_rows: Callable[[Any], Tensor] = estimator._row_scorer()
+        return score_rows
     return lambda X: torch.tensor(np.asarray(estimator.predict(X)), dtype=torch.float32)
 
 

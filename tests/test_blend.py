@@ -396,6 +396,40 @@ def test_a_file_whose_parts_do_not_fit_is_refused(many, tmp_path):
                 skvaecf.load(path)
 
 
+# --- rows without interactions, and excluded items
+
+
+@pytest.mark.parametrize("rows", [np.asarray, sp.csr_array, sp.csr_matrix, sp.coo_array])
+def test_a_row_without_interactions_gets_the_popular_items(rows, many):
+    blend = small_blend().fit(many)
+    counts = many.toarray().sum(axis=0)
+    assert_array_equal(blend.item_counts_, counts)
+    X = many[:3].toarray()
+    X[1] = 0
+    scores = blend.predict(rows(X))
+    assert_array_equal(scores[1], counts)
+    assert_allclose(scores[[0, 2]], blend.predict(many[[0, 2]]), rtol=1e-5, atol=1e-6)
+    by_count = np.lexsort((np.arange(60), -counts))
+    assert_array_equal(blend.recommend(rows(X), 10)[1], by_count[:10])
+    assert_array_equal(blend.recommend(rows(X), 10, exclude=by_count[:5])[1], by_count[5:15])
+
+
+def test_a_stored_zero_is_not_an_interaction(many):
+    blend = small_blend().fit(many)
+    zero = sp.csr_array(([0.0], ([0], [3])), shape=(1, 60))
+    assert_array_equal(blend.predict(zero), blend.item_counts_[None])
+
+
+def test_a_row_that_only_a_member_sees_as_empty_is_scored_by_the_others(many):
+    ones, stars = 2 * many[[0]].toarray(), 5 * many
+    binary = make_pipeline(Binarizer(threshold=3), EASE(5.0))
+    blend = Blend([("stars", binary), ("ease", EASE(5.0))]).fit(stars)
+    z = [_standard_scorer("", member)(ones).numpy() for member in blend.estimators_]
+    assert_allclose(blend.predict(ones), (z[0] + z[1]) / 2, atol=1e-6)
+    popular = blend.item_counts_ - blend.item_counts_.mean()
+    assert_allclose(z[0][0], popular / popular.std(), atol=1e-5)
+
+
 # --- errors
 
 
