@@ -3,7 +3,15 @@
 from ._version import __version__
 from .callbacks import RankingMonitor
 from .encoding import InteractionEncoder
-from .model_selection import UserSplitter, split_interactions, strong_generalization_split
+from .model_selection import (
+    UserSplitter,
+    last_interactions_split,
+    rolling_time_splits,
+    split_interactions,
+    stack_splits,
+    strong_generalization_split,
+    time_split,
+)
 from .neural._latent import InverseAutoregressiveFlow, VampPrior
 from .persistence import load
 from .plotting import BenchmarkDisplay, RankingCurveDisplay, TrainingHistoryDisplay
@@ -64,6 +72,7 @@ __all__ = [
     "__version__",
     "coverage_at_k",
     "hit_rate_at_k",
+    "last_interactions_split",
     "load",
     "map_at_k",
     "mrr_at_k",
@@ -71,6 +80,9 @@ __all__ = [
     "precision_at_k",
     "recall_at_k",
     "recommend",
+    "rolling_time_splits",
     "split_interactions",
+    "stack_splits",
     "strong_generalization_split",
+    "time_split",
 ]

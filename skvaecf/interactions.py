@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import check_array
 from torch import Tensor
@@ -117,6 +118,12 @@ def stored_interactions(X: Any, name: str = "X") -> csr_array:
     X = csr_array(check_rows(X, name), copy=True)
     X.eliminate_zeros()
     return X
+
+
+def select_entries(X: csr_array, keep: NDArray[np.bool_]) -> csr_array:
+    """Return a matrix of the same shape that holds only the selected stored entries."""
+    kept_before = np.append(0, keep.cumsum())
+    return csr_array((X.data[keep], X.indices[keep], kept_before[X.indptr]), shape=X.shape)
 
 
 def binary_csr(X: Any) -> csr_array:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metadata_routing import MetadataRequest
 
 from ._checks import check_count
 from ._parameters import AtLeastTwo, Fraction, NonNegative, PositiveInt, Seed, check_values
@@ -62,6 +63,8 @@ class RankingScorer:
     capped : bool, default=True
         For recall and MAP: True divides by min(k, n), where n is the number of held-out
         interactions; False divides by n.
+    requests_heldout : bool, default=False
+        Whether scikit-learn's tools pass the metadata ``heldout``, see :meth:`set_score_request`.
 
     Raises
     ------
@@ -93,6 +96,7 @@ relevance_threshold=0, capped=True)
     random_state: Seed = 0
     relevance_threshold: NonNegative = 0
     capped: bool = True
+    requests_heldout: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         check_values(RankingScorer, vars(self))
@@ -121,6 +125,51 @@ relevance_threshold=0, capped=True)
         """
         return replace(self, k=k)
 
+    def set_score_request(self, *, heldout: bool = True) -> Any:
+        """Return the same scorer, which gets held-out interactions as metadata.
+
+        This is for tools that refuse a sparse ``y``, and for an estimator that is itself a search:
+        unlike ``y``, the metadata do not reach it.
+
+        Parameters
+        ----------
+        heldout : bool, default=True
+            Whether scikit-learn's tools shall pass the rows of their metadata ``heldout`` to the
+            scorer. They do so only after ``sklearn.set_config(enable_metadata_routing=True)``.
+
+        Returns
+        -------
+        scorer : object
+            Scorers cannot be changed, so this one stays as it is.
+
+        Examples
+        --------
+        >>> import numpy as np, sklearn
+        >>> from sklearn.model_selection import cross_validate
+        >>> from skvaecf import EASE, ndcg_at_k, stack_splits, time_split
+        >>> times = np.random.default_rng(0).permutation(600).reshape(30, 20) + 1
+        >>> pair = stack_splits([time_split(np.ones((30, 20)), times, test_size=0.2)])
+        >>> scorer = ndcg_at_k.set_score_request(heldout=True)
+        >>> with sklearn.config_context(enable_metadata_routing=True):
+        ...     result = cross_validate(
+        ...         EASE(), pair.X, cv=pair.cv, scoring=scorer, params={"heldout": pair.y}
+        ...     )
+        >>> result["test_score"].shape
+        (1,)
+        """
+        return replace(self, requests_heldout=heldout)
+
+    def get_metadata_routing(self) -> MetadataRequest:
+        """Return what scikit-learn's tools need to know about metadata.
+
+        Returns
+        -------
+        routing : MetadataRequest
+        """
+        routing = MetadataRequest(owner=type(self).__name__)
+        routing.score.add_request(param="heldout", alias=self.requests_heldout)
+        return routing
+
     def per_user(self, estimator: Any, X: Any, y: Any = None) -> PerUser:
         """Compute a score for each user, for standard errors and paired tests.
 
@@ -136,7 +185,9 @@ relevance_threshold=0, capped=True)
         """
         return MultiRankingScorer((self,)).per_user(estimator, X, y)[self.name]
 
-    def __call__(self, estimator: Any, X: Any, y: Any = None, *, k: None = None) -> float:
+    def __call__(
+        self, estimator: Any, X: Any, y: Any = None, *, heldout: Any = None, k: None = None
+    ) -> float:
         """Compute the score of a fitted estimator.
 
         Parameters
@@ -148,6 +199,8 @@ relevance_threshold=0, capped=True)
         y : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
             Held-out interactions of the same users. The estimator's input is then all of X. Labels,
             one per user, are ignored.
+        heldout : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
+            The same as ``y``, which is then ignored, see :meth:`set_score_request`.
         k : None
             Not accepted here: the cut-off belongs to the scorer, see :meth:`at`.
 
@@ -166,7 +219,8 @@ relevance_threshold=0, capped=True)
             raise TypeError(
                 f"The cut-off is part of a scorer: {self.metric}_at_k.at({k!r}) has it."
             )
-        return _mean(self.per_user(estimator, X, y), self.name)
+        values = self.per_user(estimator, X, y if heldout is None else heldout)
+        return _mean(values, self.name)
 
     def _accept_sample_weight(self) -> bool:
         """Return False: scikit-learn calls this method if ``fit`` is passed sample weights."""
@@ -185,6 +239,9 @@ class MultiRankingScorer:
     scorers : tuple of RankingScorer
         Scorers that may differ in ``metric``, ``k``, ``relevance_threshold`` and ``capped``, but
         not in ``test_size`` and ``random_state``.
+    requests_heldout : bool, default=False
+        Whether scikit-learn's tools pass the metadata ``heldout``, see
+        :meth:`RankingScorer.set_score_request`.
 
     Raises
     ------
@@ -204,6 +261,7 @@ class MultiRankingScorer:
     """
 
     scorers: tuple[RankingScorer, ...]
+    requests_heldout: bool = field(default=False, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         scorers = self.scorers
@@ -236,12 +294,14 @@ class MultiRankingScorer:
         ranked = recommend(estimator, fold_in, k)
         return {scorer.name: score_lists(scorer, ranked, heldout) for scorer in self.scorers}
 
-    def __call__(self, estimator: Any, X: Any, y: Any = None) -> dict[str, float]:
+    def __call__(
+        self, estimator: Any, X: Any, y: Any = None, *, heldout: Any = None
+    ) -> dict[str, float]:
         """Compute the scores of a fitted estimator.
 
         Parameters
         ----------
-        estimator, X, y
+        estimator, X, y, heldout
             See :meth:`RankingScorer.__call__`.
 
         Returns
@@ -249,9 +309,11 @@ class MultiRankingScorer:
         scores : dict of str to float
             By scorer name.
         """
-        values = self.per_user(estimator, X, y)
+        values = self.per_user(estimator, X, y if heldout is None else heldout)
         return {name: _mean(values[name], name) for name in values}
 
+    set_score_request = RankingScorer.set_score_request
+    get_metadata_routing = RankingScorer.get_metadata_routing
     _accept_sample_weight = RankingScorer._accept_sample_weight
 
 
