@@ -257,6 +257,10 @@ class InteractionEncoder(  # type: ignore[call-arg]
         -----
         Items that were not in ``fit`` are ignored, without the warning of ``transform``.
 
+        The values of ``transform(frame)`` are totals over all rows of the frame. After a split in
+        time, the value of a training interaction includes later events of the same pair. Only
+        ``WMF(counts=True)`` uses values; for it, encode the log before the cut separately.
+
         Examples
         --------
         >>> from skvaecf import InteractionEncoder, time_split

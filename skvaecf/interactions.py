@@ -123,7 +123,9 @@ def stored_interactions(X: Any, name: str = "X") -> csr_array:
 def select_entries(X: csr_array, keep: NDArray[np.bool_]) -> csr_array:
     """Return a matrix of the same shape that holds only the selected stored entries."""
     kept_before = np.append(0, keep.cumsum())
-    return csr_array((X.data[keep], X.indices[keep], kept_before[X.indptr]), shape=X.shape)
+    # SciPy would convert all indices to the widest type among them.
+    indptr = kept_before[X.indptr].astype(X.indptr.dtype)
+    return csr_array((X.data[keep], X.indices[keep], indptr), shape=X.shape)
 
 
 def binary_csr(X: Any) -> csr_array:
