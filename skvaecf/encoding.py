@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._columns import as_array, as_frame, library_of, unique_ids
 from ._times import seconds_of_column
-from .interactions import check_structure, select_entries
+from .interactions import check_structure, entries_at, select_entries
 from .persistence import SaveMixin
 
 
@@ -605,6 +605,5 @@ def _times(log: _Log, columns: np.ndarray, n_items: int) -> csr_array:
         times.data = np.minimum.reduceat(rows.data, np.flatnonzero(is_first))
     if (log.values > np.finfo(np.float32).tiny).all():
         return times
-    X = _matrix(log, columns, n_items)  # without the pairs whose values add up to zero
-    of_times, of_X = (np.ravel_multi_index(Y.tocoo().coords, Y.shape) for Y in (times, X))
-    return select_entries(times, np.isin(of_times, of_X, assume_unique=True))
+    # The values of other pairs may add up to zero.
+    return entries_at(_matrix(log, columns, n_items), times)

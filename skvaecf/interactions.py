@@ -128,6 +128,17 @@ def select_entries(X: csr_array, keep: NDArray[np.bool_]) -> csr_array:
     return csr_array((X.data[keep], X.indices[keep], indptr), shape=X.shape)
 
 
+def entries_at(places: csr_array, X: csr_array) -> csr_array:
+    """Return the stored entries of X at the places of the stored entries of another matrix.
+
+    Both are canonical and of one shape. Where X has no entry, the result has none.
+    """
+    if np.array_equal(places.indptr, X.indptr) and np.array_equal(places.indices, X.indices):
+        return X
+    wanted, stored = (np.ravel_multi_index(Y.tocoo().coords, Y.shape) for Y in (places, X))
+    return select_entries(X, np.isin(stored, wanted, assume_unique=True))
+
+
 def binary_csr(X: Any) -> csr_array:
     """Return a copy in canonical CSR: sorted, without duplicates, every stored value 1.
 

@@ -14,7 +14,7 @@ from sklearn.utils import check_array
 
 from .._parameters import AtLeastTwo, Fraction, PositiveInt, validated
 from .._times import seconds_of
-from ..interactions import check_structure, select_entries, stored_interactions
+from ..interactions import check_structure, entries_at, select_entries, stored_interactions
 from ._shares import floor
 
 New = Literal["keep", "drop", "only"]
@@ -47,7 +47,7 @@ def time_split(
     times : sparse matrix of shape (n_users, n_items)
         Time of each interaction, as :meth:`InteractionEncoder.transform_times` returns it: numbers
         in any unit, or seconds since 1970-01-01 UTC for dates. There must be one stored entry for
-        each interaction of X and no others. A stored 0 is a time.
+        each interaction of X; other entries are ignored. A stored 0 is a time.
     at : number, date, datetime64, str in ISO format or None, default=None
         Time of the cut. A date stands for its seconds since 1970-01-01 UTC, so it needs times in
         this unit. A date without a time zone is in UTC. With None, ``test_size`` decides.
@@ -70,7 +70,7 @@ def time_split(
     Raises
     ------
     ValueError
-        If X or times is invalid, if they do not hold the same interactions, if there is nothing
+        If X or times is invalid, if times lacks an interaction of X, if there is nothing
         before the cut or nothing after it, or if a parameter is invalid.
 
     See Also
@@ -177,7 +177,7 @@ def rolling_time_splits(
     Raises
     ------
     ValueError
-        If X or times is invalid, if they do not hold the same interactions, if there is nothing
+        If X or times is invalid, if times lacks an interaction of X, if there is nothing
         before the first window or nothing in a window, or if a parameter is invalid.
 
     See Also
@@ -267,7 +267,7 @@ def last_interactions_split(
     Raises
     ------
     ValueError
-        If X or times is invalid, if they do not hold the same interactions, or if a parameter is
+        If X or times is invalid, if times lacks an interaction of X, or if a parameter is
         invalid.
 
     See Also
@@ -326,16 +326,15 @@ def timed_interactions(X: Any, times: Any) -> tuple[csr_array, NDArray[Any]]:
     given = csr_array(given)
     if not given.has_sorted_indices:
         given = given.sorted_indices()
-    if X.shape != given.shape or X.nnz != given.nnz:
+    if X.shape != given.shape:
+        raise ValueError(f"times has shape {given.shape}; expected the shape {X.shape} of X.")
+    if not given.has_canonical_format:
+        raise ValueError("times must not hold an entry twice: an interaction has one time.")
+    given = entries_at(X, given)
+    if given.nnz < X.nnz:
         raise ValueError(
-            "times must have a stored entry for each interaction of X and no others. X has"
-            f" {X.nnz} interactions in the shape {X.shape}, times has {given.nnz} entries in the"
-            f" shape {given.shape}. In a dense array, a 0 is not a time."
-        )
-    if not (np.array_equal(X.indptr, given.indptr) and np.array_equal(X.indices, given.indices)):
-        raise ValueError(
-            "times must have a stored entry for each interaction of X and no others, but some of"
-            f" its {given.nnz} entries are at other positions. In a dense array, a 0 is not a time."
+            f"times lacks {X.nnz - given.nnz} of the {X.nnz} interactions of X; expected a stored"
+            " entry for each of them. In a dense array, a 0 is not a time."
         )
     return X, given.data
 
