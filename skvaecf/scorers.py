@@ -146,7 +146,7 @@ relevance_threshold=0, capped=True, greater_is_better=True)
     >>> genres = np.eye(8)[:, ::2] + np.eye(8)[:, 1::2]
     >>> scorer = RankingScorer(partial(miscalibration, categories=genres), k=2)
     >>> scorer.name, scorer.greater_is_better, round(scorer(model, X), 2)
-    ('miscalibration@2', False, -3.7)
+    ('miscalibration@2', False, -3.08)
     """
 
     metric: Metric

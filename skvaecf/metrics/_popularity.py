@@ -91,8 +91,7 @@ def novelty(ranked: NDArray[np.int64], item_popularity: Any, k: int = 100) -> Pe
     """
     popularity = check_popularity(item_popularity)
     least = popularity[popularity > 0].min(initial=1)
-    # The sum turns -0.0 bits into 0.0.
-    return _mean(ranked, 0.0 - np.log2(np.maximum(popularity, least)), k)
+    return _mean(ranked, -np.log2(np.maximum(popularity, least)), k)
 
 
 def mean_popularity(ranked: NDArray[np.int64], item_popularity: Any, k: int = 100) -> PerUser:

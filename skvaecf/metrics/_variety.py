@@ -145,11 +145,11 @@ def serendipity(
     array([0.5])
     """
     hits, n = find_hits(ranked, heldout, k)
+    n_items = np.shape(heldout)[1]
     if hasattr(baseline, "predict"):
         if fold_in is None:
             raise ValueError("fold_in must be given if baseline is an estimator.")
-        baseline = recommend(baseline, fold_in, min(k, heldout.shape[1]))
-    n_items = heldout.shape[1]
+        baseline = recommend(baseline, fold_in, min(k, n_items))
     expected = as_matrix(check_lists(baseline, n_items, k, "baseline"), n_items)
     check_same_users(ranked, expected.shape[0], "baseline")
     return ratio((hits & ~find_hits(ranked, expected, k)[0]).sum(axis=1), k * (n > 0))
