@@ -21,26 +21,30 @@ Values = Mapping[str, Mapping[str, Any]]
 
 def values_of_models(estimator: Any, X: Any, y: Any, scorers: Scorers) -> Values:
     """Compute the values per user of one or several models, by model and scorer name."""
-    _check_scorers(scorers)
     together = MultiRankingScorer(tuple(scorers))
     models = estimator if isinstance(estimator, Mapping) else {type(estimator).__name__: estimator}
-    return {name: together.per_user(model, X, y) for name, model in models.items()}
+    return _checked({name: together.per_user(model, X, y) for name, model in models.items()})
 
 
 def values_of_rankings(ranked: Any, heldout: Any, scorers: Scorers, name: str) -> Values:
     """Compute the values per user of the lists of one or several models, by the same names."""
-    _check_scorers(scorers)
     heldout = stored_interactions(heldout, "heldout")
     lists = ranked if isinstance(ranked, Mapping) else {name: ranked}
-    return {
-        model: {scorer.name: score_lists(scorer, of_model, heldout) for scorer in scorers}
-        for model, of_model in lists.items()
-    }
+    return _checked(
+        {
+            model: {scorer.name: score_lists(scorer, of_model, heldout) for scorer in scorers}
+            for model, of_model in lists.items()
+        }
+    )
 
 
-def _check_scorers(scorers: Scorers) -> None:
-    if any(scorer.metric == "coverage" for scorer in scorers):
-        raise ValueError("scorer must have a value per user, which coverage does not have.")
+def _checked(values: Values) -> Values:
+    """Return the values; raise a ValueError if a metric has one value for all users."""
+    for of_model in values.values():
+        for name, value in of_model.items():
+            if not np.ndim(value):
+                raise ValueError(f"scorer must have a value per user, which {name} does not have.")
+    return values
 
 
 def means_and_errors(values: PerUser) -> tuple[PerUser, PerUser]:
