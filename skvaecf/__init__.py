@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .callbacks import RankingMonitor
+from .comparison import Comparison, compare
 from .encoding import InteractionEncoder
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .neural._latent import InverseAutoregressiveFlow, VampPrior
@@ -44,6 +45,7 @@ __all__ = [
     "SLIM",
     "WMF",
     "BenchmarkDisplay",
+    "Comparison",
     "HVampVAE",
     "InteractionEncoder",
     "InverseAutoregressiveFlow",
@@ -62,6 +64,7 @@ __all__ = [
     "VAEGANRecommender",
     "VampPrior",
     "__version__",
+    "compare",
     "coverage_at_k",
     "hit_rate_at_k",
     "load",
