@@ -6,7 +6,7 @@ import csv
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -36,6 +36,7 @@ from .scorers import MultiRankingScorer, RankingScorer, ndcg_at_k
 Seeds = Annotated[
     int | Sequence[int] | None, Interval(Integral, 0, 2**32 - 1, closed="both"), "array-like", None
 ]
+CUT = " (cut)"  # follows the name of a model that is not finished
 Record = dict[str, Any]  # what is known of one model: its values per user, and its fits
 
 
@@ -136,32 +137,27 @@ class Comparison:
 
     def __repr__(self) -> str:
         """Return the models, best first, with all metrics; the first one with standard errors."""
-        first, *others = self._metrics
-        cut = {m: m if fit["finished"] else f"{m} (cut)" for m, fit in self.fits.items()}
-        width = max(map(len, cut.values()))
-        cells = "".join(f"{metric:>{max(10, len(metric) + 1)}}" for metric in others)
-        lines = [f"{'':{width}}{first:>10}{'':9}{cells}{'fit, s':>8}"]
+        first = self._metrics[0]
+        width = _name_width(self.fits)
+        lines = [_header(self._metrics, width)]
         for row in self._rows(first):
             model = row["model"]
             mark = " " if row["distinguishable"] else "="
-            means = {m: mean_and_error(self.per_user[model][m])[0] for m in others}
-            cells = "".join(f"{means[m]:>{max(10, len(m) + 1)}.4f}" for m in others)
-            lines.append(
-                f"{cut[model]:{width}}{row['mean']:>10.4f} ±{row['standard_error']:.4f}{mark} "
-                f"{cells}{row['fit_seconds']:>8.1f}"
-            )
+            lines.append(_line(model, self.per_user[model], self.fits[model], width, mark))
         lines += [
             "±: standard error of the mean over the test users.",
             f"=: not distinguishable from {row['reference']} in {first}: p with Holm's correction"
             f" > {self.alpha:g}.",
         ]
         if not self.finished:
-            n_finished = sum(fit["finished"] for fit in self.fits.values())
-            lines.append(
-                f"The run was interrupted: {n_finished} of {len(self.fits) + len(self.missing)}"
-                " models are finished. (cut): not finished."
-            )
+            lines.append(f"{self._progress} (cut): not finished.")
         return "\n".join(lines)
+
+    @property
+    def _progress(self) -> str:
+        n_finished = sum(fit["finished"] for fit in self.fits.values())
+        n_models = len(self.fits) + len(self.missing)
+        return f"The run was interrupted: {n_finished} of {n_models} models are finished."
 
 
 @validated
@@ -299,37 +295,40 @@ def compare(
         raise ValueError("random_state must hold one seed or more, got none.")
 
     store = _Store(path)
+    data = splits.fingerprint() if path is not None else ""
+    runs = {}
+    for name, model in named.items():
+        model = _with_parameter(model, "random_state", random_state)
+        runs[name] = model, store.key(name, _with_parameter(model, "verbose", 0), data, scorer)
     records: dict[str, Record] = {}
 
     def comparison() -> Comparison:
         missing = tuple(name for name in named if name not in records)
         per_user = {name: record["values"] for name, record in records.items()}
         fits = {name: record["fit"] for name, record in records.items()}
-        # Before the reference is fitted, the others are compared with the best of them.
+        # Until the reference is fitted, the other models are compared with the best of them.
         return Comparison(
             per_user, fits, missing, reference if reference in records else None, test, alpha
         )
 
-    data = splits.fingerprint() if path is not None else ""
-    bar = ProgressBar("compare", len(named), verbose, unit="models")
+    width = _name_width(named)
+    if verbose:
+        done = [name for name, (_, key) in runs.items() if key in store.records]
+        tqdm.write(f"Read from {store.values}: {', '.join(done)}\n" if done else "", end="")
+        tqdm.write(_header([each.name for each in scorer.scorers], width))
     try:
-        with bar:
-            for name, model in named.items():
-                model = _with_parameter(model, "random_state", random_state)
-                key = store.key(name, _with_parameter(model, "verbose", 0), data, scorer)
-                record = store.records.get(key)
-                if record is None:
-                    record = _run(model, splits, scorer, seeds)
-                    records[name] = record
-                    if record["fit"]["finished"]:
-                        store.records[key] = record
-                    store.write(comparison())
+        with ProgressBar("compare", len(named), verbose, unit="models") as bar:
+            for name, (model, key) in runs.items():
+                record = store.records.get(key) or _run(model, splits, scorer, seeds)
                 records[name] = record
-                bar.update()
                 if verbose:
-                    tqdm.write(_in_words(name, record))
+                    tqdm.write(_line(name, record["values"], record["fit"], width))
                 if not record["fit"]["finished"]:
                     break
+                if key not in store.records:
+                    store.records[key] = record
+                    store.write(comparison())
+                bar.update()
     except KeyboardInterrupt:
         if not records:
             raise KeyboardInterrupt(
@@ -338,11 +337,7 @@ def compare(
     result = comparison()
     store.write(result)
     if not result.finished:
-        n_finished = sum(record["fit"]["finished"] for record in records.values())
-        warnings.warn(
-            f"compare was interrupted: {n_finished} of {len(named)} models are finished.",
-            stacklevel=2,
-        )
+        warnings.warn(result._progress, stacklevel=2)
     return result
 
 
@@ -606,12 +601,24 @@ def _with_parameter(model: Any, parameter: str, value: Any) -> Any:
     return model.set_params(**dict.fromkeys(names, value))
 
 
-def _in_words(name: str, record: Record) -> str:
-    """Describe the result of a model in a line."""
-    means = {metric: mean_and_error(values) for metric, values in record["values"].items()}
-    figures = ", ".join(
-        f"{metric} {mean:.4f}" + (f" ±{error:.4f}" if error == error else "")
-        for metric, (mean, error) in means.items()
+def _name_width(names: Iterable[str]) -> int:
+    return max(map(len, names)) + len(CUT)
+
+
+def _header(metrics: list[str], width: int) -> str:
+    first, *others = metrics
+    cells = "".join(f"{metric:>{max(10, len(metric) + 1)}}" for metric in others)
+    return f"{'':{width}}{first:>9}{'':9}{cells}{'fit, s':>8}"
+
+
+def _line(
+    name: str, values: dict[str, PerUser], fit: dict[str, Any], width: int, mark: str = ""
+) -> str:
+    """Return a line of the printed table: the first metric, its standard error, the others."""
+    first, *others = values
+    mean, error = mean_and_error(values[first])
+    cells = "".join(
+        f"{mean_and_error(values[metric])[0]:>{max(10, len(metric) + 1)}.4f}" for metric in others
     )
-    cut = "" if record["fit"]["finished"] else " (cut)"
-    return f"{name}{cut}: {figures}, fit {record['fit']['fit_seconds']:.1f} s"
+    name = name if fit["finished"] else name + CUT
+    return f"{name:{width}}{mean:>9.4f} ±{error:.4f}{mark:2}{cells}{fit['fit_seconds']:>8.1f}"
