@@ -101,7 +101,7 @@ def main():
         fontsize="medium",
     )
     display.figure_.savefig(arguments.out / "benchmark.png", dpi=150)
-    print(comparison)
+    print(f"\n{comparison}\n")
     print(f"written: {arguments.out / 'benchmark.csv'}, {arguments.out / 'benchmark.png'}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+import pickle
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -146,8 +147,8 @@ class Comparison:
             lines.append(_line(model, self.per_user[model], self.fits[model], width, mark))
         lines += [
             "±: standard error of the mean over the test users.",
-            f"=: not distinguishable from {row['reference']} in {first}: p with Holm's correction"
-            f" > {self.alpha:g}.",
+            f"=: not distinguishable from {row['reference']} in {first},",
+            f"   because p with Holm's correction is above {self.alpha:g}.",
         ]
         if not self.finished:
             lines.append(f"{self._progress} (cut): not finished.")
@@ -235,7 +236,10 @@ def compare(
     ------
     ValueError
         If there are no models or two of one name, if the scorers or the data are invalid or do not
-        fit together, if no test user has held-out interactions, or if a parameter is invalid.
+        fit together, if no test user has held-out interactions, if a file is damaged, or if a
+        parameter is invalid.
+    OSError
+        If the files cannot be read or written.
     KeyboardInterrupt
         If Ctrl-C ends the run before there is any value.
 
@@ -337,7 +341,7 @@ def compare(
     result = comparison()
     store.write(result)
     if not result.finished:
-        warnings.warn(result._progress, stacklevel=2)
+        warnings.warn(result._progress, stacklevel=3)  # of the caller: compare is wrapped
     return result
 
 
@@ -514,7 +518,13 @@ class _Store:
         """Return a hash of everything that the values of a model depend on."""
         if self.table is None:
             return name
-        return str(joblib.hash((name, model, data, scorer, __version__)))
+        try:
+            return str(joblib.hash((name, model, data, scorer, __version__)))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"path must be None for {name!r}, because it or a scorer cannot be pickled, so that"
+                f" a change would not be noticed: {error}"
+            ) from error
 
     def write(self, comparison: Comparison) -> None:
         """Write both files; an OSError, such as that of a full disk, becomes a warning."""

@@ -14,11 +14,13 @@ from skvaecf import (
     EASE,
     WMF,
     BenchmarkDisplay,
+    ItemKNN,
     MultVAE,
     Popularity,
     RankingCurveDisplay,
     RankingScorer,
     TrainingHistoryDisplay,
+    compare,
     coverage_at_k,
     ndcg_at_k,
     recall_at_k,
@@ -272,6 +274,23 @@ def test_benchmark_of_estimators_and_of_lists(X, models):
     assert [ax.get_title() for ax in one.axes_] == ["NDCG@100", "recall@20"]
 
 
+@pytest.mark.parametrize("options", [{}, {"test": "wilcoxon", "reference": "Popularity"}])
+def test_benchmark_of_a_comparison_has_its_colours(X, options):
+    models = {"Popularity": Popularity(), "EASE": EASE(l2=10), "ItemKNN": ItemKNN()}
+    comparison = compare(models, X, scoring=(ndcg_at_k, coverage_at_k.at(5)), cv=2, **options)
+    display = BenchmarkDisplay.from_comparison(comparison, error_bar=None)
+    table = comparison.table
+    assert display.models_ == table["model"][:3].tolist()
+    assert len(display.axes_) == 3  # one is for the seconds
+    for panel, metric in zip(display.axes_, ("ndcg@100", "coverage@5"), strict=False):
+        of_metric = table["metric"] == metric
+        pale = dict(zip(table["model"][of_metric], table["distinguishable"][of_metric]))
+        expected = [[row for row, m in enumerate(display.models_) if pale[m] == p] for p in (0, 1)]
+        assert [rows for rows, _, _ in dots(panel)] == expected
+    display.plot()  # coverage has no bars
+    display.figure_.canvas.draw()
+
+
 def test_benchmark_on_given_axes():
     figure, axes = plt.subplots(1, 2)
     display = BenchmarkDisplay(PER_USER).plot(ax=axes, error_bar=None, marker="s", capsize=5)
@@ -292,6 +311,10 @@ def test_benchmark_errors(X, models):
         BenchmarkDisplay(PER_USER | {"other": {"ndcg@20": [0.1] * 4}}).plot()
     with pytest.raises(ValueError, match="Fewer than two users"):
         BenchmarkDisplay({"one": {"ndcg@20": [0.1, np.nan]}}).plot()
+    with pytest.raises(ValueError, match=r"equal shapes, got those of ndcg@20: \[\(2,\), \(3,\)\]"):
+        BenchmarkDisplay({"a": {"ndcg@20": [0, 1]}, "b": {"ndcg@20": [0, 1, 1]}}).plot()
+    with pytest.raises(ValueError, match=r"reference must be a name in .* got 'nobody'"):
+        BenchmarkDisplay(PER_USER, reference="nobody").plot()
     with pytest.raises(ValueError, match="values must hold one model"):
         BenchmarkDisplay({}).plot()
     for seconds in ({"good": 1, "worse": 1}, {"good": 1, "worse": 1, "mixed": 0}):
