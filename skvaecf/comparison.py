@@ -97,6 +97,8 @@ class Comparison:
         metric.
     missing : tuple of str
         Names of the models without any value, because the run was interrupted.
+    finished : bool
+        Whether all fits of all models are complete.
     reference, test, alpha
         See :func:`compare`. The reference is None if it was not fitted because the run was
         interrupted.
@@ -207,7 +209,7 @@ def compare(
         Name of the model with which the others are compared. With None, it is the best model of
         each metric.
     test : {"ttest_rel", "wilcoxon"} or callable, default="ttest_rel"
-        Paired test: a function of :mod:`scipy.stats`, or a function ``test(a, b)`` of the values of
+        Paired test: a function of ``scipy.stats``, or a function ``test(a, b)`` of the values of
         two models for the same users whose result has the attribute ``pvalue``. The t-test is for
         means; Wilcoxon's signed-rank test is for the ranks of the differences.
     alpha : float, default=0.05
@@ -245,8 +247,7 @@ def compare(
 
     See Also
     --------
-    BenchmarkDisplay.from_comparison : Plot the result.
-    sklearn.model_selection.cross_validate : Scores of one model per split.
+    BenchmarkDisplay : Plot the result with its method ``from_comparison``.
 
     Notes
     -----
