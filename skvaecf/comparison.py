@@ -43,7 +43,7 @@ Record = dict[str, Any]  # what is known of one model: its values per user, and 
 
 @dataclass(eq=False, repr=False)
 class Comparison:
-    """Result of :func:`compare`: a table, and the values per user that it is computed from.
+    """Result of ``compare``: a table, and the values per user that it is computed from.
 
     ``print(comparison)`` prints the models, best first. ``dataclasses.replace(comparison,
     reference="EASE")`` returns the comparison with another reference, test or alpha. Nothing is
