@@ -17,6 +17,7 @@ SECTIONS = {
     "Recommending, saving, loading": ["ranking", "persistence"],
     "Splitting": ["model_selection"],
     "Scoring": ["scorers"],
+    "Comparing": ["comparison"],
     "Displays": ["plotting"],
     "Callbacks": ["callbacks"],
     "Further objects": [],

@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .callbacks import RankingMonitor
+from .comparison import Comparison, compare
 from .encoding import InteractionEncoder
 from .model_selection import (
     UserSplitter,
@@ -61,6 +62,7 @@ __all__ = [
     "SLIM",
     "WMF",
     "BenchmarkDisplay",
+    "Comparison",
     "HVampVAE",
     "InteractionEncoder",
     "InverseAutoregressiveFlow",
@@ -80,6 +82,7 @@ __all__ = [
     "VampPrior",
     "__version__",
     "auc_at_k",
+    "compare",
     "coverage_at_k",
     "entropy_at_k",
     "hit_rate_at_k",
