@@ -18,10 +18,11 @@ PairedTest = Annotated[
 ]  # a function of scipy.stats by name, or a function like these
 
 
-def best_first(values: Mapping[str, Numbers]) -> list[str]:
-    """Return the names in descending order of the means; of equal means, in ascending order."""
+def best_first(values: Mapping[str, Numbers], greater_is_better: bool = True) -> list[str]:
+    """Return the names in the order of the means; of equal means, in ascending order."""
+    sign = -1 if greater_is_better else 1
     means = {name: mean_and_error(of_model)[0] for name, of_model in values.items()}
-    return sorted(means, key=lambda name: (np.isnan(means[name]), -means[name], name))
+    return sorted(means, key=lambda name: (np.isnan(means[name]), sign * means[name], name))
 
 
 def mean_and_error(values: Numbers) -> tuple[float, float]:
@@ -71,6 +72,8 @@ def paired_rows(
     reference: str | None = None,
     test: str | Callable[..., Any] = "ttest_rel",
     alpha: float = 0.05,
+    *,
+    greater_is_better: bool = True,
 ) -> list[dict[str, Any]]:
     """Compare models with a reference, user by user.
 
@@ -80,12 +83,14 @@ def paired_rows(
         Values per user by model.
     reference : str or None, default=None
         With a name, Holm's correction counts the comparisons with this model. None stands for the
-        model with the highest mean. It is chosen by the same values, so any two models might have
+        model with the best mean. It is chosen by the same values, so any two models might have
         been compared, and the correction counts all pairs.
     test : {"ttest_rel", "wilcoxon"} or callable, default="ttest_rel"
         Paired test.
     alpha : float, default=0.05
         Level of the test.
+    greater_is_better : bool, default=True
+        Whether the best mean is the highest or the lowest.
 
     Returns
     -------
@@ -99,7 +104,7 @@ def paired_rows(
     """
     if reference is not None and reference not in values:
         raise ValueError(f"reference must be a name in {list(values)}, got {reference!r}.")
-    order = best_first(values)
+    order = best_first(values, greater_is_better)
     best = order[0] if reference is None else reference
     names = sorted(values)  # the order of a pair makes no difference, even by rounding
     pairs = [pair for pair in combinations(names, 2) if reference is None or reference in pair]

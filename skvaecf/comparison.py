@@ -7,7 +7,7 @@ import inspect
 import pickle
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -59,19 +59,20 @@ class Comparison:
         metric, model : str
             Name of the metric, and of the model.
         mean, standard_error : float
-            Mean over the users and its standard error, which is the standard deviation of the
-            values divided by the square root of their number.
+            Mean over the users of the values of the metric itself, also if lower is better, and its
+            standard error, which is the standard deviation of the values divided by the square
+            root of their number.
         reference : str
             The model with which this row is compared.
         difference, difference_standard_error : float
             Mean over the users of the value minus the value of the reference, and its standard
-            error.
+            error. If lower is better, a positive difference means that the model is worse.
         p_value, p_value_holm : float
             p-value of the paired test, without and with Holm's correction.
         distinguishable : bool
             Whether ``p_value_holm`` is at most ``alpha``.
         n_users : int
-            Number of users with a value; 0 for coverage.
+            Number of users with a value; 0 for metrics of the catalogue.
         seed_std : float
             Standard deviation over the seeds of the mean over the users; NaN for one seed.
         fit_seconds, recommend_seconds : float
@@ -85,18 +86,21 @@ class Comparison:
         params : str
             The model with its parameters.
 
-        The comparison of the reference with itself is NaN. A metric with one number for all users,
-        such as coverage, has no standard errors and no p-values: they are NaN, and no model is
-        distinguishable.
+        The p-values of the reference itself are NaN. Metrics of the catalogue, such as coverage,
+        are one number for all users. They have no standard errors and no p-values: these are NaN,
+        and no model is distinguishable.
     per_user : dict of str to dict of str to ndarray of shape (n_users,)
         Values by model and metric, the best model of the first metric first. They belong to the
         rows of ``X_test`` or, with ``cv``, of X. NaN for users without a value, who were not tested
-        or have no held-out interactions. Coverage has shape ().
+        or for whom the metric is undefined, as NDCG is without held-out interactions. Metrics of
+        the catalogue have shape ().
     fits : dict of str to dict
         The last columns of the table by model, from ``seed_std`` on. ``seed_std`` is a dict by
         metric.
     missing : tuple of str
         Names of the models without any value, because the run was interrupted.
+    lower_is_better : collection of str
+        Names of the metrics of which lower values are better.
     finished : bool
         Whether all fits of all models are complete.
     reference, test, alpha
@@ -107,12 +111,14 @@ class Comparison:
     per_user: dict[str, dict[str, PerUser]]
     fits: dict[str, dict[str, Any]]
     missing: tuple[str, ...] = ()
+    lower_is_better: Collection[str] = ()
     reference: str | None = None
     test: str | Callable[..., Any] = "ttest_rel"
     alpha: float = 0.05
 
     def __post_init__(self) -> None:
-        order = best_first(self._values(self._metrics[0]))
+        first = self._metrics[0]
+        order = best_first(self._values(first), first not in self.lower_is_better)
         self.per_user = {model: self.per_user[model] for model in order}
 
     @property
@@ -134,7 +140,13 @@ class Comparison:
         return {model: values[metric] for model, values in self.per_user.items()}
 
     def _rows(self, metric: str) -> Iterator[dict[str, Any]]:
-        for row in paired_rows(self._values(metric), self.reference, self.test, self.alpha):
+        for row in paired_rows(
+            self._values(metric),
+            self.reference,
+            self.test,
+            self.alpha,
+            greater_is_better=metric not in self.lower_is_better,
+        ):
             fit = self.fits[row["model"]]
             yield {"metric": metric, **row, **fit, "seed_std": fit["seed_std"][metric]}
 
@@ -152,6 +164,8 @@ class Comparison:
             f"=: not distinguishable from {row['reference']} in {first},",
             f"   because p with Holm's correction is above {self.alpha:g}.",
         ]
+        if self.lower_is_better:
+            lines.append(f"Lower is better: {', '.join(self.lower_is_better)}.")
         if not self.finished:
             lines.append(f"{self._progress} (cut): not finished.")
         return "\n".join(lines)
@@ -204,7 +218,9 @@ def compare(
         is the number of splits of a :class:`UserSplitter` with ``random_state=0``; None stands for
         5. A user in several test sets has the mean of the values.
     scoring : RankingScorer, MultiRankingScorer or sequence of RankingScorer, default=ndcg_at_k
-        The metrics; higher is better. The first one determines the order of the models.
+        The metrics. The first one determines the order of the models. The attribute
+        ``greater_is_better`` of a scorer says whether the best model has the highest or the lowest
+        mean.
     reference : str or None, default=None
         Name of the model with which the others are compared. With None, it is the best model of
         each metric.
@@ -306,15 +322,15 @@ def compare(
         model = _with_parameter(model, "random_state", random_state)
         runs[name] = model, store.key(name, _with_parameter(model, "verbose", 0), data, scorer)
     records: dict[str, Record] = {}
+    lower = tuple(each.name for each in scorer.scorers if not each.greater_is_better)
 
     def comparison() -> Comparison:
         missing = tuple(name for name in named if name not in records)
         per_user = {name: record["values"] for name, record in records.items()}
         fits = {name: record["fit"] for name, record in records.items()}
         # Until the reference is fitted, the other models are compared with the best of them.
-        return Comparison(
-            per_user, fits, missing, reference if reference in records else None, test, alpha
-        )
+        known = reference if reference in records else None
+        return Comparison(per_user, fits, missing, lower, known, test, alpha)
 
     width = _name_width(named)
     if verbose:

@@ -25,11 +25,14 @@ from skvaecf import (
     ItemKNN,
     MultiRankingScorer,
     Popularity,
+    RankingScorer,
     UserSplitter,
     compare,
     coverage_at_k,
     mrr_at_k,
     ndcg_at_k,
+    neg_gini_at_k,
+    neg_mean_popularity_at_k,
     recall_at_k,
     split_interactions,
     strong_generalization_split,
@@ -233,6 +236,93 @@ def test_the_order_of_the_models_changes_no_number(split):
     for names in ("edcba", "cebad"):
         other = compare([(name, models[name]) for name in names], split, scoring=SCORING)
         pd.testing.assert_frame_equal(without_seconds(other), expected)
+
+
+@pytest.mark.parametrize("greater_is_better", [True, False])
+def test_the_lowest_mean_may_be_the_best(greater_is_better):
+    values = {"a": np.array([1.0, 2, 3]), "b": np.array([2.0, 4, 3]), "c": np.array([3.0, 3, 6])}
+    rows = paired_rows(values, greater_is_better=greater_is_better)
+    # The differences b - a, c - a and c - b are 1, 2, 0 and 2, 1, 3 and 1, -1, 3. With two degrees
+    # of freedom, the p-value of t is 1 - t / sqrt(2 + t^2), and t is sqrt(3), sqrt(12), sqrt(3/4).
+    p = {"ab": 1 - (3 / 5) ** 0.5, "ac": 1 - (12 / 14) ** 0.5, "bc": 1 - (3 / 11) ** 0.5}
+    best, order, gaps = ("c", "cba", [0, -1, -2]) if greater_is_better else ("a", "abc", [0, 1, 2])
+    assert {row["reference"] for row in rows} == {best}
+    assert [row["model"] for row in rows] == list(order)
+    np.testing.assert_allclose([row["difference"] for row in rows], gaps)
+    for row in rows[1:]:
+        np.testing.assert_allclose(row["p_value"], p["".join(sorted((row["model"], best)))])
+    holm = {"ac": 3 * p["ac"], "ab": 2 * p["ab"], "bc": p["bc"]}
+    np.testing.assert_allclose(rows[2]["p_value_holm"], holm["ac"])
+    np.testing.assert_allclose(rows[1]["p_value_holm"], holm["bc" if greater_is_better else "ab"])
+
+
+class Order(BaseEstimator):
+    """Recommend the first items of a list, the same list to everybody."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def fit(self, X, y=None):
+        return self
+
+    def predict(self, X):
+        return np.tile(-np.argsort(self.items).astype(float), (X.shape[0], 1))
+
+
+def test_metrics_of_which_lower_values_are_better(tmp_path):
+    # Items 0 to 4 have the shares 3/4, 1/2, 1/4, 1/4 and 0 of the four users.
+    fold_in = np.array([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 1, 0]])
+    heldout = np.eye(5)[[1, 4, 4, 1]]
+    models = {
+        "common": Order([0, 1, 2, 3, 4]),  # recommends items 1, 2, 3 and 0
+        "mixed": Order([1, 4, 0, 2, 3]),  # 1, 4, 4 and 1
+        "rare": Order([4, 3, 2, 1, 0]),  # 4 to everybody
+    }
+    scoring = [neg_mean_popularity_at_k.at(1), neg_gini_at_k.at(1), ndcg_at_k.at(1)]
+    path = tmp_path / "table.csv"
+    comparison = compare(models, fold_in, X_test=(fold_in, heldout), scoring=scoring, path=path)
+    table = pd.DataFrame(comparison.table)
+    expected = {
+        "mean_popularity@1": {"rare": 0, "mixed": 0.25, "common": 1.75 / 4},
+        "gini@1": {"common": 0.25, "mixed": 0.75, "rare": 1},
+        "ndcg@1": {"mixed": 1, "rare": 0.5, "common": 0.25},
+    }
+    assert table["metric"].tolist() == [metric for metric in expected for _ in models]
+    for metric, means in expected.items():
+        rows = table[table["metric"] == metric]
+        assert rows["model"].tolist() == list(means)
+        np.testing.assert_allclose(rows["mean"], list(means.values()))
+        assert set(rows["reference"]) == {next(iter(means))}
+        gaps = np.array(list(means.values())) - next(iter(means.values()))
+        np.testing.assert_allclose(rows["difference"], gaps)
+    assert list(comparison.per_user) == ["rare", "mixed", "common"]  # by the first metric
+    np.testing.assert_allclose(comparison.per_user["mixed"]["mean_popularity@1"], [0.5, 0, 0, 0.5])
+    # The deviations of these differences from their mean are 1/4.
+    np.testing.assert_allclose(
+        row_of(comparison, "mixed", "mean_popularity@1")["difference_standard_error"],
+        (4 / 16 / 3) ** 0.5 / 2,
+    )
+    gini = table[table["metric"] == "gini@1"]
+    assert gini[["standard_error", "difference_standard_error", "p_value"]].isna().all(axis=None)
+    lines = str(comparison).splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["rare", "mixed", "common"]
+    assert lines[-1] == "Lower is better: mean_popularity@1, gini@1."
+    # The direction is that of the scorer, also with another reference and from a file.
+    other = replace(comparison, reference="common").table
+    assert other["model"].tolist() == table["model"].tolist()
+    np.testing.assert_allclose(other["difference"][:3], [-1.75 / 4, 0.25 - 1.75 / 4, 0])
+    again = compare(models, fold_in, X_test=(fold_in, heldout), scoring=scoring, path=path)
+    pd.testing.assert_frame_equal(pd.DataFrame(again.table), table)
+
+
+def test_a_custom_metric_says_whether_lower_is_better(split):
+    def worst_place(ranked, heldout):
+        return np.nanmax(np.where(ranked >= 0, ranked, np.nan), axis=1)
+
+    for greater_is_better in (True, False):
+        scorer = RankingScorer(worst_place, 3, greater_is_better=greater_is_better)
+        means = compare(noisy("a", "b", "c"), split, scoring=scorer).table["mean"]
+        assert (np.diff(means) < 0).all() if greater_is_better else (np.diff(means) > 0).all()
 
 
 def test_coverage_has_no_standard_error(split):

@@ -23,6 +23,7 @@ from skvaecf import (
     compare,
     coverage_at_k,
     ndcg_at_k,
+    neg_gini_at_k,
     recall_at_k,
 )
 from skvaecf.datasets import make_interactions
@@ -292,6 +293,26 @@ def test_benchmark_of_a_comparison_has_its_colours(X, options):
     assert all(np.isfinite(label.xy).all() for label in display.axes_[1].texts)
 
 
+def test_benchmark_of_metrics_of_which_lower_values_are_better(X, models):
+    values = {name: {"loss": of["ndcg@20"]} for name, of in PER_USER.items()}
+    values["low"] = {"loss": [0.1, 0.3, 0.5, np.nan]}
+    display = BenchmarkDisplay(values, lower_is_better=["loss"]).plot()
+    assert display.models_ == ["low", "mixed", "worse", "good"]
+    # The last two have 0.2 and 0.3 more than "low" for each user. "mixed" has 0.1, 0.6 and -0.1.
+    (rows, means, _), (pale, _, _) = dots(display.axes_[0])
+    assert (rows, pale) == ([0, 1], [2, 3])
+    np.testing.assert_allclose(means, [0.3, 0.5])
+    scorers = (neg_gini_at_k.at(5), ndcg_at_k, coverage_at_k.at(5))
+    comparison = compare(models, X, scoring=scorers, cv=2)
+    of_models = BenchmarkDisplay.from_estimator(models, X[120:], scorers=scorers)
+    lists = {name: model.recommend(X[120:], k=5) for name, model in models.items()}
+    of_lists = BenchmarkDisplay.from_predictions(lists, X[120:], scorers=scorers)
+    for display in (BenchmarkDisplay.from_comparison(comparison), of_models, of_lists):
+        labels = [panel.get_xlabel() for panel in display.axes_[:3]]
+        assert labels == ["lower is better", "", ""]
+        assert display.models_ == ["EASE", "popular"]
+
+
 def test_benchmark_on_given_axes():
     figure, axes = plt.subplots(1, 2)
     display = BenchmarkDisplay(PER_USER).plot(ax=axes, error_bar=None, marker="s", capsize=5)
@@ -303,9 +324,7 @@ def test_benchmark_on_given_axes():
     assert axes[0].containers[0][0].get_marker() == "s"
 
 
-def test_benchmark_errors(X, models):
-    with pytest.raises(ValueError, match="scorer must have a value per user"):
-        BenchmarkDisplay.from_estimator(models, X[120:], scorers=[ndcg_at_k, coverage_at_k])
+def test_benchmark_errors():
     with pytest.raises(ValueError, match="ax must have 2 axes, one per panel, got 1"):
         BenchmarkDisplay(PER_USER).plot(ax=plt.subplots()[1])
     with pytest.raises(ValueError, match=r"values must hold the metrics \['ndcg@20', 'recall@5'\]"):
@@ -316,6 +335,9 @@ def test_benchmark_errors(X, models):
         BenchmarkDisplay({"a": {"ndcg@20": [0, 1]}, "b": {"ndcg@20": [0, 1, 1]}}).plot()
     with pytest.raises(ValueError, match=r"reference must be a name in .* got 'nobody'"):
         BenchmarkDisplay(PER_USER, reference="nobody").plot()
+    for names in (["ndcg@10"], "ndcg@20"):
+        with pytest.raises(ValueError, match=r"lower_is_better must hold names in \['ndcg@20', "):
+            BenchmarkDisplay(PER_USER, lower_is_better=names).plot()
     with pytest.raises(ValueError, match="values must hold one model"):
         BenchmarkDisplay({}).plot()
     for seconds in ({"good": 1, "worse": 1}, {"good": 1, "worse": 1, "mixed": 0}):

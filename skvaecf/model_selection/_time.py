@@ -310,7 +310,9 @@ def last_interactions_split(
         else np.maximum(floor(test_size * counts), 1)
     )
     split = np.flatnonzero(counts >= min_interactions)
-    ascending = t[np.lexsort((t, np.repeat(np.arange(X.shape[0]), counts)))]
+    ascending = t.copy()
+    for row in np.split(ascending, X.indptr[1:-1]):  # many times faster than np.lexsort
+        row.sort()
     first, oldest = ascending[X.indptr[split]], ascending[(X.indptr[1:] - n_heldout)[split]]
     cut = np.full(X.shape[0], np.inf)
     cut[split] = np.where(oldest > first, oldest, np.inf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from ..comparison import Comparison
 from ..metrics import PerUser
 from ..scorers import RankingScorer, ndcg_at_k, recall_at_k
 from ._shared import (
+    TOO_FEW_USERS,
     Values,
     in_words,
     line_style,
@@ -48,11 +49,13 @@ class BenchmarkDisplay:
         Paired test, see :func:`compare`.
     alpha : float, default=0.05
         Level of the test.
+    lower_is_better : collection of str, default=()
+        Names of the metrics of which lower values are better. Their panels say so.
 
     Attributes
     ----------
     models_ : list of str
-        Names of the models, in descending order of the first metric.
+        Names of the models, those with the best means of the first metric first.
     axes_ : ndarray of matplotlib Axes of shape (n_panels,)
         One panel per metric and, if they are given, one for the seconds.
     figure_ : matplotlib Figure
@@ -67,7 +70,8 @@ class BenchmarkDisplay:
     -----
     Each bar shows the uncertainty of the mean of one model. Users differ more than models, so bars
     may overlap although one model is better for nearly all users. The colour shows such a
-    difference. Coverage has no bars, and all its dots are dark.
+    difference. Metrics of the catalogue, such as coverage, have no bars, and all their dots are
+    dark.
 
     Examples
     --------
@@ -94,6 +98,7 @@ class BenchmarkDisplay:
     reference: str | None = None
     test: str | Callable[..., Any] = "ttest_rel"
     alpha: float = 0.05
+    lower_is_better: Collection[str] = ()
 
     @classmethod
     def from_comparison(
@@ -125,7 +130,7 @@ class BenchmarkDisplay:
         Raises
         ------
         ValueError
-            If an argument is invalid, or if fewer than two users have held-out interactions.
+            If an argument is invalid, or if fewer than two users have a value.
         """
         seconds = {model: fit["fit_seconds"] for model, fit in comparison.fits.items()}
         display = cls(
@@ -134,6 +139,7 @@ class BenchmarkDisplay:
             reference=comparison.reference,
             test=comparison.test,
             alpha=comparison.alpha,
+            lower_is_better=comparison.lower_is_better,
         )
         return display.plot(error_bar=error_bar, ax=ax, **kwargs)
 
@@ -180,11 +186,12 @@ class BenchmarkDisplay:
         Raises
         ------
         ValueError
-            If a metric has no value per user (coverage), if an argument is invalid, or if fewer
-            than two users have held-out interactions.
+            If an argument is invalid, or if fewer than two users have a value.
         """
         values = values_of_models(estimator, X, y, scorers)
-        return cls(values, fit_seconds=fit_seconds).plot(error_bar=error_bar, ax=ax, **kwargs)
+        lower = [scorer.name for scorer in scorers if not scorer.greater_is_better]
+        display = cls(values, fit_seconds=fit_seconds, lower_is_better=lower)
+        return display.plot(error_bar=error_bar, ax=ax, **kwargs)
 
     @classmethod
     def from_predictions(
@@ -229,11 +236,12 @@ class BenchmarkDisplay:
         Raises
         ------
         ValueError
-            If a metric has no value per user (coverage), if an argument is invalid, or if fewer
-            than two users have held-out interactions.
+            If an argument is invalid, or if fewer than two users have a value.
         """
         values = values_of_rankings(ranked, heldout, scorers, name)
-        return cls(values, fit_seconds=fit_seconds).plot(error_bar=error_bar, ax=ax, **kwargs)
+        lower = [scorer.name for scorer in scorers if not scorer.greater_is_better]
+        display = cls(values, fit_seconds=fit_seconds, lower_is_better=lower)
+        return display.plot(error_bar=error_bar, ax=ax, **kwargs)
 
     def plot(self, *, error_bar: float | None = 1.96, ax: Any = None, **kwargs: Any) -> Self:
         """Draw the panels.
@@ -257,8 +265,9 @@ class BenchmarkDisplay:
         ------
         ValueError
             If there are no models, if they do not all have the same metrics, the same number of
-            values (two or more) and a time above 0, if the reference is not one of them, or if the
-            number of axes is wrong.
+            values (two or more) and a time above 0, if the reference is not one of them, if
+            ``lower_is_better`` holds another name than those of the metrics, or if the number of
+            axes is wrong.
         """
         if not self.values:
             raise ValueError("values must hold one model or more, got none.")
@@ -266,6 +275,10 @@ class BenchmarkDisplay:
         metrics = list(models[0])
         if any(list(model) != metrics for model in models):
             raise ValueError(f"values must hold the metrics {metrics} for every model.")
+        if not {*self.lower_is_better} <= {*metrics}:
+            raise ValueError(
+                f"lower_is_better must hold names in {metrics}, got {self.lower_is_better!r}."
+            )
         table = {metric: self._rows(metric) for metric in metrics}
         timed = self.fit_seconds
         if timed is not None and not all(timed.get(model, 0) > 0 for model in self.values):
@@ -281,6 +294,7 @@ class BenchmarkDisplay:
             half = None if error_bar is None else error_bar * np.nan_to_num(errors)
             pale = np.array([row["distinguishable"] for row in rows])
             _dots(panel, means, half, pale, "{:.3f}", **kwargs)
+            panel.set(xlabel="lower is better" if metric in self.lower_is_better else None)
         if timed is not None:
             seconds = np.array([timed[model] for model in self.models_], dtype=float)
             _dots(axes[-1], seconds, None, seconds > seconds.min(), "{:.3g}", **kwargs)
@@ -304,8 +318,14 @@ class BenchmarkDisplay:
         if len(set(shapes)) > 1:
             raise ValueError(f"values must have equal shapes, got those of {metric}: {shapes}.")
         if any(v.ndim and np.count_nonzero(~np.isnan(v)) < 2 for v in values.values()):
-            raise ValueError("Fewer than two users have held-out interactions.")
-        rows = paired_rows(values, self.reference, self.test, self.alpha)
+            raise ValueError(TOO_FEW_USERS)
+        rows = paired_rows(
+            values,
+            self.reference,
+            self.test,
+            self.alpha,
+            greater_is_better=metric not in self.lower_is_better,
+        )
         return {row["model"]: row for row in rows}
 
 

@@ -17,41 +17,33 @@ from ..scorers import MultiRankingScorer, RankingScorer, score_lists
 
 Scorers = Sequence[RankingScorer]
 Values = Mapping[str, Mapping[str, Any]]
+TOO_FEW_USERS = (
+    "Fewer than two users have a value, for instance because they have no held-out interactions."
+)
 
 
 def values_of_models(estimator: Any, X: Any, y: Any, scorers: Scorers) -> Values:
     """Compute the values per user of one or several models, by model and scorer name."""
     together = MultiRankingScorer(tuple(scorers))
     models = estimator if isinstance(estimator, Mapping) else {type(estimator).__name__: estimator}
-    return _checked({name: together.per_user(model, X, y) for name, model in models.items()})
+    return {name: together.per_user(model, X, y) for name, model in models.items()}
 
 
 def values_of_rankings(ranked: Any, heldout: Any, scorers: Scorers, name: str) -> Values:
     """Compute the values per user of the lists of one or several models, by the same names."""
     heldout = stored_interactions(heldout, "heldout")
     lists = ranked if isinstance(ranked, Mapping) else {name: ranked}
-    return _checked(
-        {
-            model: {scorer.name: score_lists(scorer, of_model, heldout) for scorer in scorers}
-            for model, of_model in lists.items()
-        }
-    )
-
-
-def _checked(values: Values) -> Values:
-    """Return the values; raise a ValueError if a metric has one value for all users."""
-    for of_model in values.values():
-        for name, value in of_model.items():
-            if not np.ndim(value):
-                raise ValueError(f"scorer must have a value per user, which {name} does not have.")
-    return values
+    return {
+        model: {scorer.name: score_lists(scorer, of_model, heldout) for scorer in scorers}
+        for model, of_model in lists.items()
+    }
 
 
 def means_and_errors(values: PerUser) -> tuple[PerUser, PerUser]:
     """Return the mean of each row and its standard error, without the columns that hold NaN."""
     values = values[:, ~np.isnan(values).any(axis=0)]
     if values.shape[1] < 2:
-        raise ValueError("Fewer than two users have held-out interactions.")
+        raise ValueError(TOO_FEW_USERS)
     return values.mean(axis=1), values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
 
 
