@@ -17,12 +17,14 @@ does. This example scores the same models in both ways.
 # held-out films are random or the last ones.
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from skvaecf import (
     EASE,
     WMF,
     ItemKNN,
     Popularity,
+    compare,
     last_interactions_split,
     ndcg_at_k,
     split_interactions,
@@ -48,29 +50,22 @@ splits = {  # training data, what the models see, and what they must find
 # %%
 # The scores
 # ----------
-# The models have their default parameters, except for the width of WMF.
+# The models have their default parameters, except for the width of WMF. They are compared with
+# EASE.
 models = {
     "Popularity": Popularity(),
     "ItemKNN": ItemKNN(),
     "EASE": EASE(),
     "WMF": WMF(32, random_state=0),
 }
-scores = {}
+tables = {}
 for split, (train, fold_in, heldout) in splits.items():
-    for name, model in models.items():
-        per_user = ndcg_at_k.at(20).per_user(model.fit(train), fold_in, heldout)
-        scores[split, name] = per_user[~np.isnan(per_user)]
-
-
-def mean_and_error(values):
-    """Return the mean, and half of its 95 % interval."""
-    return values.mean(), 1.96 * values.std(ddof=1) / np.sqrt(len(values))
-
-
-for split in splits:
-    ranking = sorted(models, key=lambda name: -scores[split, name].mean())
-    line = "   ".join(f"{name} {scores[split, name].mean():.3f}" for name in ranking)
-    print(f"{split.replace(chr(10), ', '):24}{len(scores[split, 'EASE']):4} users   {line}")
+    comparison = compare(
+        models, train, X_test=(fold_in, heldout), scoring=ndcg_at_k.at(20), reference="EASE"
+    )
+    tables[split] = pd.DataFrame(comparison.table).set_index("model")
+    columns = ["mean", "standard_error", "difference", "p_value_holm", "n_users"]
+    print(split.replace("\n", ", "), tables[split][columns].round(3), sep="\n", end="\n\n")
 
 # %%
 # Random films are easier to find than the last ones: all scores fall by half or more. In the last
@@ -81,18 +76,17 @@ for split in splits:
 # The figure
 # ----------
 # Bars are 95 % intervals over users. The differences are computed user by user, so their intervals
-# are narrower than those of the scores.
+# are narrower than those of the scores (:doc:`/comparing`).
 colors = dict(zip(models, ["#999999", "#d9822b", "#12566e", "#7a5195"], strict=True))
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 for place, (name, color) in enumerate(colors.items()):
     x = np.arange(len(splits)) + 0.12 * (place - 1.5)
+    rows = pd.DataFrame([table.loc[name] for table in tables.values()])
     style = {"fmt": "o", "ms": 5, "color": color, "label": name}
-    means, errors = zip(*(mean_and_error(scores[split, name]) for split in splits), strict=True)
-    axes[0].errorbar(x, means, errors, **style)
+    axes[0].errorbar(x, rows["mean"], 1.96 * rows["standard_error"], **style)
     if name in ("ItemKNN", "WMF"):
-        gains = [scores[split, name] - scores[split, "EASE"] for split in splits]
-        means, errors = zip(*map(mean_and_error, gains), strict=True)
-        axes[1].errorbar(x, means, errors, **style)
+        error = 1.96 * rows["difference_standard_error"]
+        axes[1].errorbar(x, rows["difference"], error, **style)
 axes[0].set(ylabel="NDCG@20", ylim=(0, None), title="Scores")
 axes[1].axhline(0, color=colors["EASE"], lw=1)
 axes[1].set(ylabel="difference of NDCG@20", title="Difference from EASE")

@@ -53,8 +53,8 @@ class Comparison:
     ----------
     table : dict of str to ndarray
         One row per metric and model, the best model of each metric first.
-        ``pandas.DataFrame(comparison.table)`` and ``polars.DataFrame(comparison.table)`` make a
-        frame of it. The columns are:
+        ``pandas.DataFrame(comparison.table)`` and ``polars.DataFrame(comparison.table)`` return it
+        as a frame. The columns are:
 
         metric, model : str
             Name of the metric, and of the model.
@@ -233,7 +233,7 @@ def compare(
     random_state : int, sequence of int or None, default=None
         Seed that replaces every parameter ``random_state`` of the models, also within a pipeline.
         With a sequence, each model that has this parameter is fitted once per seed, and a user's
-        value is the mean over the seeds. With None, the parameters of the models stay.
+        value is the mean over the seeds. With None, the models keep their own.
     path : str, path-like or None, default=None
         CSV file, which is replaced. The table is written to it after each model. The values per
         user are written to a file of the same name that ends in ".safetensors". Another call with
@@ -281,9 +281,9 @@ def compare(
     number of all pairs of models. The probability that any model is called distinguishable although
     it is equal to the reference is then at most alpha. Metrics are corrected separately.
 
-    The tests assume that users are independent. They tell what other users would change; they do
-    not tell what other seeds or other training users would change. ``seed_std`` shows the former.
-    With ``cv``, the users of one test set also share a fitted model, which the tests ignore.
+    The tests assume that users are independent. They account for the choice of the test users, but
+    not for the seeds or the choice of the training users. ``seed_std`` shows the effect of the
+    seeds. With ``cv``, the users of one test set also share a fitted model, which the tests ignore.
 
     Models are fitted one after the other, so that their seconds can be compared.
 

@@ -212,8 +212,8 @@ relevance_threshold=0, capped=True, greater_is_better=True)
         Parameters
         ----------
         heldout : bool, default=True
-            Whether scikit-learn's tools shall pass the rows of their metadata ``heldout`` to the
-            scorer. They do so only after ``sklearn.set_config(enable_metadata_routing=True)``.
+            Whether scikit-learn's tools pass the rows of their metadata ``heldout`` to the scorer.
+            They do so only after ``sklearn.set_config(enable_metadata_routing=True)``.
 
         Returns
         -------

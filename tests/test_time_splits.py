@@ -7,7 +7,7 @@ import datetime as dt
 import numpy as np
 import pytest
 import sklearn
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
@@ -17,6 +17,7 @@ from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, cross_val
 
 from skvaecf import (
     EASE,
+    InteractionEncoder,
     MultiRankingScorer,
     Popularity,
     UserSplitter,
@@ -146,6 +147,24 @@ class TestTimeSplit:
             if (u not in users) in wanted[new_users] and (i not in items) in wanted[new_items]
         }
         assert (set(entries(train)), set(entries(test))) == (past, future)
+
+    @given(
+        st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 9)), min_size=2),
+        st.integers(1, 9),
+    )
+    def test_no_event_of_a_held_out_pair_is_before_the_cut(self, events, at):
+        users, items, times = map(list, zip(*events, strict=True))
+        log = {"user": users, "item": items, "time": times}
+        encoder = InteractionEncoder(time="time")
+        X, earliest = encoder.fit_transform(log), encoder.transform_times(log)
+        assume(earliest.data.min() < at <= earliest.data.max())
+        train, test = time_split(X, earliest, at)
+        user_ids, item_ids = encoder.user_ids_.tolist(), encoder.item_ids_.tolist()
+        past, future = (
+            {(user_ids[u], item_ids[i]) for u, i in entries(part)} for part in (train, test)
+        )
+        assert past == {(user, item) for user, item, time in events if time < at}
+        assert future == {(user, item) for user, item, _ in events} - past
 
     @pytest.mark.parametrize(
         "at",

@@ -3,9 +3,10 @@ r"""Metrics of ranked lists: functions that return one value per user, or one fo
 The first argument is always the lists. It is followed by what they are compared with and by k, the
 number of places to consider. In the formulas for one user, :math:`L` is the set of the items in
 the first k places and :math:`i_r` the item in place :math:`r`; :math:`h_r` is 1 if this item is
-held out (a hit) and 0 otherwise, and :math:`n` is the number of held-out items. Metrics of
-accuracy are NaN for a user without held-out items, and the other metrics for a user without
-recommendations; the mean of :class:`~skvaecf.RankingScorer` excludes such users.
+held out (a hit) and 0 otherwise, and :math:`n` is the number of held-out items. Metrics that count
+hits are NaN for a user without held-out items, and the other metrics for a user without
+recommendations. The means of :class:`~skvaecf.RankingScorer` and :func:`~skvaecf.compare` exclude
+such users. Metrics of the catalogue, such as coverage, are one number for the lists of all users.
 :doc:`/beyond_accuracy` compares the metrics.
 """
 

@@ -107,6 +107,11 @@ def precision(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     values : ndarray of shape (n_users,), float64
         In [0, 1]; NaN for users without held-out items.
 
+    References
+    ----------
+    Herlocker, Konstan, Terveen and Riedl, "Evaluating collaborative filtering recommender systems",
+    TOIS 2004.
+
     Examples
     --------
     >>> from scipy.sparse import csr_array
@@ -204,6 +209,10 @@ def hit_rate(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     -------
     values : ndarray of shape (n_users,), float64
         0 or 1; NaN for users without held-out items.
+
+    References
+    ----------
+    Deshpande and Karypis, "Item-based top-N recommendation algorithms", TOIS 2004.
 
     Examples
     --------

@@ -103,7 +103,7 @@ def time_split(
            [0, 1, 0, 0],
            [0, 0, 0, 0]])
 
-    Only what a model can recommend, to users whom it knows:
+    Only items and users of the training part:
 
     >>> train, test = time_split(X, years, at=2015, new_users="drop", new_items="drop")
     >>> test.toarray()
