@@ -276,6 +276,23 @@ def test_encoders(kind, tmp_path):
     assert columns_of(loaded.to_frame(items)) == columns_of(encoder.to_frame(items))
 
 
+def test_encoders_with_times(tmp_path):
+    log = LOG | {"time": [8, 0, 5, -2, 9]}
+    loaded = reload(InteractionEncoder(time="time").fit(log), tmp_path)
+    assert loaded.time == "time"
+    assert_array_equal(loaded.transform_times(log).data, [-2, 0, 9, 5])
+
+
+def test_encoders_that_were_saved_before_they_had_times(tmp_path):
+    path = saved(InteractionEncoder().fit(LOG), tmp_path)
+    tensors = load_file(path)
+    with safe_open(path, framework="numpy") as file:
+        text = file.metadata()["skvaecf"]
+    assert '"time": null' in text
+    save_file(tensors, path, {"skvaecf": text.replace(', "time": null', "")})
+    assert skvaecf.load(path).get_params() == InteractionEncoder().get_params()
+
+
 @pytest.mark.parametrize("dtype", ["M8[D]", "M8[ns]", ">M8[us]"])
 def test_dates(dtype, tmp_path):
     dates = np.array(["1969-12-31", "2026-01-02"], dtype=dtype)
