@@ -216,7 +216,8 @@ def compare(
     cv : int, cross-validation splitter, iterable or None, default=None
         How to split the users of X into training and test users if ``X_test`` is not given. An int
         is the number of splits of a :class:`UserSplitter` with ``random_state=0``; None stands for
-        5. A user in several test sets has the mean of the values.
+        5. No user may be a training user and a test user of one split. A user in several test sets
+        has the mean of the values.
     scoring : RankingScorer, MultiRankingScorer or sequence of RankingScorer, default=ndcg_at_k
         The metrics. The first one determines the order of the models. The attribute
         ``greater_is_better`` of a scorer says whether the best model has the highest or the lowest
@@ -377,6 +378,11 @@ class _Splits:
             if cv is None or isinstance(cv, Integral):
                 cv = UserSplitter(5 if cv is None else cv, random_state=0)
             self.folds = list(check_cv(cv).split(X))
+            if any(np.isin(test, train).any() for train, test in self.folds):
+                raise ValueError(
+                    "cv must not yield the same users for training and test. For splits of the"
+                    " interactions of the same users, pass X and X_test=(X, heldout)."
+                )
             return
         if cv is not None:
             raise ValueError(f"cv must be None if X_test is given, got {cv!r}.")

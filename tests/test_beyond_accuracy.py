@@ -23,6 +23,7 @@ from skvaecf import (
     ItemKNN,
     MultiRankingScorer,
     Popularity,
+    RankingCurveDisplay,
     RankingScorer,
     UserSplitter,
     recommend,
@@ -590,5 +591,8 @@ class TestScorers:
         assert_array_equal(shown["knn"]["novelty@5"], expected)
         with pytest.raises(ValueError, match="novelty@100 of given lists needs item_popularity"):
             BenchmarkDisplay.from_predictions(lists, heldout, scorers=[NAMED["novelty_at_k"]])
-        with pytest.raises(ValueError, match="value per user, which gini@100 does not have"):
-            BenchmarkDisplay.from_predictions(lists, heldout, scorers=[NAMED["neg_gini_at_k"]])
+        scorer = NAMED["neg_gini_at_k"].at(5)
+        shown = BenchmarkDisplay.from_predictions(lists, heldout, scorers=[scorer]).values
+        assert shown["knn"]["gini@5"] == gini(lists["knn"], 24, 5)
+        with pytest.raises(ValueError, match="value per user, which gini@1 does not have"):
+            RankingCurveDisplay.from_predictions(lists, heldout, scorer=scorer)

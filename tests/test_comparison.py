@@ -678,6 +678,9 @@ def test_invalid_arguments(split, options, message):
 def test_invalid_data(X):
     with pytest.raises(ValueError, match="X must be a matrix or a Bunch with"):
         compare(noisy("a"), {"train": X})
+    rows = np.arange(240)
+    with pytest.raises(ValueError, match="cv must not yield the same users for training and test"):
+        compare(noisy("a"), X, cv=[(rows[:200], rows[200:]), (rows, rows[100:])])
     with pytest.raises(ValueError, match="X contains NaN"):
         compare(noisy("a"), np.full((9, 9), np.nan))
     with pytest.raises(ValueError, match="n_splits=500 is more than"):
