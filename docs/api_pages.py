@@ -14,9 +14,10 @@ SECTIONS = {
     "Recommenders": [],
     "Priors and posteriors": ["neural"],
     "From a log to a matrix and back": ["encoding"],
-    "Recommending, saving, loading": ["ranking", "persistence"],
+    "Recommending, saving, loading": ["ranking", "reranking", "persistence"],
     "Splitting": ["model_selection"],
     "Scoring": ["scorers"],
+    "Comparing": ["comparison"],
     "Displays": ["plotting"],
     "Callbacks": ["callbacks"],
     "Further objects": [],
@@ -67,7 +68,7 @@ def write_api_pages(folder):
     for title, names in _sections().items():
         index += _table(title, [(f"skvaecf.{name}", getattr(skvaecf, name)) for name in names])
         pages |= {f"skvaecf.{name}": _page("skvaecf", name) for name in names}
-    for module, title in [(metrics, "Metrics per user"), (datasets, "Data sets")]:
+    for module, title in [(metrics, "Metrics"), (datasets, "Data sets")]:
         names = _functions(module)
         full = module.__name__
         heading, table = _table(

@@ -79,7 +79,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "skvaecf"},
-    "header_links_before_dropdown": 8,
+    "header_links_before_dropdown": 9,
     "navbar_end": ["theme-switcher"],
     "navbar_persistent": ["search-button"],
     "show_prev_next": True,
@@ -88,7 +88,7 @@ html_theme_options = {
     "footer_end": [],
 }
 # Pages that stand alone have no neighbours to list.
-ALONE = ("quick_start", "choosing", "evaluation", "recipes", "serving")
+ALONE = ("quick_start", "choosing", "evaluation", "comparing", "recipes", "serving")
 html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
 
 

@@ -13,8 +13,6 @@ settings are searched for. :doc:`/benchmarks` has results on larger data and of 
 # ---------
 # The films are those that at least twenty users rated. A fifth of the films of each test user is
 # held out. The neural models use the validation users to stop early.
-import time
-
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -35,6 +33,9 @@ from skvaecf import (
     RecVAE,
     SIVAERecommender,
     VAEGANRecommender,
+    compare,
+    ndcg_at_k,
+    recall_at_k,
     strong_generalization_split,
 )
 from skvaecf.datasets import load_movielens_small
@@ -43,7 +44,6 @@ X = load_movielens_small().data
 X = X[:, np.bincount(X.indices, minlength=X.shape[1]) >= 20]
 X = X[np.diff(X.indptr) >= 5]
 split = strong_generalization_split(X, 120)
-validation = split.validation_fold_in, split.validation_heldout
 print(f"{split.train.shape[0]} training users, {split.train.shape[1]} films")
 
 # %%
@@ -68,25 +68,20 @@ models = {
     "CFGAN": CFGAN(100, **short),
     "IRGAN": IRGAN(32, n_pretraining_epochs=15, **short | {"max_epochs": 3}),
 }
-fit_seconds = {}
-for name, model in models.items():
-    start = time.perf_counter()
-    # Only the neural models stop early.
-    model.fit(split.train, **({"X_val": validation} if hasattr(model, "early_stopping") else {}))
-    fit_seconds[name] = time.perf_counter() - start
+comparison = compare(models, split, scoring=(ndcg_at_k, recall_at_k.at(20)))
+print(comparison)
 
 # %%
 # The figure
 # ----------
 # The best model is on top. A bar is the 95 % confidence interval of the mean of one model. All
 # models have the same users, so differences between models are more certain than the bars suggest.
-# A model is dark if a comparison user by user finds no significant difference from the best model.
-display = BenchmarkDisplay.from_estimator(
-    models, split.test_fold_in, split.test_heldout, fit_seconds=fit_seconds
-)
+# A model is dark if a comparison user by user finds no significant difference from the best model
+# (:doc:`/comparing`).
+display = BenchmarkDisplay.from_comparison(comparison)
 best = display.models_[0]
 display.figure_.suptitle(
     f"With {split.train.shape[0]} training users, {best} is best; its fit takes"
-    f" {fit_seconds[best]:.1f} seconds"
+    f" {comparison.fits[best]['fit_seconds']:.1f} seconds"
 )
 plt.show()

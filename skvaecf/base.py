@@ -21,8 +21,9 @@ from torch.nn.functional import normalize
 
 from ._devices import check_device, default_modes
 from ._parameters import constraints_of
+from ._top_k import as_index
 from ._version import __version__
-from .interactions import binary_csr, check_rows
+from .interactions import binary_csr, check_rows, count_users
 from .persistence import SaveMixin
 from .ranking import Scores, check_item_numbers, rank, recommend, row_blocks
 from .scorers import ndcg_at_k
@@ -83,18 +84,32 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
             new float32 tensor of the same shape. A higher score is better.
         """
 
-    def _row_scores(self, X: Any) -> Callable[[slice], Tensor]:
-        """Return the function that scores a block of these validated rows."""
+    def _row_scorer(self) -> Callable[[Any], Tensor]:
+        """Return the function that scores validated rows, also those without interactions."""
         scorer = self._scorer()
-        return lambda block: scorer(self._interactions(X[block]))
+
+        def score_rows(X: Any) -> Tensor:
+            rows = self._interactions(X)
+            return self._popular_if_empty(np.diff(rows.indptr), scorer(rows))
+
+        return score_rows
+
+    def _popular_if_empty(self, n_interactions: np.ndarray, scores: Tensor) -> Tensor:
+        """Replace the scores of the rows without interactions by the numbers of users."""
+        empty = np.flatnonzero(n_interactions == 0)
+        if len(empty):
+            counts = torch.tensor(self.item_counts_, dtype=torch.float32, device=scores.device)
+            scores[as_index(empty, scores)] = counts
+        return scores
 
     def _rankable_scores(self, X: Any) -> Callable[[slice], Scores]:
-        """Return such a function for ``recommend``.
+        """Return the function that scores a block of these validated rows for ``recommend``.
 
         It may return approximate scores together with factors of the exact scores, see ``Scores``
         in ``skvaecf.ranking``.
         """
-        return self._row_scores(X)
+        score_rows = self._row_scorer()
+        return lambda block: score_rows(X[block])
 
     @default_modes()
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -119,8 +134,9 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
             parameter is invalid.
         """
         self._validate_params()
-        rows = check_rows(X, min_rows=1)
-        self._fit(self._interactions(rows))
+        interactions = self._interactions(check_rows(X, min_rows=1))
+        self._fit(interactions)
+        self.item_counts_ = count_users(interactions)
         validate_data(self, X, skip_check_array=True)  # records the number and names of the items
         return self
 
@@ -150,7 +166,8 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         scores : ndarray of shape (n_users, n_items), float32
-            Higher is better. Seen items are scored like all other items.
+            Higher is better. Seen items are scored like all other items. For a row without
+            interactions, the score of an item is its number of users in ``fit``.
 
         Raises
         ------
@@ -161,10 +178,10 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         """
         check_is_fitted(self)
         X = self._check_rows(X)
-        score_rows = self._row_scores(X)
+        score_rows = self._row_scorer()
         scores = np.empty(X.shape, dtype=np.float32)
         for block in row_blocks(*X.shape):
-            scores[block] = score_rows(block).cpu().numpy()
+            scores[block] = score_rows(X[block]).cpu().numpy()
         return scores
 
     # ``skvaecf.recommend`` reads this mark. A ``predict`` that a subclass overrides does not have
@@ -193,6 +210,7 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         *,
         exclude_seen: bool = True,
         candidates: Any = None,
+        exclude: Any = None,
         return_scores: bool = False,
     ) -> Any:
         """Recommend the best k items to every user.
@@ -213,14 +231,21 @@ or None, default=None
             all users, or a users x items mask whose positive entries are allowed. None allows every
             item. The number -1, which an encoder returns for an unknown item, is ignored with a
             warning.
+        exclude : array-like of int, {array-like, sparse matrix} of shape (n_users, n_items) or \
+None, default=None
+            Items that must not be recommended, in the forms of ``candidates``: item numbers or a
+            boolean array for all users, or a users x items matrix whose positive entries are
+            excluded.
         return_scores : bool, default=False
             Whether to return the scores, too.
 
         Returns
         -------
         items : ndarray of shape (n_users, k), int64
-            Item numbers, best first; of items with equal scores, the lower number comes first. If a
-            user has fewer than k eligible items, the remaining places hold -1.
+            Item numbers, best first. Of items with equal scores, the one with more users in ``fit``
+            comes first, then the one with the lower number. A user without interactions gets the
+            items with the most users. If a user has fewer than k eligible items, the remaining
+            places hold -1.
         scores : ndarray of shape (n_users, k), float32
             Only if ``return_scores``; ``-inf`` where items is -1.
 
@@ -229,7 +254,8 @@ or None, default=None
         NotFittedError
             If the recommender is not fitted.
         ValueError
-            If X is invalid, k is below 1, or a candidate is not an item number of X.
+            If X is invalid, if k is below 1, if candidates or exclude hold a number that is not an
+            item number of X or have another shape, or if scores are NaN or infinite.
         """
         return recommend(
             self,
@@ -237,6 +263,7 @@ or None, default=None
             k,
             exclude_seen=exclude_seen,
             candidates=candidates,
+            exclude=exclude,
             return_scores=return_scores,
         )
 
@@ -290,6 +317,9 @@ or None, default=None
         names = getattr(self, "feature_names_in_", None)
         if names is not None and names.shape != (n_items,):
             raise ValueError(f"it has the names of {len(names)} items instead of {n_items}")
+        counts = self.item_counts_
+        if counts.shape != (n_items,) or counts.dtype.kind != "i" or counts.min() < 0:
+            raise ValueError(f"its numbers of users are not {n_items} integers of at least 0")
         # Score a user with one item: this fails if the arrays do not fit together.
         scores = self._scorer()(_user_of_last_item(n_items))
         if scores.shape != (1, n_items) or scores.dtype != torch.float32:

@@ -15,18 +15,20 @@ from sklearn.utils import Tags, check_array
 from sklearn.utils.validation import check_is_fitted
 
 from ._columns import as_array, as_frame, library_of, unique_ids
-from .interactions import check_structure
+from ._times import seconds_of_column
+from .interactions import check_structure, entries_at, select_entries
 from .persistence import SaveMixin
 
 
 class _Log(NamedTuple):
-    """Distinct ids of users and items, and for each event their positions and its value."""
+    """Distinct ids of users and items, and for each event their positions, its value and time."""
 
     user_ids: np.ndarray
     users: np.ndarray
     item_ids: np.ndarray
     items: np.ndarray
     values: np.ndarray
+    times: np.ndarray | None
 
 
 class InteractionEncoder(  # type: ignore[call-arg]
@@ -47,6 +49,10 @@ class InteractionEncoder(  # type: ignore[call-arg]
     value : str or None, default=None
         Name of a numeric column of ratings or counts. With None, every row of the frame has the
         value 1.
+    time : str or None, default=None
+        Name of a column of times: dates, numbers or strings in ISO format. Only
+        ``transform_times`` reads it, so frames for the other methods need no times, unless they are
+        tuples.
 
     Attributes
     ----------
@@ -58,9 +64,9 @@ class InteractionEncoder(  # type: ignore[call-arg]
     Notes
     -----
     A frame is a pandas or polars DataFrame, a pyarrow Table or any other eager frame that narwhals
-    supports, a dict of columns, or a tuple of columns: (users, items) or (users, items, values).
-    Frames that the encoder returns are of the same kind as the frame in ``fit``. If that was a dict
-    or a tuple, the encoder returns dicts of arrays.
+    supports, a dict of columns, or a tuple of columns: users, items, values and times, without
+    those whose parameter is None. Frames that the encoder returns are of the same kind as the frame
+    in ``fit``. If that was a dict or a tuple, the encoder returns dicts of arrays.
 
     If several rows of the frame have the same user and item, their values are added up. Without
     ``value``, the entry of a pair of user and item is thus its number of events. Recommenders use
@@ -103,12 +109,24 @@ class InteractionEncoder(  # type: ignore[call-arg]
     ['dan', 'eve']
     """
 
-    _parameter_constraints: ClassVar[Any] = {"user": [str], "item": [str], "value": [str, None]}
+    _parameter_constraints: ClassVar[Any] = {
+        "user": [str],
+        "item": [str],
+        "value": [str, None],
+        "time": [str, None],
+    }
 
-    def __init__(self, user: str = "user", item: str = "item", value: str | None = None) -> None:
+    def __init__(
+        self,
+        user: str = "user",
+        item: str = "item",
+        value: str | None = None,
+        time: str | None = None,
+    ) -> None:
         self.user = user
         self.item = item
         self.value = value
+        self.time = time
 
     def fit(self, frame: Any, y: Any = None) -> Self:
         """Learn the ids of the users and items.
@@ -204,8 +222,69 @@ class InteractionEncoder(  # type: ignore[call-arg]
             )
         return _matrix(log, numbers, len(self.item_ids_))
 
+    def transform_times(self, frame: Any) -> csr_array:
+        """Return the time of each interaction of ``transform(frame)``, for splits in time.
+
+        Parameters
+        ----------
+        frame : frame, dict or tuple of columns
+            One row per interaction, with the column that the parameter ``time`` names.
+
+        Returns
+        -------
+        times : csr_array of shape (n_users, n_items), float64
+            It has the stored entries of ``transform(frame)``. If several rows of the frame have the
+            same user and item, the entry is the earliest of their times: later on, the pair is
+            known. Numbers are kept. Dates become seconds since 1970-01-01 UTC, exact to the
+            microsecond; dates without a time zone are in UTC. A time of 0 is a stored entry.
+
+        Raises
+        ------
+        NotFittedError
+            If the encoder is not fitted.
+        ValueError
+            If the parameter ``time`` is None, if the frame is invalid as in ``transform``, or if
+            the column of times is missing or holds missing values or values that are not times.
+        TypeError
+            If ``frame`` is not a frame.
+
+        See Also
+        --------
+        time_split : Split all interactions at one time.
+        last_interactions_split : Hold out the last interactions of every user.
+
+        Notes
+        -----
+        Items that were not in ``fit`` are ignored, without the warning of ``transform``.
+
+        The values of ``transform(frame)`` are totals over all rows of the frame. After a split in
+        time, the value of a training interaction includes later events of the same pair. Only
+        ``WMF(counts=True)`` uses values; for it, encode the log before the cut separately.
+
+        Examples
+        --------
+        >>> from skvaecf import InteractionEncoder, time_split
+        >>> log = {
+        ...     "user": ["al", "al", "bo", "bo"],
+        ...     "item": ["tea", "cup", "tea", "tea"],
+        ...     "time": ["2024-12-30", "2025-01-02", "2024-12-31", "2025-01-05"],
+        ... }
+        >>> encoder = InteractionEncoder(time="time")
+        >>> X, times = encoder.fit_transform(log), encoder.transform_times(log)
+        >>> train, test = time_split(X, times, at="2025-01-01")
+        >>> train.toarray(), test.toarray()
+        (array([[0., 1.],
+               [0., 2.]], dtype=float32), array([[1., 0.],
+               [0., 0.]], dtype=float32))
+        """
+        check_is_fitted(self)
+        if self.time is None:
+            raise ValueError("time must name the column of times, got None.")
+        log = self._read(frame, "time")
+        return _times(log, self._find(log.item_ids), len(self.item_ids_))
+
     def item_numbers(self, ids: Any) -> np.ndarray:
-        """Return the column number of each item id, for ``similar_items`` and ``candidates``.
+        """Return the column number of each item id, for ``candidates``, ``exclude`` and others.
 
         Parameters
         ----------
@@ -216,7 +295,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
         -------
         numbers : ndarray of shape (n,), int64
             Item numbers: ``item_ids_[numbers]`` are the ids. The number of an id that was not in
-            ``fit`` is -1, which recommenders refuse.
+            ``fit`` is -1. Recommenders ignore it with a warning.
 
         Raises
         ------
@@ -331,7 +410,8 @@ class InteractionEncoder(  # type: ignore[call-arg]
         NotFittedError
             If the encoder is not fitted.
         ValueError
-            If a shape is wrong, an item number is out of range, or a title is missing.
+            If a shape is wrong, an item number is out of range, the score of an item is NaN or
+            infinite, or a title is missing.
         """
         check_is_fitted(self)
         numbers = np.asarray(items)
@@ -362,7 +442,10 @@ class InteractionEncoder(  # type: ignore[call-arg]
             values = np.asarray(scores)
             if values.shape != numbers.shape:
                 raise ValueError(f"scores has shape {values.shape}; expected {numbers.shape}.")
-            columns.append(("score", values[rows, places]))
+            values = values[rows, places]
+            if not np.isfinite(values).all():
+                raise ValueError("scores must be finite for all items but -1, got NaN or infinity.")
+            columns.append(("score", values))
         return self._frame(columns)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
@@ -404,26 +487,27 @@ class InteractionEncoder(  # type: ignore[call-arg]
         self._library = library_of(frame)
         return log
 
-    def _read(self, frame: Any) -> _Log:
-        """Return the events of a frame."""
-        columns = self._columns(frame, "user", "item", "value")
+    def _read(self, frame: Any, *further: str) -> _Log:
+        """Return the events of a frame, with their times if ``further`` names them."""
+        columns = self._columns(frame, "user", "item", "value", *further)
         lengths = {parameter: len(column) for parameter, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"The columns of the frame have different lengths: {lengths}.")
-        values = columns.get("value", np.ones(lengths["user"]))
+        values = columns.get("value", np.broadcast_to(1.0, lengths["user"]))
         if values.dtype.kind not in "biuf" or not np.isfinite(values).all():
             raise ValueError(
                 f"Column {self.value!r} has dtype {values.dtype}; expected finite numbers only."
             )
-        users = unique_ids(columns["user"], self.user)
-        items = unique_ids(columns["item"], self.item)
-        return _Log(*users, *items, values.astype(np.float64))
+        user_ids, users = unique_ids(columns["user"], self.user)
+        item_ids, items = unique_ids(columns["item"], self.item)
+        # SciPy keeps the type of the coordinates; some scikit-learn estimators accept only int32.
+        places = users.astype(np.int32), items.astype(np.int32)
+        return _Log(user_ids, places[0], item_ids, places[1], values, columns.get("time"))
 
     def _columns(self, frame: Any, *parameters: str) -> dict[str, np.ndarray]:
-        """Return the column that each of these parameters names; ``value`` may name none."""
-        names = {"user": self.user, "item": self.item}
-        if self.value is not None:
-            names["value"] = self.value
+        """Return the column that each of these parameters names; some of them may name none."""
+        given = {"user": self.user, "item": self.item, "value": self.value, "time": self.time}
+        names = {parameter: name for parameter, name in given.items() if name is not None}
         if isinstance(frame, tuple):
             if len(frame) != len(names):
                 columns = tuple(names.values())
@@ -440,7 +524,10 @@ class InteractionEncoder(  # type: ignore[call-arg]
                     f"{parameter}={name!r} is not a column of the frame; its columns are"
                     f" {list(frame)}."
                 )
-        return {parameter: as_array(frame[name], name) for parameter, name in names.items()}
+        return {
+            parameter: (seconds_of_column if parameter == "time" else as_array)(frame[name], name)
+            for parameter, name in names.items()
+        }
 
     def _row_ids(self, users: Any, n_rows: int) -> np.ndarray:
         """Return the user id of each row; None stands for the users of ``fit``."""
@@ -488,16 +575,39 @@ def _search(ids: np.ndarray, wanted: Any) -> int:
         return -1
 
 
-def _matrix(log: _Log, columns: np.ndarray, n_items: int) -> csr_array:
-    """Return the sums of values; ``columns`` is the column of each item, -1 to ignore the item."""
-    column = columns[log.items]
+def _events(log: _Log, data: np.ndarray, columns: np.ndarray, n_items: int) -> coo_array:
+    """Return one entry per event; ``columns`` is the column of each item, -1 to ignore the item."""
+    column = columns.astype(np.int32)[log.items]
     known = column >= 0
-    # SciPy keeps the type of the coordinates; some scikit-learn estimators accept only int32.
-    coordinates = (log.users[known].astype(np.int32), column[known].astype(np.int32))
-    shape = (len(log.user_ids), n_items)
-    X = coo_array((log.values[known], coordinates), shape=shape).tocsr()
+    kept = slice(None) if known.all() else known  # a slice copies nothing
+    coordinates = (log.users[kept], column[kept])
+    values = data[kept].astype(np.float64, copy=False)
+    return coo_array((values, coordinates), shape=(len(log.user_ids), n_items))
+
+
+def _matrix(log: _Log, columns: np.ndarray, n_items: int) -> csr_array:
+    """Return the sums of the values of the events."""
+    X = _events(log, log.values, columns, n_items).tocsr()
     if np.abs(X.data).max(initial=0) > np.finfo(np.float32).max:
         raise ValueError("value must name a column whose sums do not exceed the range of float32.")
     X = X.astype(np.float32)
     X.eliminate_zeros()
     return X
+
+
+def _times(log: _Log, columns: np.ndarray, n_items: int) -> csr_array:
+    """Return the earliest time of the events of each entry of ``_matrix``."""
+    assert log.times is not None
+    events = _events(log, log.times, columns, n_items)
+    events.has_canonical_format = True  # otherwise tocsr adds up the times of a pair
+    rows = events.tocsr()
+    rows.sort_indices()
+    is_first = np.diff(rows.indices, prepend=-1) != 0
+    is_first[rows.indptr[:-1][np.diff(rows.indptr) > 0]] = True
+    times = select_entries(rows, is_first)
+    if times.nnz:  # reduceat needs one or more places
+        times.data = np.minimum.reduceat(rows.data, np.flatnonzero(is_first))
+    if (log.values > np.finfo(np.float32).tiny).all():
+        return times
+    # The values of other pairs may add up to zero.
+    return entries_at(_matrix(log, columns, n_items), times)

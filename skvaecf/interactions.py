@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import check_array
 from torch import Tensor
@@ -119,6 +120,25 @@ def stored_interactions(X: Any, name: str = "X") -> csr_array:
     return X
 
 
+def select_entries(X: csr_array, keep: NDArray[np.bool_]) -> csr_array:
+    """Return a matrix of the same shape that holds only the selected stored entries."""
+    kept_before = np.append(0, keep.cumsum())
+    # SciPy would convert all indices to the widest type among them.
+    indptr = kept_before[X.indptr].astype(X.indptr.dtype)
+    return csr_array((X.data[keep], X.indices[keep], indptr), shape=X.shape)
+
+
+def entries_at(places: csr_array, X: csr_array) -> csr_array:
+    """Return the stored entries of X at the places of the stored entries of another matrix.
+
+    Both are canonical and of one shape. Where X has no entry, the result has none.
+    """
+    if np.array_equal(places.indptr, X.indptr) and np.array_equal(places.indices, X.indices):
+        return X
+    wanted, stored = (np.ravel_multi_index(Y.tocoo().coords, Y.shape) for Y in (places, X))
+    return select_entries(X, np.isin(stored, wanted, assume_unique=True))
+
+
 def binary_csr(X: Any) -> csr_array:
     """Return a copy in canonical CSR: sorted, without duplicates, every stored value 1.
 
@@ -148,6 +168,11 @@ def count_csr(X: Any) -> csr_array:
     counts = csr_array(counts, dtype=np.float32)
     counts.eliminate_zeros()
     return counts
+
+
+def count_users(X: csr_array) -> np.ndarray:
+    """Count the users of each item of canonical rows, int64 of shape (n_items,)."""
+    return np.bincount(X.indices, minlength=X.shape[1])
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import issparse
+from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -43,6 +44,8 @@ def rank(
     *,
     exclude_seen: bool = True,
     candidates: Any = None,
+    exclude: Any = None,
+    item_counts: np.ndarray | None = None,
     scored_by: str = "The estimator",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rank the items of every row of X.
@@ -56,8 +59,11 @@ def rank(
         approximate scores, or among all items where several share the last place.
     X : sparse or dense matrix of shape (n_users, n_items)
         Seen items of the users. Rows are selected by slices.
-    k, exclude_seen, candidates
+    k, exclude_seen, candidates, exclude
         See :func:`recommend`.
+    item_counts : ndarray of shape (n_items,), int64, default=None
+        Number of users of each item: of items with equal scores, the one with more users comes
+        first, then the one with the lower number. With None, only the lower number decides.
     scored_by : str, default="The estimator"
         Name of the estimator in errors.
 
@@ -73,7 +79,8 @@ def rank(
         an item that must not be recommended may be -inf.
     """
     n_users, n_items = X.shape
-    allowed = _check_candidates(candidates, (n_users, n_items))
+    allowed = _check_items("candidates", candidates, (n_users, n_items))
+    excluded = _check_items("exclude", exclude, (n_users, n_items))
     check_count("k", k)
     k = int(k)
     ranked = np.full((n_users, k), -1, dtype=np.int64)
@@ -91,12 +98,13 @@ def rank(
             rows, columns = binary_csr(X[block]).nonzero()
             scores[as_index(rows, scores), as_index(columns, scores)] = -torch.inf
         if allowed is not None:
-            mask = allowed[block].toarray() > 0 if issparse(allowed) else allowed
-            scores.masked_fill_(torch.from_numpy(~mask).to(scores.device), -torch.inf)
+            scores.masked_fill_(~_rows_of(allowed, block).to(scores.device), -torch.inf)
+        if excluded is not None:
+            scores.masked_fill_(_rows_of(excluded, block).to(scores.device), -torch.inf)
         if factors is None:
-            items, values = top_k(scores, min(k, n_items))
+            items, values = top_k(scores, min(k, n_items), item_counts)
         else:
-            items, values = top_k_rescored(scores, *factors, min(k, n_items))
+            items, values = top_k_rescored(scores, *factors, min(k, n_items), item_counts)
         if not (values < np.inf).all():  # NaN comes first in the order of torch
             raise ValueError(
                 f"{scored_by} returned scores that are NaN or infinite. A score must be finite, or"
@@ -108,31 +116,36 @@ def rank(
     return ranked, best
 
 
-def _check_candidates(candidates: Any, shape: tuple[int, int]) -> Any:
-    """Return a boolean array of shape (n_items,) for a list, or a CSR matrix for a mask."""
-    if candidates is None:
+def _check_items(name: str, items: Any, shape: tuple[int, int]) -> Any:
+    """Return a boolean array of shape (n_items,) for a list, or a CSR matrix for a matrix."""
+    if items is None:
         return None
-    if not issparse(candidates):
+    if not issparse(items):
         try:
-            candidates = np.asarray(candidates)
+            items = np.asarray(items)
         except ValueError as error:
             raise ValueError(
-                f"candidates must be item numbers or a mask, one for all users or a row for each:"
+                f"{name} must be item numbers or a mask, one for all users or a row for each:"
                 f" {error}"
             ) from error
-    if candidates.ndim == 2:
-        if not issparse(candidates):
-            candidates = candidates > 0
-        if candidates.shape != shape:
+    if items.ndim == 2:
+        if not issparse(items):
+            items = items > 0
+        if items.shape != shape:
             raise ValueError(
-                f"candidates must be a mask of the shape of X, {shape}, got {candidates.shape}."
+                f"{name} must be a mask of the shape of X, {shape}, got {items.shape}."
             )
-        return binary_csr(check_structure(candidates, "candidates"))
-    allowed = np.zeros(shape[1] + 1, dtype=bool)  # the last entry is that of the number -1
-    if candidates.shape == (shape[1],) and candidates.dtype == bool:
-        return candidates
-    allowed[check_item_numbers("candidates", candidates, shape[1])] = True
-    return allowed[:-1]
+        return binary_csr(check_structure(items, name))
+    if items.shape == (shape[1],) and items.dtype == bool:
+        return items.copy()  # torch warns about a read-only array
+    mask = np.zeros(shape[1] + 1, dtype=bool)  # the last entry is that of the number -1
+    mask[check_item_numbers(name, items, shape[1])] = True
+    return mask[:-1]
+
+
+def _rows_of(mask: Any, block: slice) -> Tensor:
+    """Return a block of rows of a mask, or the one row of all users, as a boolean tensor."""
+    return torch.from_numpy(mask[block].toarray() > 0 if issparse(mask) else mask)
 
 
 def check_item_numbers(name: str, items: Any, n_items: int) -> np.ndarray:
@@ -159,6 +172,18 @@ def check_item_numbers(name: str, items: Any, n_items: int) -> np.ndarray:
     return numbers
 
 
+def row_scorer(estimator: Any) -> Callable[[Any], Tensor]:
+    """Return the function that scores rows with anything that has ``predict``.
+
+    It maps rows of X to a new float32 tensor. Expensive preparations of the recommenders of this
+    package, such as a copy to the device, are made once.
+    """
+    if getattr(estimator.predict, "scores_by_block", False):
+        score_rows: Callable[[Any], Tensor] = estimator._row_scorer()
+        return score_rows
+    return lambda X: torch.tensor(np.asarray(estimator.predict(X)), dtype=torch.float32)
+
+
 @default_modes()
 def recommend(
     estimator: Any,
@@ -167,6 +192,7 @@ def recommend(
     *,
     exclude_seen: bool = True,
     candidates: Any = None,
+    exclude: Any = None,
     return_scores: bool = False,
 ) -> Any:
     """Recommend the best k items to every user with anything that has ``predict``.
@@ -190,22 +216,34 @@ None, default=None
         Items that may be recommended: item numbers or a boolean array of shape (n_items,), for all
         users, or a users x items mask whose positive entries are allowed. None allows every item.
         The number -1, which an encoder returns for an unknown item, is ignored with a warning.
+    exclude : array-like of int, {array-like, sparse matrix} of shape (n_users, n_items) or None, \
+default=None
+        Items that must not be recommended, in the forms of ``candidates``: item numbers or a
+        boolean array for all users, or a users x items matrix whose positive entries are excluded.
     return_scores : bool, default=False
         Whether to return the scores, too.
 
     Returns
     -------
     items : ndarray of shape (n_users, k), int64
-        Item numbers, best first; of items with equal scores, the lower number comes first. If a
-        user has fewer than k eligible items, the remaining places hold -1.
+        Item numbers, best first. Of items with equal scores, the one with more users in ``fit``
+        comes first, then the one with the lower number. If a user has fewer than k eligible items,
+        the remaining places hold -1.
     scores : ndarray of shape (n_users, k), float32
         Only if ``return_scores``; ``-inf`` where items is -1.
 
     Raises
     ------
     ValueError
-        If k is below 1, a candidate is not an item number of X, or ``predict`` returns scores of
-        another shape.
+        If X is invalid, if k is below 1, if candidates or exclude hold a number that is not an item
+        number of X or have another shape, or if ``predict`` returns scores of another shape, NaN or
+        infinity.
+
+    Notes
+    -----
+    The number of users of each item is the attribute ``item_counts_`` of the recommender, also
+    behind a Pipeline or a search. For other estimators, the lower number decides between items with
+    equal scores.
 
     Examples
     --------
@@ -229,11 +267,10 @@ None, default=None
         score_rows = estimator._rankable_scores(seen)
     else:
         seen = check_rows(X)
-        rows = seen if issparse(X) else X
+        rows, score = seen if issparse(X) else X, row_scorer(estimator)
 
         def score_rows(block: slice) -> Tensor:
-            scores = estimator.predict(_safe_indexing(rows, block))
-            return torch.tensor(np.asarray(scores), dtype=torch.float32)
+            return score(_safe_indexing(rows, block))
 
     items, scores = rank(
         score_rows,
@@ -241,6 +278,21 @@ None, default=None
         k,
         exclude_seen=exclude_seen,
         candidates=candidates,
+        exclude=exclude,
+        item_counts=_item_counts(estimator, seen.shape[1]),
         scored_by=type(estimator).__name__,
     )
     return (items, scores) if return_scores else items
+
+
+def _item_counts(estimator: Any, n_items: int) -> np.ndarray | None:
+    """Return the counts of the recommender that a Pipeline or a search ends with, if any."""
+    while not hasattr(estimator, "item_counts_"):
+        if isinstance(estimator, Pipeline):
+            estimator = estimator[-1]
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        else:
+            return None
+    counts: np.ndarray = estimator.item_counts_
+    return counts if len(counts) == n_items else None

@@ -2,29 +2,67 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 from scipy.sparse import csr_array, issparse
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metadata_routing import MetadataRequest
 
 from ._checks import check_count
 from ._parameters import AtLeastTwo, Fraction, NonNegative, PositiveInt, Seed, check_values
 from .interactions import stored_interactions
-from .metrics import PerUser, average_precision, coverage, hit_rate, mrr, ndcg, precision, recall
+from .metrics import (
+    PerUser,
+    auc,
+    average_precision,
+    coverage,
+    entropy,
+    gini,
+    hit_rate,
+    item_popularity,
+    mean_popularity,
+    miscalibration,
+    mrr,
+    ndcg,
+    novelty,
+    popularity_lift,
+    precision,
+    r_precision,
+    recall,
+    tail_recall,
+    unbiased_recall,
+)
 from .model_selection import split_interactions
 from .ranking import recommend
 
-_METRICS: dict[str, Callable[..., PerUser]] = {
-    **{metric.__name__: metric for metric in (ndcg, recall, precision, mrr, hit_rate)},
+_METRICS: dict[str, Callable[..., Any]] = {
+    "ndcg": ndcg,
+    "recall": recall,
+    "precision": precision,
+    "mrr": mrr,
     "map": average_precision,
-    "coverage": lambda ranked, heldout, k: np.array(coverage(ranked, heldout.shape[1], k)),
+    "hit_rate": hit_rate,
+    "coverage": coverage,
+    "r_precision": r_precision,
+    "auc": auc,
+    "tail_recall": tail_recall,
+    "unbiased_recall": unbiased_recall,
+    "novelty": novelty,
+    "mean_popularity": mean_popularity,
+    "popularity_lift": popularity_lift,
+    "gini": gini,
+    "entropy": entropy,
 }
-_CAPPED = {"recall", "map"}
+_LOWER_IS_BETTER = {gini, mean_popularity, miscalibration, popularity_lift}
+# What a scorer can pass to a metric, by the names of its parameters.
+_SUPPLIED = {"heldout", "k", "capped", "n_items", "fold_in", "scores", "item_popularity"}
 
 Metric = Annotated[str | Callable[..., PerUser], StrOptions(set(_METRICS)), callable]
 
@@ -38,15 +76,27 @@ class RankingScorer:
     with :func:`split_interactions`. The split of a row depends only on ``random_state`` and on that
     row, so it is the same for every candidate of a search, in any order and any process.
 
-    The estimator's input is the remaining part of X, with its raw values: sparse if X is sparse,
-    otherwise an array or a frame. The items of that part are not recommended.
+    The estimator's input is the remaining part of X, the fold-in part, with its raw values: sparse
+    if X is sparse, otherwise an array or a frame. The items of that part are not recommended.
+
+    As scikit-learn's tools maximise scores, the score of a metric of which lower values are better
+    is negative, and its name in results begins with ``neg_``. :meth:`per_user` returns the values
+    of the metric itself.
 
     Parameters
     ----------
-    metric : {"ndcg", "recall", "precision", "mrr", "map", "hit_rate", "coverage"} or callable
-        Name of a function of :mod:`skvaecf.metrics`; ``"map"`` is
-        :func:`~skvaecf.metrics.average_precision`. Or a custom function ``metric(ranked, heldout,
-        k)`` that returns one number per user, or an array of shape () as for coverage.
+    metric : str or callable
+        One of ``"ndcg"``, ``"recall"``, ``"precision"``, ``"mrr"``, ``"map"``, ``"hit_rate"``,
+        ``"r_precision"``, ``"auc"``, ``"tail_recall"``, ``"unbiased_recall"``, ``"novelty"``,
+        ``"mean_popularity"``, ``"popularity_lift"``, ``"coverage"``, ``"gini"`` and ``"entropy"``,
+        which are names of functions of :mod:`skvaecf.metrics`; ``"map"`` is
+        :func:`~skvaecf.metrics.average_precision`. Or a function ``metric(ranked, ...)`` that
+        returns one number per user, or a single number as coverage does. After the lists, it gets
+        those of the following arguments that it has as parameters: ``heldout``, ``k``, ``capped``,
+        ``n_items``, ``fold_in``, ``scores`` (of the places) and ``item_popularity`` (the share of
+        the rows of ``fold_in`` that have each item). :func:`functools.partial` binds other values,
+        or other arguments, such as ``item_vectors`` of
+        :func:`~skvaecf.metrics.intra_list_diversity`.
     k : int, default=100
         Length of the lists.
     test_size : float, default=0.2
@@ -60,13 +110,21 @@ class RankingScorer:
         this. Scores then stay comparable in a search for the threshold of a step that drops
         interactions, such as ``Binarizer(threshold=3.5)``.
     capped : bool, default=True
-        For recall and MAP: True divides by min(k, n), where n is the number of held-out
+        For the recalls and MAP: True divides by min(k, n), where n is the number of held-out
         interactions; False divides by n.
+    greater_is_better : bool or None, default=None
+        Whether higher values of the metric are better. None means False for ``"gini"``,
+        ``"mean_popularity"``, ``"popularity_lift"`` and :func:`~skvaecf.metrics.miscalibration`,
+        and True for all others. The attribute is True or False. With False, the score is the
+        negative mean.
+    requests_heldout : bool, default=False
+        Whether scikit-learn's tools pass the metadata ``heldout``, see :meth:`set_score_request`.
 
     Raises
     ------
     ValueError
-        If a parameter is invalid.
+        If a parameter is invalid, or if the metric has a parameter without a default that is
+        neither supplied nor bound.
 
     See Also
     --------
@@ -82,7 +140,16 @@ class RankingScorer:
     1.0
     >>> ndcg_at_k.at(20)
     RankingScorer(metric='ndcg', k=20, test_size=0.2, min_interactions=5, random_state=0, \
-relevance_threshold=0, capped=True)
+relevance_threshold=0, capped=True, greater_is_better=True)
+
+    The genres of the items are bound to this metric, of which lower values are better:
+
+    >>> from functools import partial
+    >>> from skvaecf.metrics import miscalibration
+    >>> genres = np.eye(8)[:, ::2] + np.eye(8)[:, 1::2]
+    >>> scorer = RankingScorer(partial(miscalibration, categories=genres), k=2)
+    >>> scorer.name, scorer.greater_is_better, round(scorer(model, X), 2)
+    ('miscalibration@2', False, -3.08)
     """
 
     metric: Metric
@@ -93,19 +160,34 @@ relevance_threshold=0, capped=True)
     random_state: Seed = 0
     relevance_threshold: NonNegative = 0
     capped: bool = True
+    greater_is_better: bool | None = None
+    requests_heldout: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         check_values(RankingScorer, vars(self))
         check_count("k", self.k)  # the check above accepts True as the number 1
+        missing = {name for name, required in _parameters(self).items() if required} - _SUPPLIED
+        if missing:
+            raise ValueError(
+                f"metric needs {', '.join(sorted(missing))}, which a scorer cannot supply: bind it"
+                " with functools.partial."
+            )
+        if self.greater_is_better is None:
+            greater_is_better = _unbound(_function(self)) not in _LOWER_IS_BETTER
+            object.__setattr__(self, "greater_is_better", greater_is_better)
 
     @property
     def name(self) -> str:
         """Metric and k, as in ``"ndcg@100"``, followed by the settings that are not the default."""
-        uncapped = "_uncapped" if self.metric in _CAPPED and not self.capped else ""
+        metric = _unbound(self.metric)
+        uncapped = "_uncapped" if "capped" in _parameters(self) and not self.capped else ""
         above = f"_above_{self.relevance_threshold:g}" if self.relevance_threshold else ""
-        return f"{getattr(self.metric, '__name__', self.metric)}@{self.k}{uncapped}{above}"
+        return f"{getattr(metric, '__name__', metric)}@{self.k}{uncapped}{above}"
 
-    __name__ = name  # scikit-learn's displays show this name
+    @property
+    def __name__(self) -> str:
+        """Name of the score: the name of the metric, after ``neg_`` if the score is negative."""
+        return self.name if self.greater_is_better else f"neg_{self.name}"
 
     def at(self, k: int) -> RankingScorer:
         """Return the same scorer with another k.
@@ -121,6 +203,51 @@ relevance_threshold=0, capped=True)
         """
         return replace(self, k=k)
 
+    def set_score_request(self, *, heldout: bool = True) -> Any:
+        """Return the same scorer, which gets held-out interactions as metadata.
+
+        This is for tools that refuse a sparse ``y``, and for an estimator that is itself a search:
+        unlike ``y``, the metadata do not reach it.
+
+        Parameters
+        ----------
+        heldout : bool, default=True
+            Whether scikit-learn's tools pass the rows of their metadata ``heldout`` to the scorer.
+            They do so only after ``sklearn.set_config(enable_metadata_routing=True)``.
+
+        Returns
+        -------
+        scorer : object
+            Scorers cannot be changed, so this one stays as it is.
+
+        Examples
+        --------
+        >>> import numpy as np, sklearn
+        >>> from sklearn.model_selection import cross_validate
+        >>> from skvaecf import EASE, ndcg_at_k, stack_splits, time_split
+        >>> times = np.random.default_rng(0).permutation(600).reshape(30, 20) + 1
+        >>> pair = stack_splits([time_split(np.ones((30, 20)), times, test_size=0.2)])
+        >>> scorer = ndcg_at_k.set_score_request(heldout=True)
+        >>> with sklearn.config_context(enable_metadata_routing=True):
+        ...     result = cross_validate(
+        ...         EASE(), pair.X, cv=pair.cv, scoring=scorer, params={"heldout": pair.y}
+        ...     )
+        >>> result["test_score"].shape
+        (1,)
+        """
+        return replace(self, requests_heldout=heldout)
+
+    def get_metadata_routing(self) -> MetadataRequest:
+        """Return what scikit-learn's tools need to know about metadata.
+
+        Returns
+        -------
+        routing : MetadataRequest
+        """
+        routing = MetadataRequest(owner=type(self).__name__)
+        routing.score.add_request(param="heldout", alias=self.requests_heldout)
+        return routing
+
     def per_user(self, estimator: Any, X: Any, y: Any = None) -> PerUser:
         """Compute a score for each user, for standard errors and paired tests.
 
@@ -132,11 +259,15 @@ relevance_threshold=0, capped=True)
         Returns
         -------
         values : ndarray of shape (n_users,), float64
-            NaN for users without held-out interactions. Coverage is one number, of shape ().
+            Values of the metric, also if lower is better. NaN for users without a value, as for
+            NDCG without held-out interactions. Metrics of the catalogue, such as coverage, are one
+            number, of shape ().
         """
         return MultiRankingScorer((self,)).per_user(estimator, X, y)[self.name]
 
-    def __call__(self, estimator: Any, X: Any, y: Any = None, *, k: None = None) -> float:
+    def __call__(
+        self, estimator: Any, X: Any, y: Any = None, *, heldout: Any = None, k: None = None
+    ) -> float:
         """Compute the score of a fitted estimator.
 
         Parameters
@@ -148,14 +279,16 @@ relevance_threshold=0, capped=True)
         y : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
             Held-out interactions of the same users. The estimator's input is then all of X. Labels,
             one per user, are ignored.
+        heldout : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
+            The same as ``y``, which is then ignored, see :meth:`set_score_request`.
         k : None
             Not accepted here: the cut-off belongs to the scorer, see :meth:`at`.
 
         Returns
         -------
         score : float
-            Mean over the users with held-out interactions. If there are no such users, the score is
-            NaN and an ``UndefinedMetricWarning`` is issued.
+            Mean over the users that have a value, negative if lower is better. If there are no such
+            users, the score is NaN and an ``UndefinedMetricWarning`` is issued.
 
         Raises
         ------
@@ -166,7 +299,8 @@ relevance_threshold=0, capped=True)
             raise TypeError(
                 f"The cut-off is part of a scorer: {self.metric}_at_k.at({k!r}) has it."
             )
-        return _mean(self.per_user(estimator, X, y), self.name)
+        values = self.per_user(estimator, X, y if heldout is None else heldout)
+        return _mean(values, self)
 
     def _accept_sample_weight(self) -> bool:
         """Return False: scikit-learn calls this method if ``fit`` is passed sample weights."""
@@ -185,6 +319,9 @@ class MultiRankingScorer:
     scorers : tuple of RankingScorer
         Scorers that may differ in ``metric``, ``k``, ``relevance_threshold`` and ``capped``, but
         not in ``test_size`` and ``random_state``.
+    requests_heldout : bool, default=False
+        Whether scikit-learn's tools pass the metadata ``heldout``, see
+        :meth:`RankingScorer.set_score_request`.
 
     Raises
     ------
@@ -204,6 +341,7 @@ class MultiRankingScorer:
     """
 
     scorers: tuple[RankingScorer, ...]
+    requests_heldout: bool = field(default=False, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         scorers = self.scorers
@@ -229,29 +367,36 @@ class MultiRankingScorer:
         Returns
         -------
         values : dict of str to ndarray of shape (n_users,), float64
-            By scorer name. NaN for users without held-out interactions. Coverage has shape ().
+            By the ``name`` of the scorers. See :meth:`RankingScorer.per_user`.
         """
         fold_in, heldout = _hold_out(X, y, self.scorers[0])
         k = min(max(scorer.k for scorer in self.scorers), heldout.shape[1])
-        ranked = recommend(estimator, fold_in, k)
-        return {scorer.name: score_lists(scorer, ranked, heldout) for scorer in self.scorers}
+        ranked, scores = recommend(estimator, fold_in, k, return_scores=True)
+        return {
+            scorer.name: score_lists(scorer, ranked, heldout, fold_in=fold_in, scores=scores)
+            for scorer in self.scorers
+        }
 
-    def __call__(self, estimator: Any, X: Any, y: Any = None) -> dict[str, float]:
+    def __call__(
+        self, estimator: Any, X: Any, y: Any = None, *, heldout: Any = None
+    ) -> dict[str, float]:
         """Compute the scores of a fitted estimator.
 
         Parameters
         ----------
-        estimator, X, y
+        estimator, X, y, heldout
             See :meth:`RankingScorer.__call__`.
 
         Returns
         -------
         scores : dict of str to float
-            By scorer name.
+            By scorer name, after ``neg_`` if lower values of the metric are better.
         """
-        values = self.per_user(estimator, X, y)
-        return {name: _mean(values[name], name) for name in values}
+        values = self.per_user(estimator, X, y if heldout is None else heldout)
+        return {scorer.__name__: _mean(values[scorer.name], scorer) for scorer in self.scorers}
 
+    set_score_request = RankingScorer.set_score_request
+    get_metadata_routing = RankingScorer.get_metadata_routing
     _accept_sample_weight = RankingScorer._accept_sample_weight
 
 
@@ -280,24 +425,64 @@ def _hold_out(X: Any, y: Any, scorer: RankingScorer) -> tuple[Any, csr_array]:
     return fold_in, heldout
 
 
-def score_lists(scorer: RankingScorer, ranked: Any, heldout: Any) -> PerUser:
-    """Compute the metric of ranked lists of items from the raw held-out values."""
-    options = {"capped": scorer.capped} if scorer.metric in _CAPPED else {}
-    hits = heldout > scorer.relevance_threshold
-    metric = _METRICS[scorer.metric] if isinstance(scorer.metric, str) else scorer.metric
-    return metric(ranked, hits, scorer.k, **options)
+def score_lists(scorer: RankingScorer, ranked: Any, heldout: Any, **supplied: Any) -> PerUser:
+    """Compute the metric of ranked lists of items from the raw held-out values.
+
+    ``supplied`` may hold ``fold_in`` and ``scores``, for metrics that have these parameters.
+    """
+    parameters = _parameters(scorer)
+    supplied |= {
+        "heldout": heldout > scorer.relevance_threshold,
+        "k": scorer.k,
+        "capped": scorer.capped,
+        "n_items": heldout.shape[1],
+    }
+    if "item_popularity" in parameters and "fold_in" in supplied:
+        supplied["item_popularity"] = item_popularity(supplied["fold_in"])
+    missing = {name for name, required in parameters.items() if required} - set(supplied)
+    if missing:
+        raise ValueError(
+            f"{scorer.name} of given lists needs {', '.join(sorted(missing))}: bind it with"
+            " functools.partial."
+        )
+    arguments = {name: supplied[name] for name in parameters if name in supplied}
+    return np.asarray(_function(scorer)(ranked, **arguments))
 
 
-def _mean(values: PerUser, name: str) -> float:
+def _function(scorer: RankingScorer) -> Callable[..., Any]:
+    """Return the metric of a scorer as a function."""
+    return _METRICS[scorer.metric] if isinstance(scorer.metric, str) else scorer.metric
+
+
+def _unbound(metric: Any) -> Any:
+    """Return the function to which functools.partial has bound arguments."""
+    return metric.func if isinstance(metric, partial) else metric
+
+
+def _parameters(scorer: RankingScorer) -> dict[str, bool]:
+    """Return the parameters after the lists that are not bound: whether each has no default."""
+    metric = _function(scorer)
+    bound = metric.keywords if isinstance(metric, partial) else {}
+    _, *parameters = inspect.signature(metric).parameters.values()
+    return {
+        parameter.name: parameter.default is parameter.empty
+        for parameter in parameters
+        if parameter.name not in bound
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+
+
+def _mean(values: PerUser, scorer: RankingScorer) -> float:
     scored = values[~np.isnan(values)]
     if not len(scored):
         warnings.warn(
-            f"{name} is undefined and set to NaN: no user has held-out interactions.",
+            f"{scorer.name} is undefined and set to NaN: it has no value for any user, for instance"
+            " because no user has held-out interactions.",
             UndefinedMetricWarning,
             stacklevel=3,
         )
         return float("nan")
-    return float(scored.mean())
+    return float(scored.mean() if scorer.greater_is_better else -scored.mean())
 
 
 ndcg_at_k = RankingScorer("ndcg")
@@ -307,3 +492,12 @@ mrr_at_k = RankingScorer("mrr")
 map_at_k = RankingScorer("map")
 hit_rate_at_k = RankingScorer("hit_rate")
 coverage_at_k = RankingScorer("coverage")
+r_precision_at_k = RankingScorer("r_precision")
+auc_at_k = RankingScorer("auc")
+tail_recall_at_k = RankingScorer("tail_recall")
+unbiased_recall_at_k = RankingScorer("unbiased_recall")
+novelty_at_k = RankingScorer("novelty")
+neg_mean_popularity_at_k = RankingScorer("mean_popularity")
+neg_popularity_lift_at_k = RankingScorer("popularity_lift")
+neg_gini_at_k = RankingScorer("gini")
+entropy_at_k = RankingScorer("entropy")

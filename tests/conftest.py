@@ -84,6 +84,17 @@ CASES = {
         | {"encoder_layer_sizes": (8,), "mmd_weight": 1.0, "kl_weight": 0.5, "anneal_steps": 2},
         LARGE_STEPS | {"max_epochs": 15},
     ),
+    "Blend": Case(
+        {
+            "estimators": [
+                ("ease", skvaecf.EASE(5.0, device="cpu")),
+                ("knn", skvaecf.ItemKNN(n_neighbors=5)),
+            ],
+            "weights": "auto",
+            "validation_fraction": 0.25,
+            "random_state": 0,
+        }
+    ),
     "CDAE": Case(
         NEURAL | {"activation": "sigmoid", "likelihood": "bernoulli", "l2": 0.1},
         {"batch_size": 16, "max_epochs": 60},
@@ -98,6 +109,7 @@ CASES = {
         },
     ),
     "EASE": Case({"l2": 5.0, "device": "cpu"}),
+    "ELSA": Case(NEURAL, LARGE_STEPS),
     "IRGAN": Case(
         NEURAL | {"n_pretraining_epochs": 4, "l2": 0.01},
         {
@@ -205,6 +217,10 @@ VALUES = {
     "early_stopping": Values(False, ("yes", None)),
     "ema_decay": Values(0.8, (1.0, -0.1, "much")),
     "encoder_layer_sizes": Values((9,), (3, "3", None, (0,), (-1,), ("a",), (2.5,), (True,))),
+    "estimators": Values(
+        [("ease", skvaecf.EASE(77.0)), ("wmf", "drop")],
+        (None, [], {}, [("ease", None)], [("ease", skvaecf.EASE)], [("a", "drop")]),
+    ),
     "fold_in_l2": Values(7.0, (0.0, -1.0, None)),
     "frequency_exponent": Values(0.0, (-0.1, None)),
     "generator_layer_sizes": Values((), (3, "3", None, (0,), (-1,), ("a",), (2.5,), (True,))),
@@ -258,6 +274,9 @@ VALUES = {
     "user_exponent": Values(0.5, (-0.1, None, "much")),
     "verbose": Values(1, (-1, "loud")),
     "warm_start": Values(True, ("yes", None)),
+    "weights": Values(
+        (3.0, 1.0), ("equal", 0.5, (1.0,), (1.0, -1.0), (0, 0), (np.nan, 1.0), ("a", "b"))
+    ),
     "weighting": Values("bm25", ("idf", 1)),
 }
 
@@ -291,6 +310,12 @@ def make_short(name: str, **changes: Any) -> Any:
     """Build a recommender that trains for one epoch, for tests in which learning is not needed."""
     short = {"max_epochs": 1, "batch_size": 64} if name in NEURAL_RECOMMENDERS else {}
     return make(name, **short | changes)
+
+
+def plain_parameters(model: Any) -> dict[str, Any]:
+    """Return the parameters of an estimator, and of its members instead of the members."""
+    params = model.get_params().items()
+    return {n: v for n, v in params if n != "estimators" and not hasattr(v, "get_params")}
 
 
 @contextmanager

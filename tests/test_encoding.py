@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import pickle
 import sys
 
@@ -21,6 +22,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
 from skvaecf import WMF, InteractionEncoder, ItemKNN, Popularity
+from skvaecf._columns import unique_ids
 from skvaecf.datasets import make_interactions
 
 
@@ -136,6 +138,149 @@ def test_frames_of_all_kinds_agree():
         X = InteractionEncoder(value="value").fit_transform(frame)
         assert_array_equal(X.toarray() > 0, matrix.toarray() > 0)
         assert_array_equal(encoder.transform(frame).toarray(), X.toarray())
+
+
+# --- times
+
+TIMES = {
+    "user": ["bo", "al", "bo", "al", "bo"],
+    "item": [30, 20, 30, 10, 10],
+    "plays": [1.0, 5.0, 2.0, 4.0, 3.0],
+    "time": [8, 0, 5, -2, 9],
+}
+START = dt.datetime(2016, 2, 29, 23, 59, 59, 250_000)
+
+
+def test_the_time_of_a_pair_is_its_earliest(kind):
+    frame = frame_of(TIMES, kind)
+    encoder = InteractionEncoder(value="plays", time="time")
+    X = encoder.fit_transform(frame)
+    times = encoder.transform_times(frame)
+    assert_array_equal(X.toarray(), [[4, 5, 0], [3, 0, 3]])
+    assert_array_equal(times.toarray(), [[-2, 0, 0], [9, 0, 5]])
+    assert_array_equal(times.indices, X.indices)  # the time 0 of a pair is stored
+    assert_array_equal(times.indptr, X.indptr)
+    assert times.dtype == np.float64
+    assert times.indices.dtype == times.indptr.dtype == np.int32
+    assert times.has_canonical_format
+
+
+def test_dates_are_seconds_since_1970(kind):
+    dates = [START + dt.timedelta(hours=n) for n in (3, 0, 1, 2, 4)]
+    frame = frame_of(TIMES | {"time": dates}, kind)
+    encoder = InteractionEncoder(value="plays", time="time").fit(frame)
+    seconds = START.replace(tzinfo=dt.UTC).timestamp()
+    hours = (encoder.transform_times(frame).data - seconds) / 3600
+    assert_array_equal(hours, [2, 0, 4, 1])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        ["1970-01-02", "1970-01-01T12:00+06:00"],
+        [dt.date(1970, 1, 2), dt.datetime(1970, 1, 1, 6)],
+        [dt.datetime(1970, 1, 2, tzinfo=dt.UTC), "1970-01-01 06"],
+        np.array(["1970-01-02", "1970-01-01T06"], dtype="M8[h]"),
+        np.array([86400, 21600], dtype=np.uint32),
+        np.array([86400, 21600], dtype=np.float32),
+    ],
+)
+def test_types_of_times(column):
+    log = {"user": [1, 2], "item": [5, 5], "time": column}
+    times = InteractionEncoder(time="time").fit(log).transform_times(log)
+    assert_array_equal(times.data, [86400, 21600])
+
+
+def test_times_with_a_time_zone(library):
+    dates = [dt.datetime(1970, 1, 2, hour, tzinfo=dt.UTC) for hour in (0, 5)]
+    frame = nw.from_native(frame_of({"user": [1, 2], "item": [5, 5], "time": dates}, library))
+    there = nw.col("time").dt.convert_time_zone("Asia/Tokyo")
+    log = frame.with_columns(there).to_native()
+    times = InteractionEncoder(time="time").fit(log).transform_times(log)
+    assert_array_equal(times.data, [86400, 86400 + 5 * 3600])
+
+
+def test_microseconds_are_exact():
+    times = np.array(["2100-01-01T00:00:00.000001", "2100-01-01T00:00:00.000002"], dtype="M8[us]")
+    log = {"user": [1, 2], "item": [5, 5], "time": times}
+    first, second = InteractionEncoder(time="time").fit(log).transform_times(log).data
+    assert first < second
+    assert_array_equal((np.array([first, second]) * 1e6).round().astype("M8[us]"), times)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(-1, 1), st.integers(-3, 3)),
+        min_size=1,
+    )
+)
+def test_times_have_the_entries_of_the_matrix(events):
+    users, items, values, times = map(list, zip(*events, strict=True))
+    log = {"user": users, "item": items, "value": values, "time": times}
+    encoder = InteractionEncoder(value="value", time="time")
+    X, found = encoder.fit_transform(log), encoder.transform_times(log)
+    assert_array_equal(found.indices, X.indices)  # pairs whose values add up to 0 are not stored
+    assert_array_equal(found.indptr, X.indptr)
+    rows, columns = X.tocoo().coords
+    pairs = zip(encoder.user_ids_[rows], encoder.item_ids_[columns], strict=True)
+    earliest = [min(t for u, i, _, t in events if (u, i) == pair) for pair in pairs]
+    assert_array_equal(found.data, earliest)
+
+
+def test_times_of_later_users_and_unknown_items():
+    encoder = InteractionEncoder(time="time").fit(LOG)  # fit needs no times
+    later = {"user": ["zoe", "cy", "cy"], "item": [10, 30, 99], "time": [4, 5, 6]}
+    assert_array_equal(encoder.transform_times(later).toarray(), [[0, 0, 5], [4, 0, 0]])
+    nothing = {"user": ["zoe"], "item": [99], "time": [4]}
+    assert encoder.transform_times(nothing).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([1, 2], "different lengths"),
+        ([1, 2, None], "Column 'time' has 1 missing values"),
+        ([1, 2, np.nan], "Column 'time' has 1 missing values"),
+        ([1, 2, np.inf], "Column 'time' .* finite"),
+        ([True, False, True], "Column 'time' has dtype bool"),
+        (np.array(["2020", "NaT", "2021"], dtype="M8[D]"), "missing"),
+        (
+            ["2020-01-01", "yesterday", "2020-01-02"],
+            "'time' must hold numbers, dates or .* 'yesterday'",
+        ),
+        ([dt.date(2020, 1, 1), (1, 2), 3], "Column 'time'"),
+    ],
+)
+def test_invalid_times(times, message):
+    log = {"user": [1, 2, 3], "item": [5, 6, 7], "time": times}
+    encoder = InteractionEncoder(time="time").fit(log)
+    with pytest.raises(ValueError, match=message):
+        encoder.transform_times(log)
+
+
+def test_times_need_a_column():
+    encoder = InteractionEncoder().fit(LOG)
+    with pytest.raises(ValueError, match="time must name the column"):
+        encoder.transform_times(LOG)
+    with pytest.raises(ValueError, match="time='when' is not a column"):
+        InteractionEncoder(time="when").fit(LOG).transform_times(LOG)
+    with pytest.raises(NotFittedError):
+        InteractionEncoder(time="plays").transform_times(LOG)
+
+
+def test_integer_ids_of_all_widths():
+    # A narrow range of integers is numbered by a table.
+    rng = np.random.default_rng(0)
+    for dtype in (np.int8, np.uint8, np.int64, np.uint64):
+        limits = np.iinfo(dtype)
+        for lowest in (int(limits.min), int(limits.max) - 200, 0 if limits.min == 0 else -100):
+            ids = rng.integers(0, 200, 1000).astype(np.uint64) + np.uint64(lowest % 2**64)
+            ids = ids.astype(dtype)
+            distinct, places = unique_ids(ids, "user")
+            expected, expected_places = np.unique(ids, return_inverse=True)
+            assert_array_equal(distinct, expected)
+            assert_array_equal(places, expected_places)
+            assert distinct.dtype == dtype
 
 
 # --- ids
@@ -318,6 +463,10 @@ def test_recommenders_take_item_numbers():
         found = model.recommend(X, k=1, candidates=encoder.item_numbers(["c", "unknown", "b"]))
     assert found.tolist() == [[2], [1]]
     assert len(warned) == 1
+    with pytest.warns(UserWarning, match="1 of 2 exclude are -1") as warned:
+        found = model.recommend(X, k=2, exclude=encoder.item_numbers(["unknown", "b"]))
+    assert found.tolist() == [[2, -1], [-1, -1]]
+    assert len(warned) == 1
     with pytest.warns(UserWarning, match="1 of 2 items are -1"):
         found = model.similar_items(encoder.item_numbers(["unknown", "b"]), k=1)
     assert found.tolist() == [[-1], [0]]
@@ -454,6 +603,27 @@ def test_no_recommendations(kind):
     assert columns_of(frame) == {"user": [], "rank": [], "item": [], "title": []}
 
 
+def test_requests_without_items_users_or_rows(kind):
+    encoder = InteractionEncoder(value="plays").fit(frame_of(LOG, kind))
+    log = encoder.transform(LOG)
+    model = ItemKNN().fit(log)
+    # A new user with unknown items only, and nobody.
+    new = {"user": ["eve"], "item": [99], "plays": [1]}
+    with pytest.warns(UserWarning, match="1 of 1 interactions are ignored"):
+        row = encoder.transform(new)
+    items, scores = model.recommend(row, k=5, return_scores=True)
+    frame = columns_of(encoder.to_frame(items, scores, users=["eve"]))
+    popular = np.argsort(-model.item_counts_, kind="stable")
+    assert frame["user"] == ["eve"] * 3
+    assert frame["rank"] == [1, 2, 3]
+    assert frame["item"] == encoder.item_ids_[popular].tolist()
+    assert frame["score"] == model.item_counts_[popular].tolist()
+    items, scores = model.recommend(log[:0], k=5, return_scores=True)
+    assert items.shape == scores.shape == (0, 5)
+    frame = columns_of(encoder.to_frame(items, scores, users=[]))
+    assert frame == {"user": [], "rank": [], "item": [], "score": []}
+
+
 def test_titles_of_a_pandas_series():
     pd = pytest.importorskip("pandas")
     encoder = InteractionEncoder().fit(LOG)
@@ -473,6 +643,8 @@ def test_titles_of_a_pandas_series():
         ({"users": ["a", None]}, "Column 'users' has 1 missing values"),
         ({"items": [[1]], "users": None}, "1 rows, and fit saw 2 users"),
         ({"scores": [[1.0]]}, r"scores has shape \(1, 1\); expected \(2, 2\)"),
+        ({"scores": [[1.0, np.nan], [0.5, -np.inf]]}, "scores must be finite for all items"),
+        ({"scores": [[1.0, -np.inf], [0.5, -np.inf]]}, "scores must be finite for all items"),
         ({"titles": {10: "Ten"}}, "titles has no title of the item 20"),
     ],
 )

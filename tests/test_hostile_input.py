@@ -210,7 +210,7 @@ def refused(key, X):
 
 
 def assert_lists(items, scores, A, k):
-    """Check ranges, order and padding, and that no seen item is recommended."""
+    """Check ranges, order and padding, and that no item with an entry in A is recommended."""
     n_users, n_items = A.shape
     assert items.shape == scores.shape == (n_users, k)
     assert ((items >= -1) & (items < n_items)).all()
@@ -300,6 +300,21 @@ def test_scorers(key, scorer, matrix, other):
         else:
             with pytest.raises(ValueError, match="shape"):
                 scorer(model, X, y)
+
+
+@given(recommenders, matrices(N_ITEMS), matrices(N_ITEMS), st.integers(1, 30))
+def test_matrices_of_excluded_items(key, matrix, other, k):
+    model = fitted_once(key)
+    (X, A), (excluded, E) = matrix, other
+    with Unchanged(X, excluded):
+        if A.shape == E.shape:
+            lists = model.recommend(X, k, exclude=excluded, return_scores=True)
+            assert_lists(*lists, A + E, k)
+            items = model.recommend(X, k, exclude=excluded, exclude_seen=False)
+            assert_array_equal(items, model.recommend(X, k, candidates=1 - E, exclude_seen=False))
+        else:
+            with pytest.raises(ValueError, match="exclude"):
+                model.recommend(X, k, exclude=excluded)
 
 
 @given(recommenders, matrices(N_ITEMS), matrices(N_ITEMS))
@@ -413,10 +428,11 @@ def test_broken_matrices_are_refused_by_everything(key, way, matrix_type, place,
         calls["transform"] = model.transform
     if not way[1].startswith("value"):
         calls["candidates"] = lambda X: model.recommend(np.zeros(X.shape), candidates=X)
+        calls["exclude"] = lambda X: model.recommend(np.zeros(X.shape), exclude=X)
     for name, call in calls.items():
         note(name)
         X = broken(way, matrix_type, place, n)
-        with pytest.raises(ValueError, match=r"\bX\b|candidates"):
+        with pytest.raises(ValueError, match=r"\bX\b|candidates|exclude"):
             call(X)
 
 

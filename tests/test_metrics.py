@@ -259,7 +259,7 @@ class TestScorer:
     @pytest.mark.parametrize(
         "parameters",
         [
-            {"metric": "auc"},
+            {"metric": "hits"},
             {"k": 0},
             {"test_size": 1.0},
             {"random_state": None},

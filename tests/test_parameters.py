@@ -206,7 +206,7 @@ class DeepDAE(MultDAE):
     depth: PositiveInt = 2
 
 
-ROWS = np.eye(4, 3)
+ROWS = np.eye(4, 3) + np.eye(4, 3, -1)  # no row is empty
 
 
 def test_the_constructor_has_the_declared_parameters():

@@ -14,13 +14,16 @@ from skvaecf import (
     EASE,
     WMF,
     BenchmarkDisplay,
+    ItemKNN,
     MultVAE,
     Popularity,
     RankingCurveDisplay,
     RankingScorer,
     TrainingHistoryDisplay,
+    compare,
     coverage_at_k,
     ndcg_at_k,
+    neg_gini_at_k,
     recall_at_k,
 )
 from skvaecf.datasets import make_interactions
@@ -238,20 +241,19 @@ def dots(panel):
 
 def test_benchmark_by_hand():
     display = BenchmarkDisplay(PER_USER, fit_seconds={"good": 9, "worse": 3, "mixed": 100}).plot()
-    assert display.models_ == ["good", "worse", "mixed"]
+    assert display.models_ == ["good", "mixed", "worse"]  # two equal means
     assert [ax.get_title() for ax in display.axes_] == ["NDCG@20", "recall@5", "fit, seconds"]
     assert [text.get_text() for text in display.axes_[0].get_yticklabels()] == display.models_
     # "worse" has 0.1 less than "good" for each user: it is pale, although the bars overlap. The
-    # differences of "mixed" are 0.2, -0.3 and 0.4, whose mean is within 1.96 standard errors of 0:
-    # it is dark.
+    # differences of "mixed" are 0.2, -0.3 and 0.4, with p = 0.68: it is dark.
     (rows, means, ends), (pale, _, _) = dots(display.axes_[0])
-    assert (rows, pale) == ([0, 2], [1])
+    assert (rows, pale) == ([0, 1], [2])
     np.testing.assert_allclose(means, [0.6, 0.5])
     np.testing.assert_allclose(ends[0], 0.6 + np.array([-1, 1]) * 1.96 * 0.2 / np.sqrt(3))
     # All means of the recall are 0.2.
     assert [rows for rows, _, _ in dots(display.axes_[1])] == [[0, 1, 2], []]
     (fastest, *_), (others, seconds, _) = dots(display.axes_[2])
-    assert (fastest, others) == ([1], [0, 2])
+    assert (fastest, others) == ([2], [0, 1])
     np.testing.assert_array_equal(seconds, [9, 100])
 
 
@@ -273,6 +275,44 @@ def test_benchmark_of_estimators_and_of_lists(X, models):
     assert [ax.get_title() for ax in one.axes_] == ["NDCG@100", "recall@20"]
 
 
+@pytest.mark.parametrize("options", [{}, {"test": "wilcoxon", "reference": "Popularity"}])
+def test_benchmark_of_a_comparison_has_its_colours(X, options):
+    models = {"Popularity": Popularity(), "EASE": EASE(l2=10), "ItemKNN": ItemKNN()}
+    comparison = compare(models, X, scoring=(ndcg_at_k, coverage_at_k.at(5)), cv=2, **options)
+    display = BenchmarkDisplay.from_comparison(comparison, error_bar=None)
+    table = comparison.table
+    assert display.models_ == table["model"][:3].tolist()
+    assert len(display.axes_) == 3  # one is for the seconds
+    for panel, metric in zip(display.axes_, ("ndcg@100", "coverage@5"), strict=False):
+        of_metric = table["metric"] == metric
+        pale = dict(zip(table["model"][of_metric], table["distinguishable"][of_metric]))
+        expected = [[row for row, m in enumerate(display.models_) if pale[m] == p] for p in (0, 1)]
+        assert [rows for rows, _, _ in dots(panel)] == expected
+    assert display.test == comparison.test
+    display.plot()  # coverage has no bars, but the labels of its values
+    assert all(np.isfinite(label.xy).all() for label in display.axes_[1].texts)
+
+
+def test_benchmark_of_metrics_of_which_lower_values_are_better(X, models):
+    values = {name: {"loss": of["ndcg@20"]} for name, of in PER_USER.items()}
+    values["low"] = {"loss": [0.1, 0.3, 0.5, np.nan]}
+    display = BenchmarkDisplay(values, lower_is_better=["loss"]).plot()
+    assert display.models_ == ["low", "mixed", "worse", "good"]
+    # The last two have 0.2 and 0.3 more than "low" for each user. "mixed" has 0.1, 0.6 and -0.1.
+    (rows, means, _), (pale, _, _) = dots(display.axes_[0])
+    assert (rows, pale) == ([0, 1], [2, 3])
+    np.testing.assert_allclose(means, [0.3, 0.5])
+    scorers = (neg_gini_at_k.at(5), ndcg_at_k, coverage_at_k.at(5))
+    comparison = compare(models, X, scoring=scorers, cv=2)
+    of_models = BenchmarkDisplay.from_estimator(models, X[120:], scorers=scorers)
+    lists = {name: model.recommend(X[120:], k=5) for name, model in models.items()}
+    of_lists = BenchmarkDisplay.from_predictions(lists, X[120:], scorers=scorers)
+    for display in (BenchmarkDisplay.from_comparison(comparison), of_models, of_lists):
+        labels = [panel.get_xlabel() for panel in display.axes_[:3]]
+        assert labels == ["lower is better", "", ""]
+        assert display.models_ == ["EASE", "popular"]
+
+
 def test_benchmark_on_given_axes():
     figure, axes = plt.subplots(1, 2)
     display = BenchmarkDisplay(PER_USER).plot(ax=axes, error_bar=None, marker="s", capsize=5)
@@ -284,15 +324,20 @@ def test_benchmark_on_given_axes():
     assert axes[0].containers[0][0].get_marker() == "s"
 
 
-def test_benchmark_errors(X, models):
-    with pytest.raises(ValueError, match="scorer must have a value per user"):
-        BenchmarkDisplay.from_estimator(models, X[120:], scorers=[ndcg_at_k, coverage_at_k])
+def test_benchmark_errors():
     with pytest.raises(ValueError, match="ax must have 2 axes, one per panel, got 1"):
         BenchmarkDisplay(PER_USER).plot(ax=plt.subplots()[1])
     with pytest.raises(ValueError, match=r"values must hold the metrics \['ndcg@20', 'recall@5'\]"):
         BenchmarkDisplay(PER_USER | {"other": {"ndcg@20": [0.1] * 4}}).plot()
     with pytest.raises(ValueError, match="Fewer than two users"):
         BenchmarkDisplay({"one": {"ndcg@20": [0.1, np.nan]}}).plot()
+    with pytest.raises(ValueError, match=r"equal shapes, got those of ndcg@20: \[\(2,\), \(3,\)\]"):
+        BenchmarkDisplay({"a": {"ndcg@20": [0, 1]}, "b": {"ndcg@20": [0, 1, 1]}}).plot()
+    with pytest.raises(ValueError, match=r"reference must be a name in .* got 'nobody'"):
+        BenchmarkDisplay(PER_USER, reference="nobody").plot()
+    for names in (["ndcg@10"], "ndcg@20"):
+        with pytest.raises(ValueError, match=r"lower_is_better must hold names in \['ndcg@20', "):
+            BenchmarkDisplay(PER_USER, lower_is_better=names).plot()
     with pytest.raises(ValueError, match="values must hold one model"):
         BenchmarkDisplay({}).plot()
     for seconds in ({"good": 1, "worse": 1}, {"good": 1, "worse": 1, "mixed": 0}):

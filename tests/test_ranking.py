@@ -25,7 +25,14 @@ def test_the_best_by_approximate_scores_are_ranked_by_exact_ones():
         approximate = exact[block] + torch.from_numpy(noise[block])
         return approximate, exact[block], torch.eye(500)
 
-    for options in ({}, {"exclude_seen": False}, {"candidates": [3, 4, 400]}):
+    counts = np.arange(500) % 10
+    for options in (
+        {},
+        {"exclude_seen": False},
+        {"candidates": [3, 4, 400]},
+        {"exclude": range(1, 499)},
+        {"item_counts": counts},
+    ):
         expected = rank(lambda block: exact[block].clone(), X, 10, **options)
         assert_array_equal(rank(score_rows, X, 10, **options), expected)
 
@@ -46,31 +53,41 @@ def rank_dense(scores, X, k, **options):
     return rank(score_rows, X, k, **options)
 
 
-@given(
-    st.integers(0, 10**6),
-    st.integers(1, 15),
-    st.booleans(),
-    st.sampled_from(["none", "list", "mask"]),
-)
-def test_rank_is_brute_force_over_the_eligible_items(seed, k, exclude_seen, kind):
+# Each form of candidates and exclude, as a function of a users x items mask.
+FORMS = {
+    "numbers": lambda mask: np.flatnonzero(mask[0]),
+    "boolean array": lambda mask: mask[0],
+    "dense": lambda mask: mask * 2.0,
+    "sparse": csr_array,
+}
+forms = st.sampled_from([None, *FORMS])
+
+
+@given(st.integers(0, 10**6), st.integers(1, 15), st.booleans(), forms, forms)
+def test_rank_is_brute_force_over_the_eligible_items(seed, k, exclude_seen, allow, bar):
     rng = np.random.RandomState(seed)
     scores = rng.randint(0, 4, (6, 10)).astype(np.float32)
+    counts = rng.randint(0, 3, 10)
     seen = rng.rand(6, 10) < 0.4
-    allowed = np.ones((6, 10), dtype=bool)
-    candidates = None
-    if kind == "list":
-        candidates = rng.choice(10, rng.randint(1, 10), replace=False)
-        allowed = np.isin(np.arange(10), candidates)[None].repeat(6, axis=0)
-    elif kind == "mask":
-        candidates = allowed = rng.rand(6, 10) < 0.5
+    allowed, barred = rng.rand(6, 10) < 0.6, rng.rand(6, 10) < 0.3
     items, values = rank_dense(
-        scores, csr_array(seen * 2.0), k, exclude_seen=exclude_seen, candidates=candidates
+        scores,
+        csr_array(seen * 2.0),
+        k,
+        exclude_seen=exclude_seen,
+        candidates=FORMS[allow](allowed) if allow else None,
+        exclude=FORMS[bar](barred) if bar else None,
+        item_counts=counts,
     )
     assert items.dtype == np.int64
     assert values.dtype == np.float32
     for u in range(6):
-        eligible = np.flatnonzero(allowed[u] & ~(seen[u] & exclude_seen))
-        best = sorted(eligible, key=lambda i: (-scores[u, i], i))[:k]
+        eligible = ~(seen[u] & exclude_seen)
+        if allow:
+            eligible &= allowed[0 if allow in ("numbers", "boolean array") else u]
+        if bar:
+            eligible &= ~barred[0 if bar in ("numbers", "boolean array") else u]
+        best = sorted(np.flatnonzero(eligible), key=lambda i: (-scores[u, i], -counts[i], i))[:k]
         assert items[u].tolist() == best + [-1] * (k - len(best))
         assert values[u].tolist() == [*scores[u, best]] + [-np.inf] * (k - len(best))
 
@@ -152,8 +169,9 @@ def corrupt_mask():
     return mask
 
 
+@pytest.mark.parametrize("argument", ["candidates", "exclude"])
 @pytest.mark.parametrize(
-    "candidates",
+    "value",
     [
         [-2],
         [0, 3],
@@ -166,11 +184,43 @@ def corrupt_mask():
         corrupt_mask(),
     ],
 )
-def test_recommend_refuses_candidates(candidates):
+def test_recommend_refuses_filters(argument, value):
     X = np.tri(2, 3)
     for call in (partial(recommend, Constant([1.0, 2.0, 3.0])), EASE().fit(X).recommend):
-        with pytest.raises(ValueError, match="candidates"):
-            call(X, 1, candidates=candidates)
+        with pytest.raises(ValueError, match=argument):
+            call(X, 1, **{argument: value})
+
+
+def test_unknown_items_in_filters_are_ignored_with_one_warning_each():
+    call = partial(recommend, Constant([1.0, 2.0, 3.0]), np.zeros((2, 3)), 3)
+    with pytest.warns(UserWarning, match="2 of 3 exclude are -1") as warned:
+        assert call(exclude=[-1, 2, -1]).tolist() == [[1, 0, -1]] * 2
+    assert len(warned) == 1
+    with pytest.warns(UserWarning, match="-1") as warned:
+        assert call(candidates=[2, 1, -1], exclude=[-1, 2]).tolist() == [[1, -1, -1]] * 2
+    assert [str(w.message).split(" are ")[0] for w in warned] == [
+        "1 of 3 candidates",
+        "1 of 2 exclude",
+    ]
+
+
+def test_what_is_excluded_may_be_read_only_and_stays_as_it_is():
+    mask = np.array([False, False, True])
+    mask.flags.writeable = False
+    call = partial(recommend, Constant([1.0, 2.0, 3.0]), np.zeros((1, 3)), 3)
+    for argument, expected in (("exclude", [1, 0, -1]), ("candidates", [2, -1, -1])):
+        for form in (mask, mask[None], csr_array(mask[None])):
+            assert call(**{argument: form}).tolist() == [expected]
+    assert mask.tolist() == [False, False, True]
+
+
+def test_nothing_excluded_and_everything_excluded():
+    call = partial(recommend, Constant([1.0, 2.0]), np.zeros((2, 2)), 2)
+    assert call(exclude=[]).tolist() == [[1, 0]] * 2
+    assert call(exclude=[0, 1]).tolist() == [[-1, -1]] * 2
+    assert call(candidates=[0], exclude=[0]).tolist() == [[-1, -1]] * 2
+    for none in (np.zeros((0, 2)), csr_array((0, 2))):
+        assert recommend(Constant([1.0, 2.0]), none, 3, exclude=none).shape == (0, 3)
 
 
 def test_no_candidates_give_no_recommendations():

@@ -18,6 +18,11 @@ def brute_force_top_k(scores, k):
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
+def brute_force_with_counts(scores, k, counts):
+    columns = range(scores.shape[1])
+    return [sorted(columns, key=lambda c: (-row[c], -counts[c], c))[:k] for row in scores]
+
+
 @st.composite
 def scores_and_k(draw):
     values = st.sampled_from([-np.inf, -2.0, -0.0, 0.0, 1.0, 1.5, 3.0])
@@ -35,6 +40,24 @@ def test_top_k_is_a_stable_sort(drawn):
     assert_array_equal(values, np.take_along_axis(scores, columns, axis=1))
 
 
+@given(scores_and_k(), st.integers(0, 9))
+def test_the_largest_count_comes_first_among_equal_scores(drawn, seed):
+    scores, k = drawn
+    counts = np.random.RandomState(seed).choice([0, 1, 2, 2**31 - 1], scores.shape[1])
+    columns, values = top_k(torch.from_numpy(scores), k, counts)
+    assert columns.tolist() == brute_force_with_counts(scores, k, counts)
+    assert_array_equal(values, np.take_along_axis(scores, columns, axis=1))
+
+
+def test_counts_by_hand():
+    scores = torch.tensor([[0.0, 2.0, 0.0, 0.0, 2.0, 0.0]])
+    counts = np.array([1, 3, 5, 0, 4, 5])
+    assert top_k(scores, 6, counts)[0].tolist() == [[4, 1, 2, 5, 0, 3]]
+    assert top_k(scores, 4, counts)[0].tolist() == [[4, 1, 2, 5]]
+    assert top_k(scores, 3, counts)[0].tolist() == [[4, 1, 2]]
+    assert top_k(scores, 1, counts)[0].tolist() == [[4]]
+
+
 @pytest.mark.parametrize("n_columns", [3000, 3001, 3007])
 def test_top_k_of_wide_rows(n_columns):
     scores = np.random.RandomState(0).standard_normal((40, n_columns)).astype(np.float32)
@@ -45,8 +68,11 @@ def test_top_k_of_wide_rows(n_columns):
 
 def test_top_k_of_wide_rows_with_many_ties():
     scores = np.random.RandomState(0).randint(0, 7, (50, 3000)).astype(np.float32)
+    counts = np.random.RandomState(1).randint(0, 90, 3000)
     for k in (1, 10, 500, 3000):
         assert_array_equal(top_k(torch.from_numpy(scores), k)[0], brute_force_top_k(scores, k))
+        found = top_k(torch.from_numpy(scores[:9]), k, counts)[0]
+        assert_array_equal(found, brute_force_with_counts(scores[:9], k, counts))
 
 
 @pytest.mark.parametrize("value", [0.0, -np.inf, np.inf])
@@ -102,6 +128,15 @@ def test_equal_exact_scores_beyond_the_rescored_columns():
     columns, values = top_k_rescored(rough, exact, torch.eye(500), 5)
     assert_array_equal(columns, [[0, 1, 2, 3, 4], [400, 402, 403, 404, 405], [3, 2, 1, 0, 4]])
     assert values.tolist() == [[0.0] * 5, [1.0] * 5, [3.0, 2.0, 1.0, 0.0, 0.0]]
+    counts = np.arange(500) % 100
+    columns, _ = top_k_rescored(rough, exact, torch.eye(500), 5, counts)
+    assert_array_equal(
+        columns, [[99, 199, 299, 399, 499], [499, 498, 497, 496, 495], [3, 2, 1, 99, 199]]
+    )
+    # Equal scores before the last place.
+    exact[1, [450, 460]] = 2
+    columns, _ = top_k_rescored(exact.clone(), exact, torch.eye(500), 2, counts)
+    assert columns[1].tolist() == [460, 450]
 
 
 def test_as_index():

@@ -27,6 +27,7 @@ from sklearn.base import clone
 
 from skvaecf import (
     EASE,
+    ELSA,
     HVampVAE,
     MultDAE,
     MultiRankingScorer,
@@ -112,6 +113,8 @@ SETTINGS = {
     ("EASE", "l2=500"): EASE(500),
     ("EASE", "l2=1000"): EASE(1000),
     ("EASE", "l2=2000"): EASE(2000),
+    ("ELSA", "default"): ELSA(),
+    ("ELSA", "512"): ELSA(512),
     ("MultDAE", "default"): MultDAE(),
     # 2e-5 next to the mean loss, as in the paper's code.
     ("MultDAE", "l2=0.081"): MultDAE(l2=0.081, **MULTINOMIAL),

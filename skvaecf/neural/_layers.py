@@ -398,8 +398,9 @@ def initialize(network: nn.Module, generator: torch.Generator, x: InteractionBat
 
 def set_precision(network: nn.Module, dtype: torch.dtype) -> None:
     """Set the type of the large products in training."""
+    module: Any
     for module in network.modules():
-        if isinstance(module, (ItemLogits, Linear)):
+        if hasattr(type(module), "precision"):
             module.precision = dtype
 
 
@@ -411,23 +412,25 @@ class TopItems(nn.Module):
     network : nn.Module
     logits : callable
         Maps the network and rows to the scores of all items, shape (n_users, n_items).
-    n_items : int
-        Number of items.
+    item_counts : Tensor of shape (n_items,), float32
+        Scores of the items for a user without interactions.
     k : int
         Length of the lists, at most n_items.
     """
+
+    item_counts: Tensor
 
     def __init__(
         self,
         network: nn.Module,
         logits: Callable[[Any, InteractionBatch], Tensor],
-        n_items: int,
+        item_counts: Tensor,
         k: int,
     ) -> None:
         super().__init__()
         self.network = network
         self.logits = logits
-        self.n_items = n_items
+        self.register_buffer("item_counts", item_counts)
         self.k = k
 
     @torch.no_grad()
@@ -449,8 +452,10 @@ class TopItems(nn.Module):
             ``-inf`` where items is -1.
         """
         values = torch.ones_like(items, dtype=torch.float32)
-        x = InteractionBatch(items, values, F.pad(counts.cumsum(0), (1, 0)), self.n_items)
+        n_items = self.item_counts.shape[0]
+        x = InteractionBatch(items, values, F.pad(counts.cumsum(0), (1, 0)), n_items)
         scores = self.logits(self.network, x)
+        scores = torch.where(counts[:, None] == 0, self.item_counts, scores)
         scores[x.users, items] = -torch.inf
         best, ranked = scores.topk(self.k)
         return ranked.masked_fill(best == -torch.inf, -1), best

@@ -39,7 +39,7 @@ from .._parameters import (
 from .._progress import ProgressBar
 from .._version import __version__
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
-from ..interactions import InteractionBatch, binary_csr, check_rows
+from ..interactions import InteractionBatch, binary_csr, check_rows, count_users
 from ..metrics import ndcg
 from ..model_selection import split_interactions
 from ..ranking import rank
@@ -92,6 +92,8 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
         Number of epochs that were run.
     best_iter_ : int
         Epoch whose parameters are kept, counted from 1.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
         Number of items.
     """
@@ -260,7 +262,7 @@ None, default=None
         self._validate_params()
         rows = check_rows(X, min_rows=1)
         if X_val is not None:
-            X_val = _check_X_val(X_val, rows.shape[1])
+            X_val = check_X_val(X_val, rows.shape[1])
             of_users = isinstance(X_val, csr_array) and self.early_stopping
             if of_users and np.diff(X_val.indptr).max(initial=0) < self.min_interactions:
                 raise ValueError(
@@ -273,10 +275,12 @@ None, default=None
             validate_data(self, X, skip_check_array=True, reset=False)
         columns = BaseEstimator()
         validate_data(columns, X, skip_check_array=True)  # records their number and names
+        interactions = binary_csr(rows)
         self._fit(
-            binary_csr(rows),
+            interactions,
             X_val,
-            columns={"feature_names_in_": None} | vars(columns),
+            columns={"feature_names_in_": None, "item_counts_": count_users(interactions)}
+            | vars(columns),
             checkpoint_path=checkpoint_path,
             checkpoint_every=checkpoint_every,
             checkpoint_seconds=checkpoint_seconds,
@@ -520,7 +524,9 @@ None, default=None
         check_is_fitted(self)
         if not is_count(k) or k > self.n_features_in_:
             raise ValueError(f"k must be an integer in [1, {self.n_features_in_}], got {k!r}.")
-        return TopItems(self.network_, self._logits, self.n_features_in_, k)
+        device = next(self.network_.parameters()).device
+        counts = torch.tensor(self.item_counts_, dtype=torch.float32, device=device)
+        return TopItems(self.network_, self._logits, counts, k)
 
     def _fitted_so_far(
         self, x: InteractionBatch, columns: dict[str, Any], progress: Progress
@@ -638,7 +644,7 @@ def load_warm(network: nn.Module, warm: nn.Module) -> None:
         ) from error
 
 
-def _check_X_val(X_val: Any, n_items: int) -> Any:
+def check_X_val(X_val: Any, n_items: int) -> Any:
     """Validate a matrix, or a pair of fold-in and held-out matrix, of validation users."""
     if not isinstance(X_val, tuple):
         rows = check_rows(X_val, "X_val", min_rows=1)
@@ -647,7 +653,7 @@ def _check_X_val(X_val: Any, n_items: int) -> Any:
         return binary_csr(rows)
     if len(X_val) != 2:
         raise ValueError(f"X_val must be a matrix or a pair of them, got {len(X_val)} values.")
-    fold_in, heldout = (_check_X_val(part, n_items) for part in X_val)
+    fold_in, heldout = (check_X_val(part, n_items) for part in X_val)
     if fold_in.shape != heldout.shape or not heldout.nnz:
         raise ValueError(
             f"The second matrix of X_val must hold interactions of the {fold_in.shape[0]} users of"

@@ -135,8 +135,8 @@ class RankingCurveDisplay:
         Raises
         ------
         ValueError
-            If the metric has no value per user (coverage), if an argument is invalid, or if fewer
-            than two users have held-out interactions.
+            If the metric has no value per user, as coverage, if an argument is invalid, or if fewer
+            than two users have a value.
         """
         values = values_of_models(estimator, X, y, _at_each_k(scorer, k_values))
         display = cls(k_values, _curves(values), metric=scorer.name.partition("@")[0])
@@ -185,8 +185,8 @@ class RankingCurveDisplay:
         Raises
         ------
         ValueError
-            If the metric has no value per user (coverage), if an argument is invalid, or if fewer
-            than two users have held-out interactions.
+            If the metric has no value per user, as coverage, if an argument is invalid, or if fewer
+            than two users have a value.
         """
         values = values_of_rankings(ranked, heldout, _at_each_k(scorer, k_values), name)
         display = cls(k_values, _curves(values), metric=scorer.name.partition("@")[0])
@@ -239,7 +239,12 @@ def _at_each_k(scorer: RankingScorer, k_values: Sequence[int]) -> list[RankingSc
 
 def _curves(values: Values) -> dict[str, RankingCurve]:
     """Return the curve of each model from its values per user at each k."""
-    return {
-        model: RankingCurve(*means_and_errors(np.array(list(at_each_k.values()))))
-        for model, at_each_k in values.items()
-    }
+    curves = {}
+    for model, at_each_k in values.items():
+        per_user = np.array(list(at_each_k.values()))
+        if per_user.ndim == 1:
+            raise ValueError(
+                f"scorer must have a value per user, which {next(iter(at_each_k))} does not have."
+            )
+        curves[model] = RankingCurve(*means_and_errors(per_user))
+    return curves

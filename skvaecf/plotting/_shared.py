@@ -17,11 +17,13 @@ from ..scorers import MultiRankingScorer, RankingScorer, score_lists
 
 Scorers = Sequence[RankingScorer]
 Values = Mapping[str, Mapping[str, Any]]
+TOO_FEW_USERS = (
+    "Fewer than two users have a value, for instance because they have no held-out interactions."
+)
 
 
 def values_of_models(estimator: Any, X: Any, y: Any, scorers: Scorers) -> Values:
     """Compute the values per user of one or several models, by model and scorer name."""
-    _check_scorers(scorers)
     together = MultiRankingScorer(tuple(scorers))
     models = estimator if isinstance(estimator, Mapping) else {type(estimator).__name__: estimator}
     return {name: together.per_user(model, X, y) for name, model in models.items()}
@@ -29,7 +31,6 @@ def values_of_models(estimator: Any, X: Any, y: Any, scorers: Scorers) -> Values
 
 def values_of_rankings(ranked: Any, heldout: Any, scorers: Scorers, name: str) -> Values:
     """Compute the values per user of the lists of one or several models, by the same names."""
-    _check_scorers(scorers)
     heldout = stored_interactions(heldout, "heldout")
     lists = ranked if isinstance(ranked, Mapping) else {name: ranked}
     return {
@@ -38,16 +39,11 @@ def values_of_rankings(ranked: Any, heldout: Any, scorers: Scorers, name: str) -
     }
 
 
-def _check_scorers(scorers: Scorers) -> None:
-    if any(scorer.metric == "coverage" for scorer in scorers):
-        raise ValueError("scorer must have a value per user, which coverage does not have.")
-
-
 def means_and_errors(values: PerUser) -> tuple[PerUser, PerUser]:
     """Return the mean of each row and its standard error, without the columns that hold NaN."""
     values = values[:, ~np.isnan(values).any(axis=0)]
     if values.shape[1] < 2:
-        raise ValueError("Fewer than two users have held-out interactions.")
+        raise ValueError(TOO_FEW_USERS)
     return values.mean(axis=1), values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
 
 

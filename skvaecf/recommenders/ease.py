@@ -71,11 +71,14 @@ class EASE(SimilarItemsMixin, BaseRecommender):
         The matrix B. Column j holds the weights that predict item j.
     l2_ : float
         The weight of the penalty that was used.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
         Number of items.
 
     See Also
     --------
+    ELSA : A matrix of low rank, if there are too many items for a dense matrix.
     SLIM : Sparse weights, if there are too many items for a dense matrix.
 
     Notes
@@ -123,7 +126,7 @@ class EASE(SimilarItemsMixin, BaseRecommender):
             copies * 4 * n_items**2,
             device,
             f"EASE with {n_items} items",
-            "SLIM, ItemKNN and WMF need less",
+            "ELSA, SLIM, ItemKNN and WMF need less",
         )
         n_u = np.diff(X.indptr)
         weight = np.maximum(n_u, 1.0) ** -self.user_exponent

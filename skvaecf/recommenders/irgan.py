@@ -120,6 +120,8 @@ class IRGAN(TorchRecommender):
         Number of epochs that were run, without the passes of the pretraining.
     best_iter_ : int
         Number of the epoch whose parameters are kept, counted from 1.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
         Number of items.
 

@@ -61,6 +61,8 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
         Column j holds the similarities of item j to its neighbours :math:`N(j)`.
     shrinkage_ : float
         The term h that was used.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
         Number of items.
 

@@ -115,6 +115,8 @@ class MultDAE(TorchRecommender):
         Number of the epoch whose parameters are kept, counted from 1.
     l2_ : float
         The weight :math:`\lambda` that was used.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
         Number of items.
 

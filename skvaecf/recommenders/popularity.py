@@ -35,7 +35,7 @@ class Popularity(BaseRecommender):
     """
 
     def _fit(self, X: csr_array) -> None:
-        self.item_counts_ = X.astype(bool).sum(axis=0, dtype="int64")
+        """Learn nothing else: ``fit`` of every recommender sets ``item_counts_``."""
 
     def _scorer(self) -> Scorer:
         counts = torch.tensor(self.item_counts_, dtype=torch.float32)

@@ -78,6 +78,8 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
         The weights :math:`\lambda_1` and :math:`\lambda_2` that were used.
     n_iter_ : int
         Largest number of linear systems that were solved for one item.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
         Number of items.
 

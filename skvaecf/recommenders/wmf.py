@@ -116,6 +116,8 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         "seconds".
     n_iter_ : int
         Number of epochs that were run.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
         Number of items.
 
@@ -298,20 +300,21 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
 
         # Larger blocks of rows than those that are scored: the factors of a row need little memory.
         @lru_cache(maxsize=1)
-        def folded_in(start: int) -> Tensor:
-            rows = X[start : start + FOLD_IN_ROWS]
-            return self._fold_in(self._interactions(rows), items)
+        def folded_in(start: int) -> tuple[np.ndarray, Tensor]:
+            rows = self._interactions(X[start : start + FOLD_IN_ROWS])
+            return np.diff(rows.indptr), self._fold_in(rows, items)
 
-        def factors(block: slice) -> Tensor:
-            start = block.start - block.start % FOLD_IN_ROWS
-            return folded_in(start)[block.start - start : block.stop - start]
-
-        if check_precision(self.precision, items.Q.device) == torch.float32:
-            return lambda block: factors(block) @ items.Q.T
-        rough = items.Q if X.shape[0] < BFLOAT16_ROWS else items.Q.bfloat16()
+        exact = check_precision(self.precision, items.Q.device) == torch.float32
+        rough = items.Q if exact or X.shape[0] < BFLOAT16_ROWS else items.Q.bfloat16()
 
         def score_rows(block: slice) -> Scores:
-            P = factors(block)
+            start = block.start - block.start % FOLD_IN_ROWS
+            inside = slice(block.start - start, block.stop - start)
+            n_interactions, P = folded_in(start)
+            n_interactions, P = n_interactions[inside], P[inside]
+            # The scores of a row without interactions are not products of factors.
+            if exact or not n_interactions.all():
+                return self._popular_if_empty(n_interactions, P @ items.Q.T)
             return P.to(rough.dtype) @ rough.T, P, items.Q
 
         return score_rows

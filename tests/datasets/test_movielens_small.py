@@ -46,10 +46,22 @@ def test_ids_and_titles(movielens):
     assert movielens.data[0, np.flatnonzero(movielens.item_ids == 31)[0]] == 2.5
 
 
+def test_times(movielens):
+    data, times = movielens.data, movielens.times
+    np.testing.assert_array_equal(times.indices, data.indices)
+    np.testing.assert_array_equal(times.indptr, data.indptr)
+    # The first row of the source.
+    assert times[0, np.flatnonzero(movielens.item_ids == 31)[0]] == 1260759144
+    years = times.data.astype("M8[s]").astype("M8[Y]")
+    assert years.min() == np.datetime64("1995")
+    assert years.max() == np.datetime64("2016")
+
+
 def test_min_rating(movielens):
     kept = load_movielens_small(min_rating=4.0)
     assert kept.data.nnz == (movielens.data.data >= 4).sum() == 51_568
     assert kept.data.data.min() == 4.0
+    assert kept.times.nnz == kept.data.nnz
     assert (np.diff(kept.data.indptr) > 0).all()
     assert np.bincount(kept.data.indices, minlength=kept.data.shape[1]).min() > 0
     assert len(kept.item_names) == len(kept.item_ids) == kept.data.shape[1] < 9066

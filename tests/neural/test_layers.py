@@ -168,8 +168,9 @@ def test_initial_values_repeat_with_the_seed():
 
 def test_top_items_by_hand():
     scores = torch.tensor([[5.0, 1.0, 3.0, 2.0], [5.0, 1.0, 3.0, 2.0], [5.0, 1.0, 3.0, 2.0]])
-    module = TopItems(nn.Identity(), lambda _, x: scores[: x.n_users].clone(), 4, 2)
+    counts = torch.tensor([1.0, 7.0, 8.0, 2.0])
+    module = TopItems(nn.Identity(), lambda _, x: scores[: x.n_users].clone(), counts, 2)
     # The users have {0}, no items, and {0, 1, 3}.
     items, best = module(torch.tensor([0, 3, 0, 1]), torch.tensor([1, 0, 3]))
-    assert items.tolist() == [[2, 3], [0, 2], [2, -1]]
-    assert best.tolist() == [[3.0, 2.0], [5.0, 3.0], [3.0, -torch.inf]]
+    assert items.tolist() == [[2, 3], [2, 1], [2, -1]]
+    assert best.tolist() == [[3.0, 2.0], [8.0, 7.0], [3.0, -torch.inf]]

@@ -141,7 +141,8 @@ def test_fold_in_solves_the_normal_equations(X, settings):
     model = wmf(**settings).fit(X)
     P = normal_equations(model, X, model.item_factors_)
     assert_allclose(model.transform(X), P, rtol=1e-3, atol=1e-4)
-    assert_allclose(model.predict(X), P @ model.item_factors_.T, rtol=1e-3, atol=1e-3)
+    some = X.any(axis=1)
+    assert_allclose(model.predict(X)[some], (P @ model.item_factors_.T)[some], rtol=1e-3, atol=1e-3)
 
 
 def test_an_interrupted_fit_keeps_its_factors(X, monkeypatch):
@@ -244,8 +245,9 @@ def test_a_user_without_items_gets_the_same_list_in_bfloat16():
     X = make_interactions(100, 400, n_blocks=4, random_state=0)
     model = wmf(precision="bfloat16").fit(X)
     nobody = csr_array((2, 400))
-    assert_array_equal(model.recommend(nobody, 5), [range(5)] * 2)
-    assert_array_equal(recommend(model, nobody, 5), [range(5)] * 2)
+    popular = np.argsort(-X.sum(axis=0), kind="stable")[:5]
+    assert_array_equal(model.recommend(nobody, 5), [popular] * 2)
+    assert_array_equal(recommend(model, nobody, 5), [popular] * 2)
 
 
 def test_the_function_gives_the_scores_of_the_method():

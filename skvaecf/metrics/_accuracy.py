@@ -1,10 +1,4 @@
-r"""Ranking metrics, one value per user.
-
-The functions compare ranked lists with held-out interactions. In the formulas for one user,
-:math:`h_r` is 1 if the item in place :math:`r` is held out (a hit) and 0 otherwise, and :math:`n`
-is the number of held-out items. The value is NaN for a user without held-out items; the mean of
-:class:`~skvaecf.RankingScorer` excludes such users.
-"""
+"""Metrics of accuracy: how many held-out items are in the lists, and where."""
 
 from __future__ import annotations
 
@@ -12,11 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-from ._checks import check_count
-from .interactions import binary_csr, check_structure
-
-PerUser = NDArray[np.float64]
+from ..interactions import binary_csr, check_structure
+from ._lists import PerUser, find_hits, ratio
 
 
 def ndcg(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
@@ -55,11 +48,11 @@ def ndcg(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     >>> ndcg([[3, 0]], csr_array([[0, 1, 0, 1]]), k=2).round(4)
     array([0.6131])
     """
-    hits, n = _hits(ranked, heldout, k)
+    hits, n = find_hits(ranked, heldout, k)
     gain = 1 / np.log2(np.arange(2, 2 + max(hits.shape[1], n.max(initial=0))))
     ideal = np.append(0, gain.cumsum())[np.minimum(n, k)]
     # Both sums are computed in the same order, so that the value of a perfect list is exactly 1.
-    return _ratio((hits * gain[: hits.shape[1]]).cumsum(axis=1)[:, -1], ideal)
+    return ratio((hits * gain[: hits.shape[1]]).cumsum(axis=1)[:, -1], ideal)
 
 
 def recall(
@@ -95,8 +88,8 @@ def recall(
     >>> recall([[3, 0]], heldout, k=2), recall([[3, 0]], heldout, k=2, capped=False).round(2)
     (array([0.5]), array([0.33]))
     """
-    hits, n = _hits(ranked, heldout, k)
-    return _ratio(hits.sum(axis=1), np.minimum(n, k) if capped else n)
+    hits, n = find_hits(ranked, heldout, k)
+    return ratio(hits.sum(axis=1), np.minimum(n, k) if capped else n)
 
 
 def precision(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
@@ -114,6 +107,11 @@ def precision(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     values : ndarray of shape (n_users,), float64
         In [0, 1]; NaN for users without held-out items.
 
+    References
+    ----------
+    Herlocker, Konstan, Terveen and Riedl, "Evaluating collaborative filtering recommender systems",
+    TOIS 2004.
+
     Examples
     --------
     >>> from scipy.sparse import csr_array
@@ -121,8 +119,8 @@ def precision(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     >>> precision([[3, 0]], csr_array([[0, 1, 1, 1]]), k=2)
     array([0.5])
     """
-    hits, n = _hits(ranked, heldout, k)
-    return _ratio(hits.sum(axis=1), k * (n > 0))
+    hits, n = find_hits(ranked, heldout, k)
+    return ratio(hits.sum(axis=1), k * (n > 0))
 
 
 def mrr(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
@@ -153,8 +151,8 @@ def mrr(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     >>> mrr([[0, 3]], csr_array([[0, 1, 1, 1]]), k=2)
     array([0.5])
     """
-    hits, n = _hits(ranked, heldout, k)
-    return _ratio((hits / np.arange(1, 1 + hits.shape[1])).max(axis=1), n > 0)
+    hits, n = find_hits(ranked, heldout, k)
+    return ratio((hits / np.arange(1, 1 + hits.shape[1])).max(axis=1), n > 0)
 
 
 def average_precision(
@@ -192,9 +190,9 @@ def average_precision(
     >>> average_precision([[3, 0, 1]], csr_array([[0, 1, 0, 1]]), k=3).round(4)
     array([0.8333])
     """
-    hits, n = _hits(ranked, heldout, k)
+    hits, n = find_hits(ranked, heldout, k)
     precision_there = hits.cumsum(axis=1) / np.arange(1, 1 + hits.shape[1])
-    return _ratio((hits * precision_there).sum(axis=1), np.minimum(n, k) if capped else n)
+    return ratio((hits * precision_there).sum(axis=1), np.minimum(n, k) if capped else n)
 
 
 def hit_rate(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
@@ -212,6 +210,10 @@ def hit_rate(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     values : ndarray of shape (n_users,), float64
         0 or 1; NaN for users without held-out items.
 
+    References
+    ----------
+    Deshpande and Karypis, "Item-based top-N recommendation algorithms", TOIS 2004.
+
     Examples
     --------
     >>> from scipy.sparse import csr_array
@@ -219,80 +221,126 @@ def hit_rate(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     >>> hit_rate([[0, 3], [0, 3]], csr_array([[0, 1, 1, 1], [0, 1, 1, 0]]), k=2)
     array([1., 0.])
     """
-    hits, n = _hits(ranked, heldout, k)
-    return _ratio(hits.any(axis=1), n > 0)
+    hits, n = find_hits(ranked, heldout, k)
+    return ratio(hits.any(axis=1), n > 0)
 
 
-def coverage(ranked: NDArray[np.int64], n_items: int, k: int = 100) -> float:
-    r"""Compute the share of all items that are in the first k places of at least one user.
+def r_precision(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
+    r"""Compute the precision of the first n places, where n is the number of held-out items.
 
-    .. math:: \mathrm{Coverage@}k = \frac{1}{n_\mathrm{items}} \Big| \bigcup_u L_u \Big|
+    .. math:: \mathrm{RPrec@}k = \frac{1}{m} \sum_{r=1}^{m} h_r, \qquad m = \min(k, n)
 
-    where :math:`L_u` are the first k items of user u.
+    For users with n <= k it is the usual R-precision, at which precision and recall are equal.
 
     Parameters
     ----------
-    ranked : ndarray of shape (n_users, n_places), int
-        Item numbers, best first; -1 is an empty place.
-    n_items : int
-        Number of all items.
-    k : int, default=100
-        Number of places to consider.
+    ranked, heldout, k
+        See :func:`ndcg`. Empty places count as misses.
 
     Returns
     -------
-    value : float
-        In [0, 1]; one number for all users.
+    values : ndarray of shape (n_users,), float64
+        In [0, 1]; NaN for users without held-out items.
 
     References
     ----------
-    Ge, Delgado-Battenfeld and Jannach, "Beyond accuracy: evaluating recommender systems by
-    coverage and serendipity", RecSys 2010.
+    Manning, Raghavan and Schütze, "Introduction to Information Retrieval", 2008, section 8.4.
 
     Examples
     --------
-    >>> from skvaecf.metrics import coverage
-    >>> coverage([[0, 3], [3, 0]], n_items=4, k=2)
-    0.5
+    Two items are held out, so only the first two of the three places count:
+
+    >>> from scipy.sparse import csr_array
+    >>> from skvaecf.metrics import r_precision
+    >>> r_precision([[3, 0, 1]], csr_array([[0, 1, 0, 1]]), k=3)
+    array([0.5])
     """
-    ranked = _check_lists(ranked, n_items, k)
-    return float(len(np.unique(ranked[ranked >= 0])) / n_items)
+    hits, n = find_hits(ranked, heldout, k)
+    m = np.minimum(n, k)
+    return ratio((hits & (np.arange(hits.shape[1]) < m[:, None])).sum(axis=1), m)
 
 
-def _check_lists(ranked: Any, n_items: int, k: int) -> NDArray[np.int64]:
-    """Return the first k places of valid lists; otherwise raise a ValueError."""
-    check_count("k", k)
-    ranked = np.asarray(ranked)
-    if ranked.ndim != 2 or not np.issubdtype(ranked.dtype, np.integer) or not ranked.shape[1]:
+def auc(
+    ranked: NDArray[np.int64],
+    heldout: Any,
+    k: int = 100,
+    *,
+    fold_in: Any = None,
+    scores: Any = None,
+) -> PerUser:
+    r"""Compute the area under the ROC curve: how often a held-out item is above another item.
+
+    .. math::
+
+        \mathrm{AUC@}k = \frac{1}{n |N|} \sum_{i \in H} \sum_{j \in N}
+        \Big( [i \succ j] + \tfrac{1}{2} [i \sim j] \Big)
+
+    :math:`H` are the n held-out items, :math:`N` all other items that the user has not seen,
+    :math:`i \succ j` means that the list has i before j, or only i, and :math:`i \sim j` that
+    neither is listed or that their scores are equal. This is the AUC over all items if the lists
+    hold all items, ``k = n_items``. With shorter lists it is the limited AUC of Schröder et al.
+
+    Parameters
+    ----------
+    ranked, heldout, k
+        See :func:`ndcg`.
+    fold_in : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
+        Seen items of the users, which are not in N. None means that the users have none.
+    scores : array-like of shape (n_users, n_places) or None, default=None
+        Scores of the places, not ascending. Neighbours with equal scores are tied. With None there
+        are no ties within a list.
+
+    Returns
+    -------
+    values : ndarray of shape (n_users,), float64
+        In [0, 1], 0.5 for a random order; NaN for users without held-out items, or without others.
+
+    References
+    ----------
+    Rendle, Freudenthaler, Gantner and Schmidt-Thieme, "BPR: Bayesian personalized ranking from
+    implicit feedback", UAI 2009, section 3.2.
+
+    Schröder, Thiele and Lehner, "Setting goals and choosing metrics for recommender system
+    evaluations", UCERSTI workshop at RecSys 2011.
+
+    Examples
+    --------
+    Item 1 is held out. It is above two of the three other items:
+
+    >>> from scipy.sparse import csr_array
+    >>> from skvaecf.metrics import auc
+    >>> auc([[3, 1, 0, 2]], csr_array([[0, 1, 0, 0]]), k=4).round(4)
+    array([0.6667])
+
+    If it has the same score as one of these two, half of this pair counts:
+
+    >>> auc([[3, 1, 0, 2]], csr_array([[0, 1, 0, 0]]), k=4, scores=[[9, 5, 5, 1]])
+    array([0.5])
+    """
+    hits, n = find_hits(ranked, heldout, k)
+    lists = np.asarray(ranked)[:, :k]
+    heldout = binary_csr(check_structure(heldout))
+    if fold_in is None:
+        fold_in = csr_array(heldout.shape)
+    seen, _ = find_hits(lists, fold_in, k)
+    others = (lists >= 0) & ~hits & ~seen
+    n_others = heldout.shape[1] - np.diff(binary_csr(heldout + binary_csr(fold_in)).indptr)
+    if scores is None:
+        scores = np.broadcast_to(-np.arange(lists.shape[1]), lists.shape)
+    scores = np.asarray(scores)[:, :k]
+    if scores.shape != lists.shape:
         raise ValueError(
-            "ranked must be item numbers of shape (n_users, n_places) with at least one place, got"
-            f" an array of shape {ranked.shape} and dtype {ranked.dtype}."
+            f"scores must have the shape of ranked, {np.shape(ranked)}, got {scores.shape}."
         )
-    lists: NDArray[np.int64] = ranked[:, :k]
-    if lists.max(initial=-1) >= n_items:
-        raise ValueError(f"ranked holds item {lists.max()}, but there are {n_items} items.")
-    return lists
-
-
-def _hits(ranked: Any, heldout: Any, k: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Return which of the first k places are hits, and the number of held-out items per user."""
-    heldout = binary_csr(check_structure(heldout, "heldout"))
-    n_users, n_items = heldout.shape
-    ranked = _check_lists(ranked, n_items, k)
-    if len(ranked) != n_users:
-        raise ValueError(
-            f"ranked and heldout must have one row per user, got {len(ranked)} and {n_users} rows."
-        )
-    rows, columns = heldout.nonzero()
-    # One number per (user, item) pair, ascending. The last number is larger than that of any pair.
-    pairs = np.append(rows.astype(np.int64) * n_items + columns, n_users * n_items)
-    wanted = np.arange(n_users, dtype=np.int64)[:, None] * n_items + ranked
-    hits = pairs[np.searchsorted(pairs, wanted)] == wanted
-    return hits & (ranked >= 0), np.diff(heldout.indptr).astype(np.int64)
-
-
-def _ratio(value: Any, best: NDArray[Any]) -> PerUser:
-    """Return ``value / best``, or NaN where the best possible value is 0: no item is held out."""
-    ratio = np.full(len(best), np.nan)
-    np.divide(value, best, out=ratio, where=best > 0)
-    return ratio
+    # Each group of equal scores reaches from the place ``first`` to the place before ``end``.
+    places = np.arange(lists.shape[1])
+    changes = scores[:, 1:] != scores[:, :-1]
+    edge = np.ones((len(lists), 1), dtype=bool)
+    first = np.maximum.accumulate(np.hstack([edge, changes]) * places, axis=1)
+    ends = np.where(np.hstack([changes, edge]), places + 1, len(places))
+    end = np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
+    above = np.pad(others.cumsum(axis=1), ((0, 0), (1, 0)))
+    of_first, of_end = (np.take_along_axis(above, place, axis=1) for place in (first, end))
+    below = n_others[:, None] - (of_first + of_end) / 2
+    unlisted = (n - hits.sum(axis=1)) * (n_others - others.sum(axis=1)) / 2
+    return ratio((below * hits).sum(axis=1) + unlisted, n * n_others)

@@ -13,7 +13,7 @@ from scipy.sparse import csr_array
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import Bunch, check_random_state
 
-from ._parameters import (
+from .._parameters import (
     AtLeastTwo,
     Fraction,
     NonNegativeInt,
@@ -23,7 +23,9 @@ from ._parameters import (
     check_values,
     validated,
 )
-from .interactions import binary_csr, check_rows, stored_interactions
+from ..interactions import binary_csr, check_rows, select_entries, stored_interactions
+from ._shares import floor
+from ._time import last_interactions_split, timed_interactions
 
 
 @validated
@@ -84,7 +86,7 @@ def split_interactions(
     X = stored_interactions(X)
     X.sum_duplicates()
     counts = np.diff(X.indptr)
-    n_heldout = np.maximum(_floor(test_size * counts), 1)
+    n_heldout = np.maximum(floor(test_size * counts), 1)
     n_heldout[counts < min_interactions] = 0
 
     seed = check_random_state(random_state).randint(2**63 - 1, dtype=np.int64)
@@ -94,7 +96,7 @@ def split_interactions(
     place = np.arange(X.nnz) - X.indptr[entry_rows]
     held = np.empty(X.nnz, dtype=bool)
     held[order] = place < n_heldout[entry_rows]
-    return _entries(X, ~held), _entries(X, held)
+    return select_entries(X, ~held), select_entries(X, held)
 
 
 @dataclass(eq=False, repr=False)
@@ -216,7 +218,7 @@ class UserSplitter(BaseCrossValidator):
             return
         n_test = self.test_size
         if not isinstance(n_test, Integral):
-            n_test = max(int(_floor(n_test * len(eligible))), 1)
+            n_test = max(int(floor(n_test * len(eligible))), 1)
         if n_test > min(len(eligible), len(counts) - 1):
             raise ValueError(
                 f"test_size={self.test_size} needs {n_test} test users and at least one training"
@@ -231,6 +233,7 @@ def strong_generalization_split(
     X: Any,
     n_heldout: PositiveInt,
     *,
+    times: Any = None,
     min_interactions: PositiveInt = 5,
     test_size: Fraction = 0.2,
     random_state: Seed = 98765,
@@ -255,6 +258,10 @@ def strong_generalization_split(
         converted, with the items of a row in ascending order.
     n_heldout : int
         Number of validation users, and of test users.
+    times : sparse matrix of shape (n_users, n_items) or None, default=None
+        Time of each interaction, as in :func:`time_split`. The held-out interactions of a user are
+        then the last ones, chosen by :func:`last_interactions_split`, instead of random ones. The
+        users are permuted as without times.
     min_interactions : int, default=5
         Of a held-out user with fewer interactions on the training items, nothing is held out: all
         are in the fold-in part. No user is dropped.
@@ -310,6 +317,14 @@ def strong_generalization_split(
     (array([2, 0, 6]), array([1, 4]), array([3, 5]))
     >>> data.test_fold_in.sum(axis=1), data.test_heldout.sum(axis=1)
     (array([8, 8]), array([2, 2]))
+
+    Every user consumed the items in the order of their numbers, so the last ones are held out:
+
+    >>> times = np.tile(np.arange(1, 11), (7, 1))
+    >>> data = strong_generalization_split(X, n_heldout=2, times=times)
+    >>> data.test_heldout.toarray()
+    array([[0, 0, 0, 0, 0, 0, 0, 0, 1, 1],
+           [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]])
     """
     X = stored_interactions(X)
     n_users, n_items = X.shape
@@ -320,6 +335,9 @@ def strong_generalization_split(
         )
     if binary_csr(X).nnz < X.nnz:
         raise ValueError("X must not hold an entry twice: the order of its entries matters here.")
+    if times is not None:
+        sorted_X, t = timed_interactions(X, times)
+        times = csr_array((t, sorted_X.indices, sorted_X.indptr), shape=X.shape)
 
     users = np.random.RandomState(random_state).permutation(n_users)
     train_users, validation_users, test_users = np.split(users, [n_train, n_train + n_heldout])
@@ -327,34 +345,37 @@ def strong_generalization_split(
     items = seen[np.argsort(first)].astype(np.int64)
     column = np.full(n_items, -1)
     column[items] = np.arange(len(items))
-    X = _entries(X, column[X.indices] >= 0)
+    X = select_entries(X, column[X.indices] >= 0)
     X = csr_array((X.data, column[X.indices], X.indptr), shape=(n_users, len(items)))
 
     data = Bunch(train=X[train_users].sorted_indices(), train_users=train_users, train_items=items)
     for name, users in (("validation", validation_users), ("test", test_users)):
         part = X[users]
-        held = np.zeros(part.nnz, dtype=bool)
-        rng = np.random.RandomState(random_state)
-        for row in np.argsort(users):  # the authors draw in the order of the ids
-            start, stop = part.indptr[row : row + 2]
-            n = stop - start
-            if n >= min_interactions:
-                held[start + rng.choice(n, size=int(test_size * n), replace=False)] = True
+        if times is None:
+            held = _draw(part, users, test_size, min_interactions, random_state)
+            fold_in, heldout = select_entries(part, ~held), select_entries(part, held)
+        else:
+            fold_in, heldout = last_interactions_split(
+                part, times[users][:, items], test_size, min_interactions=max(min_interactions, 2)
+            )
         data[f"{name}_users"] = users
-        data[f"{name}_fold_in"] = _entries(part, ~held).sorted_indices()
-        data[f"{name}_heldout"] = _entries(part, held).sorted_indices()
+        data[f"{name}_fold_in"] = fold_in.sorted_indices()
+        data[f"{name}_heldout"] = heldout.sorted_indices()
     return data
 
 
-def _entries(X: csr_array, keep: NDArray[np.bool_]) -> csr_array:
-    """Return a matrix of the same shape that holds only the selected stored entries."""
-    kept_before = np.append(0, keep.cumsum())
-    return csr_array((X.data[keep], X.indices[keep], kept_before[X.indptr]), shape=X.shape)
-
-
-def _floor(x: Any) -> Any:
-    """Round down, after rounding errors are removed: 0.29 * 100 = 28.999999999999996 is 29."""
-    return np.floor(np.round(x, 9)).astype(np.int64)
+def _draw(
+    X: csr_array, ids: NDArray[np.int64], test_size: float, min_interactions: int, seed: int
+) -> NDArray[np.bool_]:
+    """Draw the entries to hold out as the authors did, user by user in the order of the ids."""
+    held = np.zeros(X.nnz, dtype=bool)
+    rng = np.random.RandomState(seed)
+    for row in np.argsort(ids):
+        start, stop = X.indptr[row : row + 2]
+        n = stop - start
+        if n >= min_interactions:
+            held[start + rng.choice(n, size=int(test_size * n), replace=False)] = True
+    return held
 
 
 def _random_keys(X: csr_array, entry_rows: NDArray[np.int64], seed: int) -> NDArray[np.uint64]:

@@ -1,0 +1,443 @@
+"""Weighted sums of the standardised scores of several recommenders."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY
+from itertools import combinations_with_replacement
+from math import comb
+from numbers import Integral
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array, issparse
+from sklearn.base import clone
+from sklearn.utils import Bunch, check_random_state
+from sklearn.utils.metaestimators import _BaseComposition
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import has_fit_parameter, validate_data
+from torch import Tensor
+
+from ._devices import default_modes
+from ._parameters import AtLeastTwo, Fraction, RandomState
+from ._top_k import top_k
+from .base import BaseRecommender, Scorer
+from .interactions import binary_csr, check_rows, count_users
+from .metrics import ndcg
+from .model_selection import UserSplitter, split_interactions
+from .neural._recommender import check_X_val
+from .ranking import row_blocks, row_scorer
+
+K = 100  # NDCG@100, as in early stopping and ``score``
+N_POINTS = 300
+N_RESAMPLES = 500
+
+
+class Blend(_BaseComposition, BaseRecommender):
+    r"""Weighted sum of the standardised scores of several recommenders.
+
+    The members are fitted on the same users. With the score :math:`s_{mui}` of member m for user u
+    and item i, the blend's score is
+
+    .. math:: s_{ui} = \sum_m w_m \frac{s_{mui} - \mu_{mu}}{\sigma_{mu}},
+              \qquad w_m \geq 0, \quad \sum_m w_m = 1,
+
+    where :math:`\mu_{mu}` and :math:`\sigma_{mu}` are the mean and the standard deviation of the
+    user's scores over all items. If all scores of a member are equal, its term is 0.
+
+    Parameters
+    ----------
+    estimators : list of (str, estimator) tuples
+        Names and members. A member is anything that learns from ``fit(X)`` and returns scores of
+        shape (n_users, n_items) from ``predict(X)``: a recommender, a pipeline, a search or another
+        blend. Clones of the members are fitted. The string "drop" instead of an estimator leaves
+        this member out.
+    weights : array-like of shape (n_estimators,), "auto" or None, default=None
+        Weights :math:`w_m`, divided by their sum. None gives equal weights. "auto" chooses the
+        weights that rank best for held-out users, see the notes.
+    validation_fraction : float, default=0.2
+        Share of the users that is set aside to choose the weights. It is used only with
+        ``weights="auto"``, if ``fit`` is called without ``X_val``.
+    min_interactions : int, default=5
+        Number of interactions, at least 2, that a validation user needs: users with fewer are
+        training users.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the choice of the weights. The members have their own seeds. With an int, results
+        are reproducible if those of the members are.
+    n_jobs : int or None, default=None
+        Number of threads that fit members in parallel. -1 uses one thread per processor. None means
+        1 unless in a ``joblib.parallel_config`` context. Each of these threads also uses the
+        threads of torch.
+
+    Attributes
+    ----------
+    estimators_ : list of estimators
+        The fitted members, without dropped ones.
+    named_estimators_ : Bunch
+        The fitted members by name.
+    weights_ : ndarray of shape (n_fitted_estimators,), float64
+        The weights of the members in ``estimators_``. Their sum is 1.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
+    n_features_in_ : int
+        Number of items.
+
+    Warns
+    -----
+    UserWarning
+        If ``weights="auto"`` finds no user to choose the weights by. They are equal then.
+
+    See Also
+    --------
+    EASE, WMF, MultVAE : Models of three kinds, whose blend ranks better than each of them.
+
+    Notes
+    -----
+    With ``weights="auto"``, ``fit`` holds out a share of the users and a fifth of the interactions
+    of each of them. It fits the members on the other users, chooses the weights by the NDCG\@100 of
+    the held-out users, and fits the members again, on all users. This takes twice the time of equal
+    weights. ``fit(X, X_val=...)`` fits the members once, on all users of X, and chooses the weights
+    by the users of ``X_val``.
+
+    The weights are chosen by bagging [1]_ a search over a grid on the simplex, which has at most
+    300 points. The best point is searched for 500 samples, each of a tenth of the held-out users,
+    drawn with replacement. ``weights_`` is the mean of these best points. The best point for all
+    held-out users differs more between seeds (:ref:`quality-of-blends`). To save time, only items
+    that a member ranks among its best 200, and held-out items, take part in the search.
+
+    The composition is that of scikit-learn's ``VotingRegressor``: nested parameters have the names
+    ``name__parameter``, and ``set_params(name="drop")`` leaves a member out.
+
+    A member with the weight 0 is not used for scores. A blend has neither ``transform`` nor
+    ``similar_items``, because the spaces of its members differ; ``named_estimators_`` has the
+    members that have these methods. Callbacks of the members run in each of their fits.
+
+    References
+    ----------
+    .. [1] Caruana et al., "Ensemble selection from libraries of models", ICML 2004, section 2.3.
+
+    Examples
+    --------
+    >>> from skvaecf import EASE, WMF, Blend
+    >>> from skvaecf.datasets import make_interactions
+    >>> X = make_interactions(n_users=300, n_items=40, random_state=0)
+    >>> blend = Blend([("ease", EASE()), ("wmf", WMF(8, random_state=0))], weights=[3, 1]).fit(X)
+    >>> blend.weights_
+    array([0.75, 0.25])
+    >>> blend.recommend(X[:2], k=3).shape
+    (2, 3)
+    >>> blend.set_params(ease__l2=10.0, wmf="drop").fit(X).named_estimators_
+    {'ease': EASE(l2=10.0)}
+    """
+
+    estimators: Annotated[Sequence[tuple[str, Any]], list]
+    _: KW_ONLY
+    weights: Annotated[ArrayLike, "array-like"] | Literal["auto"] | None = None
+    validation_fraction: Fraction = 0.2
+    min_interactions: AtLeastTwo = 5
+    random_state: RandomState = None
+    n_jobs: Annotated[int | None, Integral, None] = None
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to return the members, by name, and their parameters, as ``name__parameter``,
+            too.
+
+        Returns
+        -------
+        params : dict
+            Values by name.
+        """
+        params: dict[str, Any] = self._get_params("estimators", deep=deep)
+        return params
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of the blend, a member by its name, or parameters of a member.
+
+        Parameters
+        ----------
+        **params : object
+            Values by name. ``name="drop"`` leaves a member out. ``name__parameter`` is a parameter
+            of a member.
+
+        Returns
+        -------
+        self : object
+        """
+        self._set_params("estimators", **params)
+        return self
+
+    @default_modes()
+    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
+        """Fit the members and, with ``weights="auto"``, choose the weights.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions. The members get the stored values of X. The recommenders of this package
+            take a positive value for an interaction, whatever its size.
+        y : Ignored
+            Present for scikit-learn's tools.
+        X_val : {array-like, sparse matrix} of shape (n_val_users, n_items), pair of them, or \
+None, default=None
+            Interactions of the validation users. It is passed to the members whose ``fit`` has a
+            parameter of this name, which stop early by it. ``weights="auto"`` chooses the weights
+            by these users. A matrix holds the interactions of users who are not in X. A fifth of
+            each row with ``min_interactions`` interactions is held out. A pair of matrices holds
+            the fold-in and the held-out interactions of the same users.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If X or X_val holds NaN, infinity or negative values, or is empty or corrupt, if a
+            parameter is invalid, or if a member returns scores of another shape, NaN or infinity.
+        """
+        self._validate_params()
+        rows = check_rows(X, min_rows=1)
+        if X_val is not None:
+            check_X_val(X_val, rows.shape[1])
+        self._fit(rows, X_val)
+        self.item_counts_ = count_users(binary_csr(rows))
+        validate_data(self, X, skip_check_array=True)  # records the number and names of the items
+        return self
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        if not self.estimators or not all(map(_is_named, self.estimators)):
+            raise ValueError(
+                "estimators must be a list of one or more (name, estimator) tuples, got"
+                f" {self.estimators!r}."
+            )
+        self._validate_names([name for name, _ in self.estimators])
+        if not self._members():
+            raise ValueError("estimators must have a member that is not 'drop'.")
+        for name, member in self._members():
+            if isinstance(member, type) or not (
+                hasattr(member, "fit") and hasattr(member, "predict")
+            ):
+                raise ValueError(
+                    f"estimators must be instances with the methods fit and predict, got {member!r}"
+                    f" for {name!r}."
+                )
+        if self.weights is not None and not isinstance(self.weights, str):
+            self._given_weights()
+
+    def _members(self) -> list[tuple[str, Any]]:
+        """Return names and members, without dropped ones."""
+        return [(name, member) for name, member in self.estimators if not _is_dropped(member)]
+
+    def _given_weights(self) -> NDArray[np.float64]:
+        """Return the weights of the members that the parameter sets; equal ones if it sets none."""
+        given = self.weights
+        if given is None or isinstance(given, str):
+            given = np.ones(len(self.estimators))
+        weights = np.asarray(given)
+        if weights.shape != (len(self.estimators),) or weights.dtype.kind not in "biuf":
+            raise ValueError(
+                f"weights must hold one number for each of the {len(self.estimators)} estimators,"
+                f" got {self.weights!r}."
+            )
+        kept = [not _is_dropped(member) for _, member in self.estimators]
+        weights = weights[kept].astype(np.float64)
+        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+            raise ValueError(
+                "weights must be finite and not negative, and that of a member must be positive,"
+                f" got {self.weights!r}."
+            )
+        normalized: NDArray[np.float64] = weights / weights.sum()
+        return normalized
+
+    def _fit(self, X: Any, X_val: Any = None) -> None:
+        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        names, members = zip(*self._members(), strict=True)
+        weights, train, validation = self._given_weights(), X, None
+        if isinstance(self.weights, str):
+            train, validation = (X, X_val) if X_val is not None else self._hold_out(X, seed)
+        if validation is not None and not isinstance(validation, tuple):
+            validation = self._split(check_rows(validation), seed)
+        fitted = self._fit_members(members, train, X_val)
+        if validation is not None:
+            fold_in, heldout = map(check_rows, validation)
+            scorers = [*map(_standard_scorer, names, fitted)]
+            weights = _best_weights(scorers, fold_in, heldout, seed)
+        if train is not X:
+            fitted = self._fit_members(members, X)
+        self.estimators_, self.weights_, self._names = fitted, weights, list(names)
+
+    def _fit_members(self, members: Sequence[Any], X: Any, X_val: Any = None) -> list[Any]:
+        fitted: list[Any] = Parallel(n_jobs=self.n_jobs, prefer="threads")(
+            delayed(_fit_clone)(member, X, X_val) for member in members
+        )
+        return fitted
+
+    def _hold_out(self, X: Any, seed: int) -> tuple[Any, Any]:
+        """Return the rows of the users to fit on, and those of the held-out users."""
+        counts = np.diff(binary_csr(X).indptr)
+        if len(counts) < 2 or counts.max() < self.min_interactions:
+            warnings.warn(
+                "weights='auto' has no users to choose the weights by, because no two users or more"
+                f" have min_interactions={self.min_interactions} interactions: they are equal.",
+                stacklevel=4,
+            )
+            return X, None
+        splitter = UserSplitter(
+            1,
+            test_size=self.validation_fraction,
+            min_interactions=self.min_interactions,
+            random_state=seed,
+        )
+        [(train, heldout)] = splitter.split(X)
+        return X[train], X[heldout]
+
+    def _split(self, X: Any, seed: int) -> tuple[Any, csr_array]:
+        """Hold out a part of each row; the rest is sparse or dense, as X is."""
+        fold_in, heldout = split_interactions(
+            X, random_state=seed, min_interactions=self.min_interactions
+        )
+        if not heldout.nnz:
+            raise ValueError(
+                f"X_val must hold a user with at least {self.min_interactions} interactions."
+            )
+        return fold_in if issparse(X) else fold_in.toarray(), heldout
+
+    @property
+    def named_estimators_(self) -> Bunch:
+        """The fitted members by name."""
+        return Bunch(**dict(zip(self._names, self.estimators_, strict=True)))
+
+    def _row_scorer(self) -> Callable[[Any], Tensor]:
+        score_rows = self._scorer()  # of the rows as they are: each member converts them itself
+        return lambda X: self._popular_if_empty(np.diff(binary_csr(X).indptr), score_rows(X))
+
+    def _scorer(self) -> Scorer:
+        members = zip(self.weights_.tolist(), self._names, self.estimators_, strict=True)
+        used = [
+            (weight, _standard_scorer(name, member)) for weight, name, member in members if weight
+        ]
+        (first_weight, first), *others = used
+
+        def score(X: Any) -> Tensor:
+            total = first(X).mul_(first_weight)
+            for weight, standard_scores in others:
+                total.add_(standard_scores(X).to(total.device), alpha=weight)
+            return total
+
+        return score
+
+    def _check_loaded(self) -> None:
+        if not (self.weights_ >= 0).all() or not np.isclose(self.weights_.sum(), 1):
+            raise ValueError(f"its weights {self.weights_} are not the shares of a sum")
+        for member in self.estimators_:
+            member._check_loaded()
+        super()._check_loaded()
+
+
+def _is_named(pair: Any) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
+
+
+def _is_dropped(member: Any) -> bool:
+    return isinstance(member, str) and member == "drop"
+
+
+def _fit_clone(member: Any, X: Any, X_val: Any) -> Any:
+    takes_X_val = X_val is not None and has_fit_parameter(member, "X_val")
+    # FrozenEstimator needs y.
+    return clone(member).fit(X, None, **({"X_val": X_val} if takes_X_val else {}))
+
+
+def _standard_scorer(name: str, member: Any) -> Scorer:
+    """Return the function that scores blocks of rows, with mean 0 and variance 1 in each row."""
+    score_rows = row_scorer(member)
+
+    def standard_scores(X: Any) -> Tensor:
+        scores = score_rows(X)
+        if tuple(scores.shape) != X.shape:
+            raise ValueError(
+                f"The member {name!r} returned scores of shape {tuple(scores.shape)} for rows of"
+                f" shape {X.shape}: predict must return one score per user and item."
+            )
+        # torch updates the mean by the deviations from it, so equal scores have a std of exactly 0.
+        std, mean = torch.std_mean(scores, dim=1, correction=0, keepdim=True)
+        if not std.isfinite().all():
+            raise ValueError(
+                f"The member {name!r} returned scores that are NaN or infinite. A blend needs a"
+                " finite score of every item."
+            )
+        return scores.sub_(mean).div_(std.where(std > 0, 1))
+
+    return standard_scores
+
+
+def _best_weights(
+    scorers: Sequence[Scorer], fold_in: Any, heldout: Any, seed: int
+) -> NDArray[np.float64]:
+    """Choose the weights by bagging an exhaustive search on the held-out users."""
+    heldout = binary_csr(heldout)
+    users = np.flatnonzero(np.diff(heldout.indptr))
+    fold_in, heldout = fold_in[users], heldout[users]
+    grid = _simplex_grid(len(scorers))
+    values = []
+    for block in row_blocks(*fold_in.shape):
+        rows = fold_in[block]
+        z = torch.stack([standard_scores(rows).cpu() for standard_scores in scorers])
+        values.append(_ndcg_on_grid(grid, z, binary_csr(rows), heldout[block]))
+    per_user = np.concatenate(values, axis=1)
+    rng = np.random.RandomState(seed)
+    n_drawn, shares = max(len(users) // 10, 1), np.full(len(users), 1 / len(users))
+    # Rounded, so that the order of the sums does not decide between points that are equally good.
+    best = [
+        (per_user @ rng.multinomial(n_drawn, shares)).round(9).argmax() for _ in range(N_RESAMPLES)
+    ]
+    weights: NDArray[np.float64] = grid[best].mean(axis=0)
+    return weights
+
+
+def _simplex_grid(n: int) -> NDArray[np.float64]:
+    """Return the finest grid of weights with at most N_POINTS points, in steps of 0.1 or more.
+
+    More even weights come first.
+    """
+    n_steps = max((s for s in range(2, 11) if comb(n + s - 1, s) <= N_POINTS), default=1)
+    points = [
+        np.bincount(chosen, minlength=n) / n_steps
+        for chosen in combinations_with_replacement(range(n), n_steps)
+    ]
+    return np.array(sorted(points, key=lambda weights: (weights**2).sum()))
+
+
+def _ndcg_on_grid(
+    grid: NDArray[np.float64], z: Tensor, seen: csr_array, heldout: csr_array
+) -> NDArray[np.float64]:
+    """Compute the NDCG@100 of users for each point of a grid, shape (n_points, n_users).
+
+    ``z`` holds the standard scores, shape (n_members, n_users, n_items).
+    """
+    relevant = torch.from_numpy(heldout.toarray() > 0)
+    z[:, torch.from_numpy(seen.toarray() > 0)] = -1e30  # -inf times a weight of 0 would be NaN
+    # Other items can be in the list of a blend only if several members rank them in middle places.
+    taking_part = relevant.clone()
+    for scores in z:
+        taking_part.scatter_(1, scores.topk(min(2 * K, z.shape[2])).indices, True)
+    n_columns = int(taking_part.sum(dim=1).max())
+    columns = taking_part.byte().argsort(dim=1, descending=True, stable=True)[:, :n_columns]
+    columns = columns.sort(dim=1).values
+    z = z.gather(2, columns.expand(len(z), -1, -1))
+    hits = csr_array(relevant.gather(1, columns).numpy())
+    return np.stack(
+        [
+            ndcg(top_k(torch.tensordot(weights, z, 1), min(K, n_columns))[0], hits, K)
+            for weights in torch.tensor(grid, dtype=torch.float32)
+        ]
+    )
