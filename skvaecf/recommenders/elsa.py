@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from .._parameters import Positive, PositiveInt
 from ..interactions import InteractionBatch
+from ..linear._subspace import leading_subspace
 from ..neural._layers import SelfInitialized
 from ..neural._recommender import TorchRecommender
 from ..neural._training import Batch, Player, Progress
-from .wmf import leading_subspace
 
 # Numbers of a block of item vectors, which stays in the processor's cache: 1 MiB of float32.
 BLOCK_ENTRIES = 2**18
@@ -55,6 +55,9 @@ class ELSA(TorchRecommender):
         training users, but at most the number of items and at most 1024.
     learning_rate : float, default=3e-3
         Learning rate of the Adam optimizer.
+    learning_rate_schedule : {"constant", "linear"}, default="constant"
+        Course of the learning rate. "linear" lowers it from update to update, from its value at the
+        beginning to 0 after ``max_epochs`` epochs.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at most
         the number of items and at least 100.
