@@ -103,7 +103,7 @@ class VAEGANRecommender(TorchRecommender):
         users, where S is the structure of the data (:ref:`structure-of-data`).
     discriminator_layer_size : int, default=256
         Width of the hidden layers of T and D.
-    discriminator_learning_rate : float, default=3e-4
+    discriminator_learning_rate : float, default=3e-3
         Learning rate of the Adam optimizer for T and D.
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder in
@@ -194,7 +194,7 @@ class VAEGANRecommender(TorchRecommender):
     The losses omit the constant terms of the likelihood.
 
     T has the form
-    :math:`T(x, z) = \langle \theta(x), s(z) \rangle + a(x) + b(z) + \|z\|^2 / 2`, where
+    :math:`T(x, z) = \langle \theta(x), s(z) \rangle + a(x) + b(z) + (\|z\|^2 - d) / 2`, where
     :math:`\theta`, s, a and b are networks with one hidden layer. The last term is
     :math:`- \log p(z)` up to a constant, so T does not have to learn it. :math:`z_c` and the first
     layer of D are tanh layers. T and :math:`z_c` are computed from the row at length 1 and without
@@ -249,7 +249,7 @@ class VAEGANRecommender(TorchRecommender):
     contractive_estimator: Literal["exact", "hutchinson"] = "exact"
     l2: NonNegative | Literal["auto"] = "auto"
     discriminator_layer_size: PositiveInt = 256
-    discriminator_learning_rate: Positive = 3e-4
+    discriminator_learning_rate: Positive = 3e-3
     dropout: Rate = 0.5
     learning_rate: Positive = 5e-3
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
@@ -340,7 +340,7 @@ def warn_of_discriminators(record: dict[str, float]) -> None:
     """Warn if a discriminator has diverged or collapsed, given the figures of an epoch."""
     for name in ("posterior_discriminator", "data_discriminator"):
         loss = record.get(f"{name}_loss", 1.0)
-        if not 0.01 <= loss <= 10:
+        if not 0.01 <= loss <= 25:
             collapsed = "collapsed: it classifies nearly all samples correctly"
             state = collapsed if loss < 0.01 else "diverged or has not learned yet"
             warnings.warn(
@@ -416,7 +416,7 @@ class ImplicitEncoder(nn.Module):
 
 
 class PosteriorDiscriminator(nn.Module):
-    """T(x, z) = <theta(x), s(z)> + a(x) + b(z) + ||z||^2 / 2 -> log q(z|x) - log p(z)."""
+    """T(x, z) = <theta(x), s(z)> + a(x) + b(z) + (||z||^2 - d) / 2 -> log q(z|x) - log p(z)."""
 
     def __init__(self, n_items: int, n_components: int, size: int) -> None:
         super().__init__()
@@ -430,8 +430,9 @@ class PosteriorDiscriminator(nn.Module):
         x1, x2 = F.leaky_relu(self.from_items(x), 0.2).chunk(2, dim=1)
         z1, z2 = F.leaky_relu(self.from_latent(z), 0.2).chunk(2, dim=1)
         T = (self.theta(x1) * self.s(z1)).sum(dim=1) + (self.a(x2) + self.b(z2)).squeeze(1)
-        # - log p(z) is known up to a constant, so only log q has to be learned.
-        score: Tensor = T + z.square().sum(dim=1) / 2
+        # - log p(z) is known up to a constant, so only log q has to be learned. With this constant
+        # it is 0 on average for a z that is drawn from the prior.
+        score: Tensor = T + (z.square() - 1).sum(dim=1) / 2
         return score
 
 
