@@ -61,6 +61,7 @@ class Case:
 NEURAL = {
     "n_components": 6,
     "learning_rate": 0.02,
+    "learning_rate_schedule": "constant",
     "ema_decay": 0.0,
     "batch_size": 32,
     "max_epochs": 2,

@@ -65,7 +65,7 @@ def start_from_svd(
     Horn, "A rationale and test for the number of factors in factor analysis", Psychometrika 1965
     (parallel analysis).
     """
-    counts = torch.zeros(x.n_items, device=x.values.device)
+    counts = x.values.new_zeros(x.n_items)
     counts.index_add_(0, x.items.long(), x.values)
     decoder.logits.bias.copy_((counts + 0.5).log() - (x.n_users - counts + 0.5).log())
 
