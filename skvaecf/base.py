@@ -385,14 +385,15 @@ class PartialFitMixin:
         rows = check_rows(X, min_rows=1)
         columns = grown_columns(self, X)
         interactions = self._interactions(rows)  # type: ignore[attr-defined]
-        if hasattr(self, "item_counts_"):
-            self._partial_fit(interactions)
-            before = widened(self.item_counts_, interactions.shape[1])
-        else:
+        counts = count_users(interactions)
+        before: np.ndarray | None = getattr(self, "item_counts_", None)
+        if before is None:
             self._fit(interactions)  # type: ignore[attr-defined]
-            before = 0
-        self.item_counts_ = before + count_users(interactions)
-        vars(self).update(columns)
+        else:
+            self._partial_fit(interactions)
+            counts += widened(before, len(counts))
+        self.item_counts_ = counts
+        self.__dict__.update(columns)
         return self
 
 
@@ -408,7 +409,7 @@ def grown_columns(estimator: Any, X: Any) -> dict[str, Any]:
     validate_data(columns, X, skip_check_array=True)  # records their number and names
     n_known = getattr(estimator, "n_features_in_", None)
     if n_known is None:
-        return vars(columns)
+        return dict(vars(columns))
     if columns.n_features_in_ <= n_known:
         validate_data(estimator, X, reset=False, skip_check_array=True)
         return {}
@@ -421,7 +422,7 @@ def grown_columns(estimator: Any, X: Any) -> dict[str, Any]:
             f" names of the items of {type(estimator).__name__}, in the same order: new items are"
             " the last columns."
         )
-    return vars(columns)
+    return dict(vars(columns))
 
 
 def widened(values: np.ndarray, n_items: int) -> np.ndarray:

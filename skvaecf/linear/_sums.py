@@ -52,7 +52,7 @@ class GramRecommender(SimilarItemsMixin, BaseRecommender):
 
     def _fit(self, X: csr_array) -> None:
         self._fit_rows(X)
-        vars(self).pop("_sums", None)
+        self.__dict__.pop("_sums", None)
 
     @default_modes()
     def partial_fit(self, X: Any = None, y: Any = None, *, solve: bool = True) -> Self:
@@ -109,7 +109,7 @@ class GramRecommender(SimilarItemsMixin, BaseRecommender):
                 delattr(self, name)
         made_with = self._sums_depend_on and getattr(self, self._sums_depend_on)
         self._sums = {"n_users": sums.n_users, "grams": sums.grams, "made_with": made_with}
-        vars(self).update(columns)
+        self.__dict__.update(columns)
         return self
 
     def _sums_so_far(self) -> Sums:

@@ -142,7 +142,8 @@ class EASE(GramRecommender):
 
     def _weights(self, n_u: np.ndarray) -> np.ndarray:
         """Return the weights of users with these numbers of items."""
-        return np.maximum(n_u, 1.0) ** -self.user_exponent
+        weights: np.ndarray = np.maximum(n_u, 1.0) ** -self.user_exponent
+        return weights
 
     def _weighted(self, X: csr_array) -> csr_array:
         """Return the rows, multiplied by the roots of the weights of the users."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY
+from math import log
 from typing import Literal
 
 import numpy as np
@@ -121,14 +122,17 @@ class ItemKNN(GramRecommender):
 
     def _largest(self, n_items: int) -> float:
         """Return L."""
-        return {"tfidf": np.log(n_items), "bm25": np.log(n_items + 1)}.get(self.weighting or "", 1)
+        largest = {"tfidf": log(n_items), "bm25": log(n_items + 1)}
+        return largest.get(self.weighting or "", 1.0)
 
     def _term(self, n_u: np.ndarray) -> np.ndarray:
         """Return m_u of users with these numbers of items."""
+        terms: np.ndarray = np.zeros(len(n_u))
         if self.weighting == "tfidf":
-            return np.log(n_u.clip(1))
-        # log(1 + (I - n + 1/2) / (n + 1/2)) = log(I + 1) - log(n + 1/2)
-        return np.log(n_u + 0.5) if self.weighting else np.zeros(len(n_u))
+            terms = np.log(n_u.clip(1))
+        elif self.weighting == "bm25":
+            terms = np.log(n_u + 0.5)  # log(1 + (I - n + 1/2) / (n + 1/2)) is L minus this
+        return terms
 
     def _of_item(self, counts: np.ndarray) -> np.ndarray:
         """Return the weights of items with these numbers of users."""
@@ -136,7 +140,8 @@ class ItemKNN(GramRecommender):
             return np.ones(len(counts))
         length = counts / max(counts.mean(), 1e-9)
         saturated = 1 + BM25_SATURATION * (1 - BM25_LENGTH + BM25_LENGTH * length)
-        return (BM25_SATURATION + 1) / saturated
+        weights: np.ndarray = (BM25_SATURATION + 1) / saturated
+        return weights
 
     def _added(self, grams: list[csr_array], X: csr_array) -> list[csr_array]:
         m = self._term(np.diff(X.indptr))
