@@ -63,11 +63,16 @@ def blocks_of_rows(n_entries: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def dense_gram(
-    X: csr_array, device: torch.device, padding: int = 0, out: Tensor | None = None
+    X: csr_array,
+    device: torch.device,
+    padding: int = 0,
+    *,
+    out: Tensor | None = None,
+    alpha: int = 1,
 ) -> Tensor:
     """Compute X'X in float32, followed by ``padding`` rows and columns of zeros.
 
-    It is added to ``out``, if that is given.
+    ``alpha`` times this is added to ``out``, if that is given.
 
     The products are computed in blocks, which need little memory. A sparse product multiplies the
     pairs of items that a user has. A dense product multiplies all pairs, but takes a DENSE_SPEED-th
@@ -81,11 +86,12 @@ def dense_gram(
     if n_users * n_items**2 < DENSE_SPEED * pairs:
         for rows in row_blocks(n_users, n_items):
             dense = torch.from_numpy(X[rows].toarray()).to(device)
-            gram[:n_items, :n_items].addmm_(dense.T, dense)
+            gram[:n_items, :n_items].addmm_(dense.T, dense, alpha=alpha)
         return gram
     users = csr_array(X.T)
     for block in item_blocks(n_items):
-        gram[block, :n_items] += torch.from_numpy((users[block] @ X).toarray()).to(device)
+        products = torch.from_numpy((users[block] @ X).toarray())
+        gram[block, :n_items] += alpha * products.to(device)
     return gram
 
 

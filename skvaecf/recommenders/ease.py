@@ -151,7 +151,7 @@ class EASE(GramRecommender):
         values = (self._weights(n_u) ** 0.5).astype(np.float32).repeat(n_u)
         return csr_array((values, X.indices, X.indptr), shape=X.shape)
 
-    def _added(self, grams: list[np.ndarray], X: csr_array) -> list[np.ndarray]:
+    def _added(self, grams: list[np.ndarray], X: csr_array, signs: np.ndarray) -> list[np.ndarray]:
         # The first one is X'X, for the structure; the second one is weighted, if users are.
         parts, n_items = [X, self._weighted(X)] if self.user_exponent else [X], X.shape[1]
         device = self._device_for(n_items, 2 * len(parts))
@@ -162,7 +162,10 @@ class EASE(GramRecommender):
                 n_before = len(grams[place])
                 total[:n_before, :n_before] = grams[place]
             out = torch.from_numpy(total).to(device)
-            totals.append(dense_gram(part, device, out=out).cpu().numpy())
+            for rows, alpha in ((part[signs > 0], 1), (part[signs < 0], -1)):
+                if rows.shape[0]:
+                    dense_gram(rows, device, out=out, alpha=alpha)
+            totals.append(out.cpu().numpy())
         return totals
 
     def _solve_sums(self, sums: Sums) -> None:

@@ -143,9 +143,10 @@ class ItemKNN(GramRecommender):
         weights: np.ndarray = (BM25_SATURATION + 1) / saturated
         return weights
 
-    def _added(self, grams: list[csr_array], X: csr_array) -> list[csr_array]:
+    def _added(self, grams: list[csr_array], X: csr_array, signs: np.ndarray) -> list[csr_array]:
         m = self._term(np.diff(X.indptr))
-        return added_products(grams, X, [m**0, m, m**2] if self.weighting else [m**0])
+        powers = [signs, signs * m, signs * m**2] if self.weighting else [signs]
+        return added_products(grams, X, powers)
 
     def _solve_sums(self, sums: Sums) -> None:
         counts, L = sums.grams[0].diagonal(), self._largest(sums.grams[0].shape[0])

@@ -145,8 +145,8 @@ class SLIM(GramRecommender):
         gram = DenseGram(dense_gram(X, device, padding=1)) if dense else SparseGram(X, device)
         self._solve(gram, order, counts, l2, device)
 
-    def _added(self, grams: list[csr_array], X: csr_array) -> list[csr_array]:
-        return added_products(grams, X, [np.ones(X.shape[0])])
+    def _added(self, grams: list[csr_array], X: csr_array, signs: np.ndarray) -> list[csr_array]:
+        return added_products(grams, X, [signs])
 
     def _solve_sums(self, sums: Sums) -> None:
         device, [products], l2 = check_device(self.device), sums.grams, self.l2
