@@ -354,7 +354,7 @@ def test_wmf_learns_new_items_and_keeps_the_others():
         model.partial_fit(rows)
     assert model.recommend(X[:100], 1, candidates=[16, 17])[:, 0].tolist() == [16, 17] * 50
     scores = model.predict(X[:100])
-    assert_allclose(scores[:, :16], before, atol=0.1 * before.max())
+    assert_allclose(scores[:, :16], before, atol=0.2 * before.max())
     assert scores[:, 16:].max() < before.max()
     assert model.user_factors_.shape == (120, 6)
     assert_array_equal(model.item_counts_, X.sum(axis=0))

@@ -181,8 +181,12 @@ def added_products(
         total = items @ values
         total.sort_indices()  # sums of sorted matrices are faster
         if grams:
-            before = grams[place].copy()
-            before.resize(n_items, n_items)
-            total = before + total
+            total = with_new_items(grams[place], n_items) + total
         totals.append(csr_array(total))
     return totals
+
+
+def with_new_items(gram: csr_array, n_items: int) -> csr_array:
+    """Return the matrix with empty rows and columns at the end; it shares the stored entries."""
+    indptr = np.pad(gram.indptr, (0, n_items - gram.shape[0]), mode="edge")
+    return csr_array((gram.data, gram.indices, indptr), shape=(n_items, n_items))

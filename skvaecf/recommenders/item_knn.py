@@ -149,21 +149,24 @@ class ItemKNN(GramRecommender):
         return added_products(grams, X, powers)
 
     def _solve_sums(self, sums: Sums) -> None:
-        counts, L = sums.grams[0].diagonal(), self._largest(sums.grams[0].shape[0])
-        of_item = self._of_item(counts)
-        products = sums.grams[0] * L**2
-        if self.weighting:
-            products = products - 2 * L * sums.grams[1] + sums.grams[2]
+        grams, counts = sums.grams, sums.grams[0].diagonal()
+        L, of_item = self._largest(len(counts)), self._of_item(counts)
+        coefficients = [L**2, -2 * L, 1] if self.weighting else [1]
+
+        def products_of(block: np.ndarray) -> csr_array:
+            parts = [c * gram[block] for c, gram in zip(coefficients, grams, strict=True)]
+            products = sum(parts[1:], start=parts[0])
             # Users with all items have the weight 0; what rounding leaves of it is no similarity.
             products.data[products.data < 1e-13 * L**2] = 0
-        products.data *= of_item.repeat(np.diff(products.indptr)) * of_item[products.indices]
-        squared, h = products.diagonal(), self.shrinkage
+            rows = block.repeat(np.diff(products.indptr))
+            products.data *= of_item[rows] * of_item[products.indices]
+            return products
+
+        squared = of_item**2 * np.dot(coefficients, [gram.diagonal() for gram in grams])
+        h = self.shrinkage
         if isinstance(h, str):
-            h = auto_shrinkage(
-                structure_of_gram(sums.grams[0]), squared.sum() / max(counts.sum(), 1)
-            )
-        blocks = blocks_of_rows(np.diff(products.indptr))
-        self._solve(blocks, lambda block: products[block], squared, h)
+            h = auto_shrinkage(structure_of_gram(grams[0]), squared.sum() / max(counts.sum(), 1))
+        self._solve(blocks_of_rows(np.diff(grams[0].indptr)), products_of, squared, h)
 
     def _solve(
         self,
