@@ -88,6 +88,7 @@ class EASE(GramRecommender):
 
     ``fit`` needs the memory of 1.2 dense float32 matrices of n_items x n_items on a CPU, and of 3
     on a GPU. If this is more than the available memory, it raises a MemoryError.
+    ``partial_fit`` needs two more, or four with ``user_exponent``.
     :class:`~skvaecf.SLIM` and :class:`~skvaecf.ItemKNN` use sparse matrices instead. The time is
     cubic in n_items. The progress bar moves after each of three steps: the products, the Cholesky
     factorisation and the inverse, which takes twice as long as the factorisation.
