@@ -92,6 +92,20 @@ def test_fit_then_partial_fit(exact, fitted, X):
     assert_equal_models(model, fitted[exact], X)
 
 
+def test_rows_of_fit_are_not_kept_beside_the_sums(gram_model, X):
+    model = clone(GRAM_MODELS[gram_model]).fit(X[:20])
+    assert model._rows.shape == (20, 50)
+    assert not hasattr(model.partial_fit(X[20:]), "_rows")
+
+
+def test_users_with_all_items_make_no_neighbours():
+    """Their weight log(I / n_u) is 0; sums of its parts leave a rounding error."""
+    halves = np.repeat(np.eye(2), 6, axis=0).repeat(6, axis=1)
+    for n_full in range(3, 12):
+        model = ItemKNN().partial_fit(np.vstack([np.ones((n_full, 12)), halves]))
+        assert not model.item_similarity_[:6, 6:].nnz
+
+
 def test_fit_starts_anew(exact, fitted, X):
     model = clone(EXACT[exact]).partial_fit(X[5:9]).fit(X)
     assert_array_equal(model.predict(X), fitted[exact].predict(X))
