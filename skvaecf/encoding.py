@@ -38,7 +38,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
 
     The columns of the matrix are the items of the frame in ``fit``. Its rows are the users of the
     frame that is transformed, whether they were in ``fit`` or not: recommenders accept both. Rows
-    and columns are in ascending order of the ids.
+    and columns are in ascending order of the ids. ``partial_fit`` adds columns at the end.
 
     Parameters
     ----------
@@ -57,9 +57,10 @@ class InteractionEncoder(  # type: ignore[call-arg]
     Attributes
     ----------
     item_ids_ : ndarray of shape (n_items,)
-        Id of each column of the matrix, ascending.
+        Id of each column of the matrix, ascending, followed by those of each ``partial_fit``.
     user_ids_ : ndarray of shape (n_users,)
-        Ids of the users in ``fit``, ascending: the rows of the result of ``fit_transform``.
+        Ids of the users in the last ``fit`` or ``partial_fit``, ascending: the rows of the matrix
+        of that frame.
 
     Notes
     -----
@@ -107,6 +108,11 @@ class InteractionEncoder(  # type: ignore[call-arg]
            [1., 0.]], dtype=float32)
     >>> encoder.users(later).tolist()
     ['dan', 'eve']
+
+    The item 5 is new. Its column is the last one, so the numbers of the other items stay:
+
+    >>> encoder.partial_fit({"user": ["fay", "fay"], "item": [5, 7]}).item_ids_.tolist()
+    [3, 7, 5]
     """
 
     _parameter_constraints: ClassVar[Any] = {
@@ -178,6 +184,46 @@ class InteractionEncoder(  # type: ignore[call-arg]
         """
         log = self._learn(frame)
         return _matrix(log, np.arange(len(log.item_ids)), len(log.item_ids))
+
+    def partial_fit(self, frame: Any, y: Any = None) -> Self:
+        """Add the new items of a frame as the last columns; the numbers of known items stay.
+
+        The first call is a ``fit``. ``partial_fit`` of a recommender accepts the wider matrices.
+
+        Parameters
+        ----------
+        frame : frame, dict or tuple of columns
+            One row per interaction.
+        y : Ignored
+            Present for scikit-learn's tools.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            As in ``fit``, or if the ids of the items are of another type than those before.
+        TypeError
+            If ``frame`` is not a frame.
+        """
+        known = getattr(self, "item_ids_", None)
+        if known is None:
+            return self.fit(frame)
+        log = self._learned_from(frame)
+        new = log.item_ids[self._find(log.item_ids) < 0]
+        try:
+            item_ids = np.concatenate([known, new]) if len(new) else known
+            numbers = unique_ids(item_ids, self.item)[1]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"Column {self.item!r} must hold ids of the type of the known items, such as"
+                f" {known.tolist()[0]!r}, got {new.tolist()[0]!r}."
+            ) from error
+        self._library, self.user_ids_, self.item_ids_ = library_of(frame), log.user_ids, item_ids
+        self._by_id = np.argsort(numbers)
+        return self
 
     def transform(self, frame: Any) -> csr_array:
         """Return the matrix of a frame.
@@ -469,7 +515,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
         if ids.dtype.kind == self.item_ids_.dtype.kind == "M":
             wanted = ids.astype(self.item_ids_.dtype)  # dates in another unit
         if 32 * len(wanted) < len(self.item_ids_):  # a table would cost more than a few searches
-            found = (_search(self.item_ids_, i) for i in wanted)
+            found = (self._search(i) for i in wanted)
         else:
             number = {item: i for i, item in enumerate(self.item_ids_.tolist())}
             found = (number.get(i, -1) for i in wanted.tolist())
@@ -477,14 +523,29 @@ class InteractionEncoder(  # type: ignore[call-arg]
         numbers[wanted != ids] = -1  # the conversion has rounded the date
         return numbers
 
+    def _search(self, wanted: Any) -> int:
+        """Return the number of one item id, -1 if it is not known."""
+        ids, by_id = self.item_ids_, self._by_id
+        try:
+            place = bisect_left(by_id, wanted, key=lambda number: ids[number])
+            known = place < len(ids) and ids[by_id[place]] == wanted
+        except TypeError:  # an id of another type, which cannot be compared
+            known = False
+        return int(by_id[place]) if known else -1
+
     def _learn(self, frame: Any) -> _Log:
         """Set the attributes that ``fit`` learns, and return the events."""
+        log = self._learned_from(frame)
+        self.user_ids_, self.item_ids_ = log.user_ids, log.item_ids
+        self._library, self._by_id = library_of(frame), np.arange(len(log.item_ids))
+        return log
+
+    def _learned_from(self, frame: Any) -> _Log:
+        """Return the events of a frame from which the encoder can learn."""
         self._validate_params()
         log = self._read(frame)
         if not len(log.values):
             raise ValueError("The frame has no rows; expected at least one interaction.")
-        self.user_ids_, self.item_ids_ = log.user_ids, log.item_ids
-        self._library = library_of(frame)
         return log
 
     def _read(self, frame: Any, *further: str) -> _Log:
@@ -553,7 +614,10 @@ class InteractionEncoder(  # type: ignore[call-arg]
         return nw.from_dict(lists, backend=self._library).to_native()
 
     def _check_loaded(self) -> None:
-        for ids in (self.user_ids_, self.item_ids_):
+        n_items = len(self.item_ids_)
+        if (np.sort(self._by_id) != np.arange(n_items)).any():
+            raise ValueError("the order of its items is not a permutation")
+        for ids in (self.user_ids_, self.item_ids_[self._by_id]):
             if ids.ndim != 1 or not len(ids) or not (ids[:-1] < ids[1:]).all():
                 raise ValueError("its ids do not ascend")
         if self._library not in (None, *(member.value for member in nw.Implementation)):

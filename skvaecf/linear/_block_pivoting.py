@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._item_item import DenseGram, SparseGram
+from ._item_item import DenseGram, SparseGram, StoredGram
 from ._least_squares import solve_positive
 
 # Maximum number of linear systems per item.
@@ -69,7 +69,7 @@ class BlockPivoting:
 
     Parameters
     ----------
-    gram : DenseGram or SparseGram
+    gram : DenseGram, SparseGram or StoredGram
         Products X'X of the items.
     targets : Tensor of shape (n_targets,)
         Numbers of the items j.
@@ -92,7 +92,7 @@ class BlockPivoting:
 
     def __init__(
         self,
-        gram: DenseGram | SparseGram,
+        gram: DenseGram | SparseGram | StoredGram,
         targets: Tensor,
         *,
         l1: float,

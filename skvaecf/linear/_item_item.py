@@ -31,15 +31,25 @@ def item_blocks(n_items: int) -> Iterator[slice]:
 
 
 def sparse_item_blocks(X: csr_array) -> Iterator[np.ndarray]:
-    """Yield blocks of items whose rows of the sparse matrix X'X fit into BLOCK_ENTRIES numbers.
-
-    Upper bounds of the lengths of the rows in a block differ by less than a factor of two. An array
-    that is as wide as the longest row is therefore little larger.
-    """
-    n_items = X.shape[1]
+    """Yield blocks of items whose rows of the sparse matrix X'X fit into BLOCK_ENTRIES numbers."""
     n_u = np.diff(X.indptr)
     # The number of items of all users of an item bounds the number of entries in its row.
-    at_most = np.bincount(X.indices, n_u.repeat(n_u), minlength=n_items).clip(1, n_items)
+    yield from blocks_of_rows(np.bincount(X.indices, n_u.repeat(n_u), minlength=X.shape[1]))
+
+
+def blocks_of_rows(n_entries: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield blocks of rows of a sparse items x items matrix that fit into BLOCK_ENTRIES numbers.
+
+    The lengths of the rows in a block differ by less than a factor of two. An array that is as wide
+    as the longest row is therefore little larger.
+
+    Parameters
+    ----------
+    n_entries : ndarray of shape (n_items,)
+        Upper bounds of the numbers of entries of the rows.
+    """
+    n_items = len(n_entries)
+    at_most = n_entries.clip(1, n_items)
     order = np.argsort(-at_most)
     rising = -at_most[order]
     start = 0
@@ -52,34 +62,46 @@ def sparse_item_blocks(X: csr_array) -> Iterator[np.ndarray]:
         start = stop
 
 
-def dense_gram(X: csr_array, device: torch.device, padding: int = 0) -> Tensor:
+def dense_gram(
+    X: csr_array,
+    device: torch.device,
+    padding: int = 0,
+    *,
+    out: Tensor | None = None,
+    alpha: int = 1,
+) -> Tensor:
     """Compute X'X in float32, followed by ``padding`` rows and columns of zeros.
+
+    ``alpha`` times this is added to ``out``, if that is given.
 
     The products are computed in blocks, which need little memory. A sparse product multiplies the
     pairs of items that a user has. A dense product multiplies all pairs, but takes a DENSE_SPEED-th
     of the time per pair. The faster one is chosen; the counts of users are exact in both.
     """
     n_users, n_items = X.shape
-    gram = torch.zeros((n_items + padding,) * 2, dtype=torch.float32, device=device)
+    gram = out
+    if gram is None:
+        gram = torch.zeros((n_items + padding,) * 2, dtype=torch.float32, device=device)
     pairs = float((np.diff(X.indptr).astype(float) ** 2).sum())
     if n_users * n_items**2 < DENSE_SPEED * pairs:
         for rows in row_blocks(n_users, n_items):
             dense = torch.from_numpy(X[rows].toarray()).to(device)
-            gram[:n_items, :n_items].addmm_(dense.T, dense)
+            gram[:n_items, :n_items].addmm_(dense.T, dense, alpha=alpha)
         return gram
     users = csr_array(X.T)
     for block in item_blocks(n_items):
-        gram[block, :n_items] = torch.from_numpy((users[block] @ X).toarray()).to(device)
+        products = torch.from_numpy((users[block] @ X).toarray())
+        gram[block, :n_items] += alpha * products.to(device)
     return gram
 
 
 class DenseGram:
     """X'X as a dense matrix, with an additional item n_items that has no users."""
 
-    def __init__(self, X: csr_array, device: torch.device) -> None:
-        self.n_items = X.shape[1]
-        self.values = dense_gram(X, device, padding=1)
-        self.counts = self.values.diagonal().clone()
+    def __init__(self, values: Tensor) -> None:
+        self.n_items = len(values) - 1
+        self.values = values
+        self.counts = values.diagonal().clone()
 
     def among(self, items: Tensor) -> Tensor:
         """Compute the products of all pairs of each row's items, shape (n_rows, m, m)."""
@@ -141,6 +163,33 @@ class SparseGram:
         dense = weights.new_zeros(self.n_items + 1, len(items)).scatter_(0, items.T, weights.T)
         per_user = self.by_user @ dense[:-1]  # (n_users, n_rows)
         return (self.by_item @ (self.by_part @ per_user)).T.contiguous()
+
+
+class StoredGram:
+    """X'X as a sparse matrix, with an additional item n_items that has no users."""
+
+    def __init__(self, values: csr_array, device: torch.device) -> None:
+        self.n_items = values.shape[0] - 1
+        self.values = values
+        self.counts = torch.from_numpy(values.diagonal()).to(device)
+
+    def among(self, items: Tensor) -> Tensor:
+        """Compute the products of all pairs of each row's items, shape (n_rows, m, m)."""
+        n_rows, m = items.shape
+        numbers = items.cpu().numpy()
+        first, second = numbers.repeat(m, axis=1).ravel(), np.tile(numbers, m).ravel()
+        products = np.asarray(self.values[first, second]).astype(np.float32)
+        return torch.from_numpy(products.reshape(n_rows, m, m)).to(items.device)
+
+    def weighted(self, items: Tensor, weights: Tensor) -> Tensor:
+        """Compute X'X w for the weights w of each row's items, shape (n_rows, n_items + 1)."""
+        n_rows, m = items.shape
+        own = csr_array(
+            (weights.cpu().numpy().ravel(), items.cpu().numpy().ravel(), np.arange(n_rows + 1) * m),
+            shape=(n_rows, self.n_items + 1),
+        )
+        sums = (own @ self.values).toarray().astype(np.float32)
+        return torch.from_numpy(sums).to(items.device)
 
 
 def stored_similarities(item_similarity: csr_array) -> Callable[[np.ndarray], Tensor]:

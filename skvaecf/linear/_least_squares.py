@@ -47,7 +47,7 @@ class LeastSquares:
     x: InteractionBatch
     fixed: FixedFactors
     weight: Tensor  # (n_entries,), w
-    unobserved_weight: float
+    unobserved_weight: float | Tensor  # alpha_0; of each row in conjugate_gradients: (n_rows, 1)
     ridge: Tensor  # (n_rows, 1), rho
 
     def block(self, columns: slice) -> LeastSquares:

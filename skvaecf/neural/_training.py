@@ -289,7 +289,12 @@ class Game:
         losses = {
             player.name: iter(figures.get(f"{player.name}_loss", ())) for player in self.players
         }
-        for name, value in ((name, next(losses[name])) for name in self.moves):
+        # The last update may have made the parameters infinite after a finite loss.
+        last = [
+            (player.name, sum(float(p.detach().sum()) for p in player.parameters) * 0.0)
+            for player in self.players
+        ]
+        for name, value in [*((name, next(losses[name])) for name in self.moves), *last]:
             if not math.isfinite(value):
                 rate = next(p.learning_rate for p in self.players if p.name == name)
                 raise FloatingPointError(

@@ -16,13 +16,14 @@ from .._checks import check_finite
 from .._devices import as_tensor, check_device, check_memory, device_or_cpu
 from .._parameters import Device, NonNegative, Positive, Rate, Verbose
 from .._progress import ProgressBar
-from .._statistics import structure
-from ..base import BaseRecommender, Scorer, SimilarItemsMixin
-from ..interactions import InteractionBatch
+from .._statistics import structure, structure_of_gram
+from ..base import Scorer
+from ..interactions import InteractionBatch, count_users
 from ..linear._item_item import dense_gram, item_blocks
+from ..linear._sums import GramRecommender, Sums
 
 
-class EASE(SimilarItemsMixin, BaseRecommender):
+class EASE(GramRecommender):
     r"""Embarrassingly shallow autoencoder (EASE): ridge regression of each item on all others.
 
     .. math:: \min_B \|X - XB\|_F^2 + \|\Lambda^{1/2} B\|_F^2
@@ -88,6 +89,7 @@ class EASE(SimilarItemsMixin, BaseRecommender):
 
     ``fit`` needs the memory of 1.2 dense float32 matrices of n_items x n_items on a CPU, and of 3
     on a GPU. If this is more than the available memory, it raises a MemoryError.
+    ``partial_fit`` needs two more, or four with ``user_exponent``.
     :class:`~skvaecf.SLIM` and :class:`~skvaecf.ItemKNN` use sparse matrices instead. The time is
     cubic in n_items. The progress bar moves after each of three steps: the products, the Cholesky
     factorisation and the inverse, which takes twice as long as the factorisation.
@@ -118,40 +120,80 @@ class EASE(SimilarItemsMixin, BaseRecommender):
     device: Device = "auto"
     verbose: Verbose = 0
 
-    def _fit(self, X: csr_array) -> None:
-        device = check_device(self.device)
-        n_items = X.shape[1]
-        copies = 1.2 if device.type == "cpu" else 3
-        check_memory(
-            copies * 4 * n_items**2,
-            device,
-            f"EASE with {n_items} items",
-            "ELSA, SLIM, ItemKNN and WMF need less",
-        )
-        n_u = np.diff(X.indptr)
-        weight = np.maximum(n_u, 1.0) ** -self.user_exponent
+    _sums_depend_on = "user_exponent"
+
+    def _fit_rows(self, X: csr_array) -> None:
+        device = self._device_for(X.shape[1])
         l2 = self.l2
         if isinstance(l2, str):
-            mean_weight = (weight * n_u).sum() / max(X.nnz, 1)
+            n_u = np.diff(X.indptr)
+            mean_weight = (n_u * self._weights(n_u)).sum() / max(X.nnz, 1)
             l2 = 1300 * X.shape[0] ** 0.25 / structure(X) * mean_weight
-        weighted = csr_array(
-            ((weight**0.5).astype(np.float32).repeat(n_u), X.indices, X.indptr), shape=X.shape
-        )
         with ProgressBar("EASE", 3, self.verbose, unit="steps") as bar:
-            gram = dense_gram(weighted, device)
+            gram = dense_gram(self._weighted(X), device)
             bar.move_to(1)
-            diagonal = gram.diagonal()
-            penalty = diagonal * (self.dropout / (1 - self.dropout)) + l2  # Lambda
-            diagonal.add_(penalty)
-            P = inverse(gram, after_factor=lambda: bar.move_to(2))
-            bar.move_to(3)
+            self._solve(gram, count_users(X), l2, bar)
+
+    def _device_for(self, n_items: int, n_kept: int = 0) -> torch.device:
+        """Return the device, if it has memory for a fit and ``n_kept`` matrices besides."""
+        device = check_device(self.device)
+        copies = (1.2 if device.type == "cpu" else 3) + n_kept
+        what, instead = f"EASE with {n_items} items", "ELSA, SLIM, ItemKNN and WMF need less"
+        check_memory(copies * 4 * n_items**2, device, what, instead)
+        return device
+
+    def _weights(self, n_u: np.ndarray) -> np.ndarray:
+        """Return the weights of users with these numbers of items."""
+        weights: np.ndarray = np.maximum(n_u, 1.0) ** -self.user_exponent
+        return weights
+
+    def _weighted(self, X: csr_array) -> csr_array:
+        """Return the rows, multiplied by the roots of the weights of the users."""
+        n_u = np.diff(X.indptr)
+        values = (self._weights(n_u) ** 0.5).astype(np.float32).repeat(n_u)
+        return csr_array((values, X.indices, X.indptr), shape=X.shape)
+
+    def _added(self, grams: list[np.ndarray], X: csr_array, signs: np.ndarray) -> list[np.ndarray]:
+        # The first one is X'X, for the structure; the second one is weighted, if users are.
+        parts, n_items = [X, self._weighted(X)] if self.user_exponent else [X], X.shape[1]
+        device = self._device_for(n_items, 2 * len(parts))
+        totals = []
+        for place, part in enumerate(parts):
+            total = np.zeros((n_items, n_items), dtype=np.float32)
+            if grams:
+                n_before = len(grams[place])
+                total[:n_before, :n_before] = grams[place]
+            out = torch.from_numpy(total).to(device)
+            for rows, alpha in ((part[signs > 0], 1), (part[signs < 0], -1)):
+                if rows.shape[0]:
+                    dense_gram(rows, device, out=out, alpha=alpha)
+            totals.append(out.cpu().numpy())
+        return totals
+
+    def _solve_sums(self, sums: Sums) -> None:
+        gram, counts = sums.grams[-1], sums.grams[0].diagonal()
+        device, l2 = self._device_for(len(gram)), self.l2
+        if isinstance(l2, str):
+            mean_weight = gram.trace(dtype=np.float64) / max(counts.sum(dtype=np.float64), 1)
+            l2 = 1300 * sums.n_users**0.25 / structure_of_gram(sums.grams[0]) * mean_weight
+        with ProgressBar("EASE", 3, self.verbose, unit="steps") as bar:
+            bar.move_to(1)
+            self._solve(torch.tensor(gram, device=device), counts, l2, bar)
+
+    def _solve(self, gram: Tensor, counts: np.ndarray, l2: float, bar: ProgressBar) -> None:
+        """Compute the weights from the Gram matrix, which is overwritten."""
+        diagonal = gram.diagonal()
+        penalty = diagonal * (self.dropout / (1 - self.dropout)) + l2  # Lambda
+        diagonal.add_(penalty)
+        P = inverse(gram, after_factor=lambda: bar.move_to(2))
+        bar.move_to(3)
         # B_ij = -P_ij max(Lambda_jj, (1 - xi) / P_jj): where the ridge regression without a
         # constraint has a B_jj above xi, a multiplier lowers it to xi.
         scale = torch.maximum(penalty, (1 - self.relaxation) / P.diagonal())
         B = P.mul_(-scale)
         if self.item_exponent:
-            c = np.bincount(X.indices, minlength=n_items).clip(1) ** self.item_exponent
-            power = torch.as_tensor(c, dtype=torch.float32, device=device)
+            c = counts.clip(1) ** self.item_exponent
+            power = torch.as_tensor(c, dtype=torch.float32, device=B.device)
             B.mul_(power[:, None]).div_(power)
         similarity = B.fill_diagonal_(0).cpu().numpy()
         check_finite(self, similarity)

@@ -110,6 +110,8 @@ class ELSA(TorchRecommender):
         Number of the epoch whose parameters are kept, counted from 1.
     n_components_ : int
         Number of components that was used.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
         Number of items.
 

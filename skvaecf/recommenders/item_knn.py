@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY
+from math import log
 from typing import Literal
 
 import numpy as np
@@ -12,17 +13,24 @@ from torch import Tensor
 
 from .._checks import check_finite
 from .._parameters import NonNegative, PositiveInt
-from .._statistics import structure
+from .._statistics import structure, structure_of_gram
 from .._top_k import largest_positive
-from ..base import BaseRecommender, Scorer, SimilarItemsMixin
-from ..linear._item_item import sparse_item_blocks, sparse_scorer, stored_similarities
+from ..base import Scorer
+from ..interactions import count_users
+from ..linear._item_item import (
+    blocks_of_rows,
+    sparse_item_blocks,
+    sparse_scorer,
+    stored_similarities,
+)
+from ..linear._sums import GramRecommender, Sums, added_products
 
 # Common values of the two constants of BM25 (Robertson and Zaragoza, section 3.5).
 BM25_SATURATION = 1.2
 BM25_LENGTH = 0.75
 
 
-class ItemKNN(SimilarItemsMixin, BaseRecommender):
+class ItemKNN(GramRecommender):
     r"""Item-based nearest neighbours (ItemKNN).
 
     The vector :math:`a_i` represents item i by its users. The similarity of two items is
@@ -93,17 +101,85 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
     weighting: Literal["tfidf", "bm25"] | None = "tfidf"
     shrinkage: NonNegative | Literal["auto"] = "auto"
 
-    def _fit(self, X: csr_array) -> None:
-        A = _weighted(X, self.weighting)
+    _sums_depend_on = "weighting"
+
+    def _fit_rows(self, X: csr_array) -> None:
+        n_u, n_items = np.diff(X.indptr), X.shape[1]
+        of_user = self._largest(n_items) - self._term(n_u)
+        of_item = self._of_item(count_users(X))
+        A = csr_array((of_user.repeat(n_u) * of_item[X.indices], X.indices, X.indptr), X.shape)
         h = self.shrinkage
         if isinstance(h, str):
-            h = min((25 / structure(X)) ** 5, 1000) * (A.data**2).sum() / max(A.nnz, 1)
+            h = auto_shrinkage(structure(X), (A.data**2).sum() / max(A.nnz, 1))
         items = csr_array(A.T)
-        squared = np.bincount(A.indices, A.data**2, minlength=X.shape[1])  # |a_i|^2
-        blocks, nearest = list(sparse_item_blocks(A)), []
+        squared = np.bincount(A.indices, A.data**2, minlength=n_items)  # |a_i|^2
+        self._solve(sparse_item_blocks(A), lambda block: items[block] @ A, squared, h)
+
+    # a_ui is the product of a weight of the user and one of the item. The weight of a user is the
+    # difference L - m_u of a number that depends on the number of items and one that does not, so
+    # the products a_i.a_j are L^2 G_0 - 2 L G_1 + G_2 times the weights of the items, with sums
+    # G_k of m_u^k over the users who have both items.
+
+    def _largest(self, n_items: int) -> float:
+        """Return L."""
+        largest = {"tfidf": log(n_items), "bm25": log(n_items + 1)}
+        return largest.get(self.weighting or "", 1.0)
+
+    def _term(self, n_u: np.ndarray) -> np.ndarray:
+        """Return m_u of users with these numbers of items."""
+        terms: np.ndarray = np.zeros(len(n_u))
+        if self.weighting == "tfidf":
+            terms = np.log(n_u.clip(1))
+        elif self.weighting == "bm25":
+            terms = np.log(n_u + 0.5)  # log(1 + (I - n + 1/2) / (n + 1/2)) is L minus this
+        return terms
+
+    def _of_item(self, counts: np.ndarray) -> np.ndarray:
+        """Return the weights of items with these numbers of users."""
+        if self.weighting != "bm25":
+            return np.ones(len(counts))
+        length = counts / max(counts.mean(), 1e-9)
+        saturated = 1 + BM25_SATURATION * (1 - BM25_LENGTH + BM25_LENGTH * length)
+        weights: np.ndarray = (BM25_SATURATION + 1) / saturated
+        return weights
+
+    def _added(self, grams: list[csr_array], X: csr_array, signs: np.ndarray) -> list[csr_array]:
+        m = self._term(np.diff(X.indptr))
+        powers = [signs, signs * m, signs * m**2] if self.weighting else [signs]
+        return added_products(grams, X, powers)
+
+    def _solve_sums(self, sums: Sums) -> None:
+        grams, counts = sums.grams, sums.grams[0].diagonal()
+        L, of_item = self._largest(len(counts)), self._of_item(counts)
+        coefficients = [L**2, -2 * L, 1] if self.weighting else [1]
+
+        def products_of(block: np.ndarray) -> csr_array:
+            parts = [c * gram[block] for c, gram in zip(coefficients, grams, strict=True)]
+            products = sum(parts[1:], start=parts[0])
+            # Users with all items have the weight 0; what rounding leaves of it is no similarity.
+            products.data[products.data < 1e-13 * L**2] = 0
+            rows = block.repeat(np.diff(products.indptr))
+            products.data *= of_item[rows] * of_item[products.indices]
+            return products
+
+        squared = of_item**2 * np.dot(coefficients, [gram.diagonal() for gram in grams])
+        h = self.shrinkage
+        if isinstance(h, str):
+            h = auto_shrinkage(structure_of_gram(grams[0]), squared.sum() / max(counts.sum(), 1))
+        self._solve(blocks_of_rows(np.diff(grams[0].indptr)), products_of, squared, h)
+
+    def _solve(
+        self,
+        blocks: Iterable[np.ndarray],
+        products_of: Callable[[np.ndarray], csr_array],
+        squared: np.ndarray,
+        h: float,
+    ) -> None:
+        """Find the neighbours of all items, block by block of their products with the others."""
+        blocks, nearest = list(blocks), []
         # s_ij = a_i.a_j / (|a_i| |a_j| + h) or a_i.a_j / (|a_i|^2 + |a_j|^2 - a_i.a_j + h)
         for block in blocks:
-            shared = items[block] @ A
+            shared = products_of(block)
             i, j = block.repeat(np.diff(shared.indptr)), shared.indices
             if self.metric == "cosine":
                 scale = np.sqrt(squared[i] * squared[j])
@@ -126,17 +202,6 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
         return stored_similarities(csr_array(self.item_similarity_.T))  # rows of N(j)
 
 
-def _weighted(X: csr_array, weighting: str | None) -> csr_array:
-    """Return the users x items matrix with the vectors of the items as columns, float64."""
-    n_items = X.shape[1]
-    per_user, per_item = np.diff(X.indptr), np.bincount(X.indices, minlength=n_items)
-    n_u = per_user.repeat(per_user)  # of the user of each entry
-    if weighting == "tfidf":
-        weights = np.log(n_items / n_u)
-    elif weighting == "bm25":
-        length = per_item[X.indices] / per_item.mean()
-        saturated = 1 + BM25_SATURATION * (1 - BM25_LENGTH + BM25_LENGTH * length)
-        weights = np.log1p((n_items - n_u + 0.5) / (n_u + 0.5)) * (BM25_SATURATION + 1) / saturated
-    else:
-        weights = np.ones(X.nnz)
-    return csr_array((weights, X.indices, X.indptr), shape=X.shape)
+def auto_shrinkage(structure: float, mean_square: float) -> float:
+    """Return the shrinkage for the structure of the data and the mean of a_ui^2."""
+    return min((25 / structure) ** 5, 1000) * mean_square

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from scipy.sparse import csr_array
 
-from ..base import BaseRecommender, Scorer
+from ..base import BaseRecommender, PartialFitMixin, Scorer
 
 
-class Popularity(BaseRecommender):
+class Popularity(PartialFitMixin, BaseRecommender):
     r"""Baseline: recommends the most popular items to everybody.
 
     The ranking score of an item is the number of users who have it,
@@ -36,6 +36,9 @@ class Popularity(BaseRecommender):
 
     def _fit(self, X: csr_array) -> None:
         """Learn nothing else: ``fit`` of every recommender sets ``item_counts_``."""
+
+    def _partial_fit(self, X: csr_array) -> None:
+        """Learn nothing else: ``partial_fit`` adds to ``item_counts_``."""
 
     def _scorer(self) -> Scorer:
         counts = torch.tensor(self.item_counts_, dtype=torch.float32)

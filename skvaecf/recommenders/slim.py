@@ -19,19 +19,23 @@ from tqdm.auto import tqdm
 from .._checks import check_finite
 from .._devices import available_memory, check_device
 from .._parameters import Device, NonNegative, Positive, Verbose
-from .._statistics import structure, typical_count
-from ..base import BaseRecommender, Scorer, SimilarItemsMixin
+from .._statistics import structure, structure_of_gram, typical_count
+from ..base import Scorer
+from ..interactions import count_users
 from ..linear._block_pivoting import BlockPivoting
 from ..linear._item_item import (
     DenseGram,
     SparseGram,
+    StoredGram,
+    dense_gram,
     item_blocks,
     sparse_scorer,
     stored_similarities,
 )
+from ..linear._sums import GramRecommender, Sums, added_products
 
 
-class SLIM(SimilarItemsMixin, BaseRecommender):
+class SLIM(GramRecommender):
     r"""Sparse linear method (SLIM): elastic net regression of each item on all others.
 
     .. math:: \min_{w_j} \tfrac{1}{2} \|x_j - X w_j\|^2 + \tfrac{\lambda_2}{2} \|w_j\|^2
@@ -132,20 +136,46 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
     n_jobs: Annotated[int | None, Integral, None] = None
     verbose: Verbose = 0
 
-    def _fit(self, X: csr_array) -> None:
-        n_items = X.shape[1]
-        device = check_device(self.device)
-        l1 = 0.15 * typical_count(X) ** 0.5 if isinstance(self.l1, str) else self.l1
+    def _fit_rows(self, X: csr_array) -> None:
+        device, counts = check_device(self.device), count_users(X)
         l2 = 500 * X.shape[0] ** 0.25 / structure(X) if isinstance(self.l2, str) else self.l2
-        # Sorted by popularity, items with similar numbers of weights are in the same block, which
-        # saves padding. Most weights are those of popular items, which are then close in memory.
-        order = np.argsort(-np.bincount(X.indices, minlength=n_items), kind="stable")
+        order = by_popularity(counts)
         X = csr_array(X[:, order])
-        # At most a quarter of the memory: the rest is for the user's data and the steps below.
-        fits = 4 * n_items**2 <= available_memory(device) / 4
-        gram = DenseGram(X, device) if fits else SparseGram(X, device)
+        dense = fits(X.shape[1], device)
+        gram = DenseGram(dense_gram(X, device, padding=1)) if dense else SparseGram(X, device)
+        self._solve(gram, order, counts, l2, device)
+
+    def _added(self, grams: list[csr_array], X: csr_array, signs: np.ndarray) -> list[csr_array]:
+        return added_products(grams, X, [signs])
+
+    def _solve_sums(self, sums: Sums) -> None:
+        device, [products], l2 = check_device(self.device), sums.grams, self.l2
+        if isinstance(l2, str):
+            l2 = 500 * sums.n_users**0.25 / structure_of_gram(products)
+        counts, n_items = products.diagonal(), products.shape[0]
+        order = by_popularity(counts)
+        values = csr_array(products[order][:, order], dtype=np.float32)
+        values.resize(n_items + 1, n_items + 1)  # for padding
+        gram: DenseGram | StoredGram
+        if fits(n_items, device):
+            gram = DenseGram(torch.from_numpy(values.toarray()).to(device))
+        else:
+            gram = StoredGram(values, device)
+        self._solve(gram, order, counts, l2, device)
+
+    def _solve(
+        self,
+        gram: DenseGram | SparseGram | StoredGram,
+        order: np.ndarray,
+        counts: np.ndarray,
+        l2: float,
+        device: torch.device,
+    ) -> None:
+        """Compute the weights from products of the items in this order."""
+        n_items = len(order)
+        l1 = 0.15 * typical_count(counts) ** 0.5 if isinstance(self.l1, str) else self.l1
         found: list[tuple[Tensor, Tensor, Tensor]] = []
-        n_violated = self.n_iter_ = 0
+        n_violated = n_rounds = 0
 
         def solve(block: slice) -> BlockPivoting:
             targets = torch.arange(block.start, block.stop, device=device)
@@ -162,12 +192,12 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
         for regressions in tqdm(solved, "SLIM", len(blocks), disable=not self.verbose):
             found += regressions.found
             n_violated += regressions.n_violated
-            self.n_iter_ = max(self.n_iter_, regressions.n_rounds)
+            n_rounds = max(n_rounds, regressions.n_rounds)
         rows, columns, weights = (
             torch.cat(parts).cpu().numpy() for parts in zip(*found, strict=True)
         )
         check_finite(self, weights)
-        self.l1_, self.l2_ = float(l1), float(l2)
+        self.l1_, self.l2_, self.n_iter_ = float(l1), float(l2), n_rounds
         self.item_similarity_ = csr_array(
             (weights, (order[rows], order[columns])), shape=(n_items, n_items)
         )
@@ -184,3 +214,20 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return stored_similarities(self.item_similarity_)
+
+
+def by_popularity(counts: np.ndarray) -> np.ndarray:
+    """Return the item numbers, most popular first.
+
+    In this order, items with similar numbers of weights are in the same block, which saves padding.
+    Most weights are those of popular items, which are then close in memory.
+    """
+    return np.argsort(-counts, kind="stable")
+
+
+def fits(n_items: int, device: torch.device) -> bool:
+    """Return whether X'X may be a dense matrix.
+
+    It takes at most a quarter of the memory: the rest is for the user's data and the solver.
+    """
+    return 4 * n_items**2 <= available_memory(device) / 4

@@ -28,7 +28,15 @@ from .._parameters import (
 )
 from .._progress import ProgressBar
 from .._statistics import structure
-from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
+from ..base import (
+    BaseRecommender,
+    LatentFactorMixin,
+    PartialFitMixin,
+    Scorer,
+    SimilarItemsMixin,
+    cosines,
+    widened,
+)
 from ..interactions import InteractionBatch, binary_csr, count_csr
 from ..linear._least_squares import FixedFactors, LeastSquares, principal_axes
 from ..linear._subspace import leading_subspace
@@ -38,7 +46,7 @@ FOLD_IN_ROWS = 2048  # a multiple of the rows that are scored at a time
 BFLOAT16_ROWS = 16  # for fewer rows, converting the items' factors takes longer than it saves
 
 
-class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
+class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender):
     r"""Weighted matrix factorisation by alternating least squares (WMF, iALS).
 
     The score of an item for a user is the product :math:`p_u^\top q_i` of two vectors. It is fitted
@@ -106,7 +114,7 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     Attributes
     ----------
     user_factors_ : ndarray of shape (n_users, n_components), float32
-        The matrix P of the users in ``fit``.
+        The matrix P of the users in ``fit``, followed by those of ``partial_fit``.
     item_factors_ : ndarray of shape (n_items, n_components), float32
         The matrix Q in principal axes: ``item_factors_.T @ item_factors_`` is diagonal.
     unobserved_weight_, l2_ : float
@@ -139,6 +147,16 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     normalised matrix, which saves several epochs. The factors are kept in principal axes, where
     :math:`Q^\top Q` is diagonal. Conjugate gradients, preconditioned by the diagonal, then need
     few steps.
+
+    ``partial_fit`` folds the further users in and then updates the items' factors once, without the
+    rows of the earlier users. Their objective is replaced by a quadratic function of each item's
+    change. Its minimum is at the factors so far, and its Hessian is
+    :math:`(\alpha_0 + w_i / U) P^\top P + \lambda C_i^\nu I`, where :math:`w_i` is the sum of
+    :math:`\alpha \, r_{ui}` over the U earlier users: as if all of them had the same share of it. A
+    new item has no such sum, so its factors are the solution for the factors of all users. The
+    factors of the earlier users are rotated only. ``unobserved_weight_``, ``l2_``, ``history_`` and
+    ``n_iter_`` stay those of the first fit. The update makes ``cg_steps`` steps, whatever the
+    ``solver``.
 
     References
     ----------
@@ -232,8 +250,35 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
         check_finite(self, item_factors)
         self.user_factors_, self.item_factors_ = user_factors, item_factors
         self.unobserved_weight_, self.l2_ = weights
+        self._item_weights = (self.confidence * items.sum(items.values)).cpu().numpy()
         self._item_gram = (Q.T @ Q).cpu().numpy()  # a request must not wait for this product
         self.history_, self.n_iter_ = history, len(history)
+
+    def _partial_fit(self, X: csr_array) -> None:
+        """Fold the users in, and update the items' factors once."""
+        device, weights = check_device(self.device), (self.unobserved_weight_, self.l2_)
+        factors = (widened(self.item_factors_, X.shape[1]), self.user_factors_)
+        Q, P = (as_tensor(array, device) for array in factors)
+        before = as_tensor(widened(self._item_weights, X.shape[1]), device)  # w_i
+        items, further = _rows(X.T.tocsr(), device), self._fold_in(X, FixedFactors.from_factors(Q))
+        # The objective of the further users, and that of all users around the factors so far.
+        problem = self._problem(items, FixedFactors.from_factors(further), weights)
+        residual = problem.residual(Q, items.products(Q, further))
+        total = before + self.unobserved_weight_ * len(P)
+        everybody = FixedFactors(further, P.T @ P + problem.fixed.gram)
+        of_all = replace(
+            problem,
+            fixed=everybody,
+            unobserved_weight=self.unobserved_weight_ + before[:, None] / len(P),
+            ridge=problem.ridge + self.l2_ * total[:, None] ** self.frequency_exponent,
+        )
+        Q = Q + of_all.conjugate_gradients(residual, self.cg_steps)[0]
+        P, Q = principal_axes(torch.cat([P, further]), Q)
+        user_factors, item_factors = P.cpu().numpy(), Q.cpu().numpy()
+        check_finite(self, item_factors)
+        self.user_factors_, self.item_factors_ = user_factors, item_factors
+        self._item_gram = (Q.T @ Q).cpu().numpy()
+        self._item_weights = (before + self.confidence * items.sum(items.values)).cpu().numpy()
 
     def _weights(self, X: csr_array) -> tuple[float, float]:
         """Return the weight of a pair without an interaction and that of the penalty."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from grams import KINDS
 from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
 
 from skvaecf.datasets import make_interactions
-from skvaecf.linear import BlockPivoting, DenseGram, SparseGram
+from skvaecf.linear import BlockPivoting
 
 CPU = torch.device("cpu")
 # X'X = [[3, 1, 2], [1, 2, 0], [2, 0, 2]]
 BY_HAND = csr_array(np.array([[1, 1, 0], [1, 0, 1], [1, 0, 1], [0, 1, 0]], dtype=np.float32))
 
 
-@pytest.fixture(params=[DenseGram, SparseGram])
+@pytest.fixture(params=KINDS)
 def gram_of(request):
     return lambda X: request.param(X, CPU)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from grams import KINDS
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 
-from skvaecf.linear import DenseGram, SparseGram
+from skvaecf.linear import SparseGram
 from skvaecf.linear._item_item import (
     dense_gram,
     item_blocks,
@@ -73,7 +74,7 @@ def test_sparse_and_dense_products_count_the_same_users(X, speed, monkeypatch):
     assert not gram[:, 31].any()
 
 
-@pytest.mark.parametrize("kind", [DenseGram, SparseGram])
+@pytest.mark.parametrize("kind", KINDS)
 def test_products_of_items_with_weighted_items(X, kind, monkeypatch):
     monkeypatch.setattr("skvaecf.linear._item_item.SUMMANDS", 4)
     G = np.zeros((32, 32))  # the last item is padding

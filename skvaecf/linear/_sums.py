@@ -1,0 +1,192 @@
+"""``partial_fit`` of the models that are functions of sums over users, such as X'X."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+from scipy.sparse import csr_array, vstack
+
+from .._devices import default_modes
+from ..base import BaseRecommender, SimilarItemsMixin, grown_columns
+from ..interactions import check_rows
+
+
+class Sums(NamedTuple):
+    """Sums over users: all that a model needs to know about them."""
+
+    n_users: int
+    # Sums of x_ui x_uj, and of such products times weights of the users, for all pairs of items.
+    grams: list[Any]
+
+
+class GramRecommender(SimilarItemsMixin, BaseRecommender):
+    r"""Base of the models that are functions of :math:`X^\top X` and of weighted forms of it.
+
+    A subclass defines, besides ``_scorer`` and ``_similarities``, three hooks:
+
+    * ``_fit_rows(X)`` learns from the rows of all users.
+    * ``_added(grams, X, signs)`` returns the sums over the users of X, added to ``grams``.
+    * ``_solve_sums(sums)`` learns from the sums. It changes no attribute if it fails.
+    """
+
+    # The parameter that the sums depend on, which must not change between calls.
+    _sums_depend_on: ClassVar[str | None] = None
+
+    @abstractmethod
+    def _fit_rows(self, X: csr_array) -> None:
+        """Set the fitted attributes from the rows of all users."""
+
+    @abstractmethod
+    def _added(self, grams: list[Any], X: csr_array, signs: np.ndarray) -> list[Any]:
+        """Return ``grams``, which is empty at first, plus the sums over the users of X.
+
+        Each user is multiplied by its sign, 1 or -1. The first sum is X'X. The matrices in
+        ``grams`` do not change. X may have more items than they.
+        """
+
+    @abstractmethod
+    def _solve_sums(self, sums: Sums) -> None:
+        """Set the fitted attributes from the sums over all users."""
+
+    def _fit(self, X: csr_array) -> None:
+        self._fit_rows(X)
+        self.__dict__.pop("_sums", None)
+        self._rows = X  # much smaller than the sums, which partial_fit computes if it is called
+
+    @default_modes()
+    def partial_fit(
+        self, X: Any = None, y: Any = None, *, X_before: Any = None, solve: bool = True
+    ) -> Self:
+        r"""Add users to those of the earlier calls; the result is that of a ``fit`` on all of them.
+
+        The recommender keeps sums over the users, such as :math:`X^\top X`. The memory therefore
+        does not grow with the number of users, who may come in chunks of any size. After ``fit``,
+        the sums are computed from its rows, which the recommender keeps in memory, but not in
+        files. A recommender that is to be loaded and updated later must have learned by
+        ``partial_fit`` from the first user on.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
+            Interactions of users who were in no earlier call. X may have more columns than before:
+            the last ones are new items, which no earlier user has. With None, the weights are
+            computed for the users of the earlier calls, for example with other parameters.
+        y : Ignored
+            Present for scikit-learn's tools.
+        X_before : {array-like, sparse matrix} of shape (n_known_users, n_items) or None, \
+default=None
+            Rows of earlier calls, which are taken back: those of users who return, whose whole new
+            rows are in X, or of users who are to be forgotten. It has the columns of X.
+        solve : bool, default=True
+            Whether to compute the weights, which may take longer than adding a chunk. With False,
+            users are added only. The recommender is then not fitted until a call with
+            ``solve=True``.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If X or X_before holds NaN, infinity or negative values, is empty or corrupt, if it has
+            fewer columns than before or columns of other names, if X_before has interactions that
+            were not added, if a parameter is invalid, if there are no users, or if the recommender
+            was loaded after a ``fit``.
+
+        Notes
+        -----
+        A value "auto" is computed from the sums of all users. ``fit`` estimates the structure of
+        the data from a sample if there are more than 1,000 users, so the two may differ by the
+        error of the sample. Files of ``save`` and pickles contain the sums.
+        """
+        self._validate_params()
+        columns: dict[str, Any] = {}
+        parts, signs = [], []
+        for name, given, sign in (("X", X, 1.0), ("X_before", X_before, -1.0)):
+            if given is not None:
+                rows = check_rows(given, name, min_rows=1)
+                columns |= grown_columns(self, given)
+                parts.append(self._interactions(rows))
+                signs.append(np.full(rows.shape[0], sign))
+        if len({rows.shape[1] for rows in parts}) > 1:
+            raise ValueError("X_before must have the columns of X.")
+        sums = self._sums_so_far()
+        if parts:
+            grams = self._added(sums.grams, vstack(parts, format="csr"), np.concatenate(signs))
+            sums = Sums(sums.n_users + int(np.concatenate(signs).sum()), grams)
+        if X_before is not None and (sums.n_users < 0 or sums.grams[0].min() < 0):
+            raise ValueError("X_before must hold rows of earlier calls.")
+        if sums.n_users < 1:
+            raise ValueError("partial_fit needs users, in X or in earlier calls of partial_fit.")
+        if solve:
+            self._solve_sums(sums)
+            self.item_counts_ = np.rint(sums.grams[0].diagonal()).astype(np.int64)
+        else:
+            names = [n for n in vars(self) if n.endswith("_") and "feature" not in n]
+            for name in names:
+                delattr(self, name)
+        made_with = self._sums_depend_on and getattr(self, self._sums_depend_on)
+        self._sums = {"n_users": sums.n_users, "grams": sums.grams, "made_with": made_with}
+        self.__dict__.update(columns)
+        self.__dict__.pop("_rows", None)
+        return self
+
+    def _sums_so_far(self) -> Sums:
+        kept, name = getattr(self, "_sums", None), self._sums_depend_on
+        if kept is None and hasattr(self, "_rows"):
+            n_users = self._rows.shape[0]
+            return Sums(n_users, self._added([], self._rows, np.ones(n_users)))
+        if kept is None and hasattr(self, "item_counts_"):
+            raise ValueError(
+                f"This {type(self).__name__} learned by fit and was copied or loaded without the"
+                " rows of fit, so partial_fit has nothing to add to. Learn by partial_fit from the"
+                " first user on."
+            )
+        if kept is None:
+            return Sums(0, [])
+        if name and kept["made_with"] != getattr(self, name):
+            raise ValueError(
+                f"{name} must be {kept['made_with']!r}, as in the earlier calls of partial_fit, got"
+                f" {getattr(self, name)!r}: the sums depend on it."
+            )
+        return Sums(kept["n_users"], kept["grams"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the rows of the users."""
+        return {name: value for name, value in super().__getstate__().items() if name != "_rows"}
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "item_similarity_")
+
+    def _check_loaded(self) -> None:
+        kept = getattr(self, "_sums", None)
+        if kept is not None:
+            shapes = {gram.shape for gram in kept["grams"]}
+            if shapes != {(self.n_features_in_,) * 2} or kept["n_users"] < 1:
+                raise ValueError(f"its sums over {kept['n_users']} users have the shapes {shapes}")
+        super()._check_loaded()
+
+
+def added_products(
+    grams: list[csr_array], X: csr_array, weights: list[np.ndarray]
+) -> list[csr_array]:
+    """Return ``grams`` plus X'X with each of these weights of the users, sparse and in float64."""
+    n_u, n_items = np.diff(X.indptr), X.shape[1]
+    items, totals = csr_array(X.T, dtype=np.float64), []
+    for place, weight in enumerate(weights):
+        values = csr_array((weight.repeat(n_u), X.indices, X.indptr), shape=X.shape)
+        total = items @ values
+        total.sort_indices()  # sums of sorted matrices are faster
+        if grams:
+            total = with_new_items(grams[place], n_items) + total
+        totals.append(csr_array(total))
+    return totals
+
+
+def with_new_items(gram: csr_array, n_items: int) -> csr_array:
+    """Return the matrix with empty rows and columns at the end; it shares the stored entries."""
+    indptr = np.pad(gram.indptr, (0, n_items - gram.shape[0]), mode="edge")
+    return csr_array((gram.data, gram.indices, indptr), shape=(n_items, n_items))
