@@ -15,6 +15,7 @@ SECTIONS = {
     "Priors and posteriors": ["neural"],
     "From a log to a matrix and back": ["encoding"],
     "Recommending, saving, loading": ["ranking", "persistence"],
+    "Reasons of recommendations": ["inspection"],
     "Splitting": ["model_selection"],
     "Scoring": ["scorers"],
     "Displays": ["plotting"],

@@ -3,6 +3,7 @@
 from ._version import __version__
 from .callbacks import RankingMonitor
 from .encoding import InteractionEncoder
+from .inspection import Explanation, explain
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
 from .neural._latent import InverseAutoregressiveFlow, VampPrior
 from .persistence import load
@@ -44,6 +45,7 @@ __all__ = [
     "SLIM",
     "WMF",
     "BenchmarkDisplay",
+    "Explanation",
     "HVampVAE",
     "InteractionEncoder",
     "InverseAutoregressiveFlow",
@@ -63,6 +65,7 @@ __all__ = [
     "VampPrior",
     "__version__",
     "coverage_at_k",
+    "explain",
     "hit_rate_at_k",
     "load",
     "map_at_k",

@@ -22,6 +22,7 @@ from torch.nn.functional import normalize
 from ._devices import check_device, default_modes
 from ._parameters import constraints_of
 from ._version import __version__
+from .inspection import Explainer, Explanation, explain, leave_one_out
 from .interactions import binary_csr, check_rows
 from .persistence import SaveMixin
 from .ranking import Scores, check_item_numbers, rank, recommend, row_blocks
@@ -95,6 +96,21 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         in ``skvaecf.ranking``.
         """
         return self._row_scores(X)
+
+    def _explainer(self) -> Explainer:
+        """Return the function that divides the scores of a block of rows among the users' items.
+
+        By default, it compares the scores with those without one item. A model whose score is a sum
+        over the user's items overrides this method and returns the terms.
+
+        Returns
+        -------
+        explainer : callable
+            Maps a csr_array of shape (n_rows, n_items), as the scorer gets it, and item numbers of
+            shape (n_rows, n) to two tensors: what each stored entry adds to the scores of these
+            items, shape (n_entries, n), and the rest of the scores, shape (n_rows, n).
+        """
+        return leave_one_out(self._scorer())
 
     @default_modes()
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -239,6 +255,35 @@ or None, default=None
             candidates=candidates,
             return_scores=return_scores,
         )
+
+    def explain(self, X: Any, items: Any, k: int = 5) -> Explanation:
+        """Find the items of each user that contribute most to the scores of given items.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of users, who may be in ``fit`` or not.
+        items : array-like of int of shape (n_users, n) or (n,)
+            Item numbers to explain, such as ``recommend`` returns them: n for each user, or the
+            same n for all users. -1 is padding.
+        k : int, default=5
+            Number of reasons per item.
+
+        Returns
+        -------
+        explanation : Explanation
+            Named tuple of the arrays ``reasons``, ``contributions`` and ``base``, see
+            :func:`skvaecf.explain`.
+
+        Raises
+        ------
+        NotFittedError
+            If the recommender is not fitted.
+        ValueError
+            If X is invalid, items are not item numbers of ``fit`` or not those of the users of X,
+            or k is below 1.
+        """
+        return explain(self, X, items, k)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return the mean NDCG@100 on held-out interactions, as ``skvaecf.ndcg_at_k`` computes it.
