@@ -272,7 +272,7 @@ or None, default=None
         Returns
         -------
         explanation : Explanation
-            Named tuple of the arrays ``reasons``, ``contributions`` and ``base``, see
+            Named tuple of the arrays ``items``, ``reasons``, ``contributions`` and ``base``, see
             :func:`skvaecf.explain`.
 
         Raises
@@ -375,7 +375,6 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             tensor of shape (n_rows, n_components).
         """
 
-    @default_modes()
     def transform(self, X: Any) -> np.ndarray:
         """Represent every user by a latent vector.
 
@@ -396,6 +395,56 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         ValueError
             If X is invalid or has another number of items than in ``fit``.
         """
+        return self._latent_vectors(X)
+
+    def similar_users(self, X: Any, users: Any, k: int = 10, *, return_scores: bool = False) -> Any:
+        """Find the users of X whose latent vectors are most similar to those of the given users.
+
+        The similarity of two users is the cosine of their vectors, which ``transform`` returns.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of users, who may be in ``fit`` or not.
+        users : array-like of int of shape (n,)
+            Row numbers of X.
+        k : int, default=10
+            Length of the lists.
+        return_scores : bool, default=False
+            Whether to return the similarities, too.
+
+        Returns
+        -------
+        similar : ndarray of shape (n, k), int64
+            Row numbers of X without the user itself, most similar first; of users with equal
+            similarities, the lower number comes first. -1 where there are no more users.
+        scores : ndarray of shape (n, k), float32
+            Only if ``return_scores``; ``-inf`` where similar is -1.
+
+        Raises
+        ------
+        NotFittedError
+            If the recommender is not fitted.
+        ValueError
+            If X is invalid, an entry of users is not a row number of X, or k is below 1.
+        """
+        vectors = torch.from_numpy(self._latent_vectors(X).astype(np.float32, copy=False))
+        numbers = np.asarray(users)
+        if numbers.size == 0:
+            numbers = numbers.astype(np.int64)  # an empty list has no type
+        is_list = numbers.ndim == 1 and numbers.dtype.kind in "iu"
+        if not is_list or (numbers.size and not 0 <= numbers.min() <= numbers.max() < len(vectors)):
+            raise ValueError(
+                f"users must be a list of row numbers of X, in [0, {len(vectors)}), got {users!r}."
+            )
+        similar, scores = _most_similar(
+            cosines(vectors), numbers, len(vectors), k, type(self).__name__
+        )
+        return (similar, scores) if return_scores else similar
+
+    @default_modes()
+    def _latent_vectors(self, X: Any) -> np.ndarray:
+        """Return the latent vectors of users as an array, whatever ``set_output`` says."""
         check_is_fitted(self)
         rows = self._check_rows(X)
         dtype = rows.dtype if rows.dtype in (np.float32, np.float64) else np.float32
@@ -473,17 +522,26 @@ class SimilarItemsMixin:
         check_is_fitted(self)
         n_items: int = self.n_features_in_  # type: ignore[attr-defined]
         numbers = check_item_numbers("items", items, n_items)
-        # Each item is treated as a user whose only seen item is this item.
-        known = np.maximum(numbers, 0)
-        itself = csr_array(
-            (np.ones(len(known)), known, np.arange(len(known) + 1)), shape=(len(known), n_items)
-        )
-        similarities = self._similarities()
-        similar, scores = rank(
-            lambda block: similarities(known[block]), itself, k, scored_by=type(self).__name__
+        similar, scores = _most_similar(
+            self._similarities(), np.maximum(numbers, 0), n_items, k, type(self).__name__
         )
         similar[numbers < 0], scores[numbers < 0] = -1, -np.inf
         return (similar, scores) if return_scores else similar
+
+
+def _most_similar(
+    similarities: Callable[[np.ndarray], Tensor],
+    numbers: np.ndarray,
+    n: int,
+    k: int,
+    scored_by: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank the n items, or users, by their similarities to the given ones, without themselves."""
+    # Each of the given ones is treated as a user whose only seen item it is itself.
+    itself = csr_array(
+        (np.ones(len(numbers)), numbers, np.arange(len(numbers) + 1)), shape=(len(numbers), n)
+    )
+    return rank(lambda block: similarities(numbers[block]), itself, k, scored_by=scored_by)
 
 
 def cosines(vectors: Tensor) -> Callable[[np.ndarray], Tensor]:

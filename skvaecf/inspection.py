@@ -28,6 +28,8 @@ class Explanation(NamedTuple):
 
     Attributes
     ----------
+    items : ndarray of shape (n_users, n), int64
+        The explained items; -1 is padding.
     reasons : ndarray of shape (n_users, n, k), int64
         For each of the n items of a user, the k items of the user that contribute most to its
         score, largest contribution first; of items with equal contributions, the lower number comes
@@ -40,6 +42,7 @@ class Explanation(NamedTuple):
         of ``recommend``.
     """
 
+    items: np.ndarray
     reasons: np.ndarray
     contributions: np.ndarray
     base: np.ndarray
@@ -68,8 +71,9 @@ def explain(estimator: Any, X: Any, items: Any, k: int = 5) -> Explanation:
     Returns
     -------
     explanation : Explanation
-        Named tuple of the arrays ``reasons``, ``contributions`` and ``base``. With a k of at least
-        the number of the user's items, ``base + contributions.sum(axis=2)`` is the score.
+        Named tuple of the arrays ``items``, ``reasons``, ``contributions`` and ``base``. With a k
+        of at least the number of the user's items, ``base + contributions.sum(axis=2)`` is the
+        score.
 
     Raises
     ------
@@ -160,7 +164,7 @@ def explain(estimator: Any, X: Any, items: Any, k: int = 5) -> Explanation:
         base[block] = rest.cpu().numpy()
     unknown = numbers < 0
     reasons[unknown], contributions[unknown], base[unknown] = -1, 0, -np.inf
-    return Explanation(reasons, contributions, base)
+    return Explanation(numbers.astype(np.int64), reasons, contributions, base)
 
 
 def leave_one_out(score: Callable[[csr_array], Tensor]) -> Explainer:
