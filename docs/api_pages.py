@@ -16,6 +16,7 @@ SECTIONS = {
     "From a log to a matrix and back": ["encoding"],
     "Recommending, saving, loading": ["ranking", "persistence"],
     "Reasons of recommendations": ["inspection"],
+    "Index of neighbours": ["neighbors"],
     "Splitting": ["model_selection"],
     "Scoring": ["scorers"],
     "Displays": ["plotting"],

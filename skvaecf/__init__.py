@@ -5,6 +5,7 @@ from .callbacks import RankingMonitor
 from .encoding import InteractionEncoder
 from .inspection import Explanation, explain
 from .model_selection import UserSplitter, split_interactions, strong_generalization_split
+from .neighbors import NeighborIndex
 from .neural._latent import InverseAutoregressiveFlow, VampPrior
 from .persistence import load
 from .plotting import BenchmarkDisplay, RankingCurveDisplay, TrainingHistoryDisplay
@@ -53,6 +54,7 @@ __all__ = [
     "MultDAE",
     "MultVAE",
     "MultiRankingScorer",
+    "NeighborIndex",
     "Popularity",
     "RankingCurveDisplay",
     "RankingMonitor",
