@@ -395,7 +395,8 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         ValueError
             If X is invalid or has another number of items than in ``fit``.
         """
-        return self._latent_vectors(X)
+        check_is_fitted(self)
+        return self._latent_vectors(self._check_rows(X))
 
     def similar_users(self, X: Any, users: Any, k: int = 10, *, return_scores: bool = False) -> Any:
         """Find the users of X whose latent vectors are most similar to those of the given users.
@@ -428,7 +429,8 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         ValueError
             If X is invalid, an entry of users is not a row number of X, or k is below 1.
         """
-        vectors = torch.from_numpy(self._latent_vectors(X).astype(np.float32, copy=False))
+        check_is_fitted(self)
+        vectors = self._latent_vectors(self._check_rows(X)).astype(np.float32, copy=False)
         numbers = np.asarray(users)
         if numbers.size == 0:
             numbers = numbers.astype(np.int64)  # an empty list has no type
@@ -438,21 +440,23 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
                 f"users must be a list of row numbers of X, in [0, {len(vectors)}), got {users!r}."
             )
         similar, scores = _most_similar(
-            cosines(vectors), numbers, len(vectors), k, type(self).__name__
+            cosines(torch.from_numpy(vectors)), numbers, len(vectors), k, type(self).__name__
         )
         return (similar, scores) if return_scores else similar
 
     @default_modes()
-    def _latent_vectors(self, X: Any) -> np.ndarray:
-        """Return the latent vectors of users as an array, whatever ``set_output`` says."""
-        check_is_fitted(self)
-        rows = self._check_rows(X)
+    def _latent_vectors(self, rows: Any) -> np.ndarray:
+        """Return the latent vectors of validated rows as an array, whatever ``set_output`` says."""
         dtype = rows.dtype if rows.dtype in (np.float32, np.float64) else np.float32
-        Z = np.empty((rows.shape[0], self._n_features_out), dtype=dtype)
+        if rows.shape[0] == 0:
+            return np.empty((0, self._n_features_out), dtype=dtype)
         with torch.no_grad():
             encode = self._encoder()
             for block in row_blocks(*rows.shape):
-                Z[block] = encode(self._interactions(rows[block])).cpu().numpy()
+                latent = encode(self._interactions(rows[block])).cpu().numpy()
+                if block.start == 0:
+                    Z = np.empty((rows.shape[0], latent.shape[1]), dtype=dtype)
+                Z[block] = latent
         return Z
 
     @property

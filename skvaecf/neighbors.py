@@ -37,7 +37,7 @@ class NeighborIndex:
     expansion_add : int, default=128
         Number of items that are compared when an item is added. More take more time to build the
         index and find more of the best items.
-    expansion_search : int, default=128
+    expansion_search : int, default=512
         Number of items that are compared in a search. More take more time and find more of the best
         items. It may be changed at any time.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
@@ -86,7 +86,7 @@ class NeighborIndex:
         *,
         connectivity: int = 16,
         expansion_add: int = 128,
-        expansion_search: int = 128,
+        expansion_search: int = 512,
         precision: str = "auto",
         n_jobs: int | None = None,
     ) -> None:
@@ -178,8 +178,9 @@ class NeighborIndex:
             If X is invalid or k is below 1.
         """
         check_count("k", k)
-        rows = binary_csr(self.model._check_rows(X))
-        latent = self.model._latent_vectors(X).astype(np.float32, copy=False)
+        checked = self.model._check_rows(X)
+        latent = self.model._latent_vectors(checked).astype(np.float32, copy=False)
+        rows = binary_csr(checked)
         items = np.full((len(latent), int(k)), -1, dtype=np.int64)
         scores = np.full(items.shape, -np.inf, dtype=np.float32)
         for user, z in enumerate(latent):
@@ -205,7 +206,7 @@ class NeighborIndex:
         self._index.save(os.fspath(path))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: Any, *, expansion_search: int = 128) -> Self:
+    def load(cls, path: str | os.PathLike[str], model: Any, *, expansion_search: int = 512) -> Self:
         """Load an index from a file that ``save`` has written.
 
         The file is read by the compiled code of usearch. Load only files that you trust.
@@ -216,7 +217,7 @@ class NeighborIndex:
             File to read.
         model : recommender
             The recommender that the index was built for, for example from :func:`skvaecf.load`.
-        expansion_search : int, default=128
+        expansion_search : int, default=512
             Number of items that are compared in a search, which the file does not hold.
 
         Returns

@@ -84,7 +84,7 @@ def test_save_and_load(fitted, X, tmp_path):
         index = NeighborIndex(model, precision=precision)
         index.save(path)
         loaded = NeighborIndex.load(path, model)
-        assert loaded.expansion_search == 128
+        assert loaded.expansion_search == 512
         assert loaded.model is model
         for found, expected in zip(
             loaded.recommend(X, return_scores=True), index.recommend(X, return_scores=True),
