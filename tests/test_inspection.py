@@ -264,7 +264,8 @@ def test_items_of_all_users_and_of_each_user(fitted, X):
     assert (padded.reasons[[0, 1], [1, 0]] == -1).all()
     assert not padded.contributions[[0, 1], [1, 0]].any()
     for items, shape in [([], (3, 0, 2)), (np.zeros((3, 0), dtype=int), (3, 0, 2))]:
-        assert model.explain(X[:3], items, k=2).reasons.shape == shape
+        for name in ("EASE", "SLIM", "WMF", "MultDAE"):
+            assert fitted(name).explain(X[:3], items, k=2).reasons.shape == shape
     assert model.explain(X[:0], [1], k=2).reasons.shape == (0, 1, 2)
 
 

@@ -37,6 +37,9 @@ def test_a_search_that_visits_every_item_is_exact(name, fitted, X):
             assert scores.dtype == np.float32
             assert_array_equal(items, expected)
             assert_allclose(scores, expected_scores, rtol=1e-4, atol=1e-5)
+    # However few items are compared, the seen items leave enough.
+    index.expansion_search = 1
+    assert_array_equal(index.recommend(X, 3) >= 0, model.recommend(X, 3) >= 0)
     assert_array_equal(index.recommend(X[:3]), index.recommend(X.toarray()[:3], 10))
     assert index.recommend(X[:0]).shape == (0, 10)
 

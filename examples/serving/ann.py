@@ -3,10 +3,10 @@ Serve factors from an index of neighbours
 =========================================
 
 A factor model scores an item by the product of two short vectors, so its best items are the nearest
-neighbours of the user's vector. :class:`~skvaecf.NeighborIndex` finds most of them without scoring
-all items. The script serves test users one at a time, as a server does, with ``recommend`` of the
-model and with that of the index, at increasing effort. It prints the users per second of processor
-time, and the share of the exact ten items that the index finds::
+neighbours of the user's vector. A NeighborIndex finds most of them without scoring all items. The
+script serves test users one at a time, as a server does, with ``recommend`` of the model and with
+that of the index, at increasing effort. It prints the users per second of processor time, and the
+share of the exact ten items that the index finds::
 
     pip install ".[neighbors,examples]"
     python examples/serving/ann.py
