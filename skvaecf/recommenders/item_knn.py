@@ -15,7 +15,13 @@ from .._parameters import NonNegative, PositiveInt
 from .._statistics import structure
 from .._top_k import largest_positive
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
-from ..linear._item_item import sparse_item_blocks, sparse_scorer, stored_similarities
+from ..inspection import Explainer
+from ..linear._item_item import (
+    sparse_explainer,
+    sparse_item_blocks,
+    sparse_scorer,
+    stored_similarities,
+)
 
 # Common values of the two constants of BM25 (Robertson and Zaragoza, section 3.5).
 BM25_SATURATION = 1.2
@@ -121,6 +127,9 @@ class ItemKNN(SimilarItemsMixin, BaseRecommender):
 
     def _scorer(self) -> Scorer:
         return sparse_scorer(self.item_similarity_)
+
+    def _explainer(self) -> Explainer:
+        return sparse_explainer(self.item_similarity_)
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return stored_similarities(csr_array(self.item_similarity_.T))  # rows of N(j)

@@ -21,11 +21,13 @@ from .._devices import available_memory, check_device
 from .._parameters import Device, NonNegative, Positive, Verbose
 from .._statistics import structure, typical_count
 from ..base import BaseRecommender, Scorer, SimilarItemsMixin
+from ..inspection import Explainer
 from ..linear._block_pivoting import BlockPivoting
 from ..linear._item_item import (
     DenseGram,
     SparseGram,
     item_blocks,
+    sparse_explainer,
     sparse_scorer,
     stored_similarities,
 )
@@ -181,6 +183,9 @@ class SLIM(SimilarItemsMixin, BaseRecommender):
 
     def _scorer(self) -> Scorer:
         return sparse_scorer(self.item_similarity_)
+
+    def _explainer(self) -> Explainer:
+        return sparse_explainer(self.item_similarity_)
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return stored_similarities(self.item_similarity_)
