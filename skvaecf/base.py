@@ -95,12 +95,19 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
 
         return score_rows
 
-    def _popular_if_empty(self, n_interactions: np.ndarray, scores: Tensor) -> Tensor:
-        """Replace the scores of the rows without interactions by the numbers of users."""
+    def _popular_if_empty(
+        self, n_interactions: np.ndarray, scores: Tensor, items: np.ndarray | None = None
+    ) -> Tensor:
+        """Replace the scores of the rows without interactions by the numbers of users.
+
+        The scores are those of all items or of these items of each row, shape (n_rows, n).
+        """
         empty = np.flatnonzero(n_interactions == 0)
         if len(empty):
-            counts = torch.tensor(self.item_counts_, dtype=torch.float32, device=scores.device)
-            scores[as_index(empty, scores)] = counts
+            counts = self.item_counts_ if items is None else self.item_counts_[items[empty]]
+            scores[as_index(empty, scores)] = torch.tensor(
+                counts, dtype=torch.float32, device=scores.device
+            )
         return scores
 
     def _rankable_scores(self, X: Any) -> Callable[[slice], Scores]:
@@ -126,6 +133,17 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
             items, shape (n_entries, n), and the rest of the scores, shape (n_rows, n).
         """
         return leave_one_out(self._scorer())
+
+    def _row_explainer(self) -> Explainer:
+        """Return the function that explains validated rows, also those without interactions."""
+        contribute = self._explainer()
+
+        def explain_rows(X: Any, items: np.ndarray) -> tuple[Tensor, Tensor]:
+            rows = self._interactions(X)
+            parts, base = contribute(rows, items)
+            return parts, self._popular_if_empty(np.diff(rows.indptr), base, items)
+
+        return explain_rows
 
     @default_modes()
     def fit(self, X: Any, y: Any = None) -> Self:

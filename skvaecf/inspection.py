@@ -9,18 +9,19 @@ import narwhals as nw
 import numpy as np
 import torch
 from scipy.sparse import csr_array, issparse
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ._checks import check_count
 from ._devices import default_modes
 from ._top_k import as_index, top_k
-from .interactions import InteractionBatch, check_rows
-from .ranking import row_blocks
+from .interactions import InteractionBatch, binary_csr, check_rows
+from .ranking import row_blocks, row_scorer
 
 # Maps rows and n item numbers per row, shape (n_rows, n), to what each stored entry of the rows
 # adds to the scores of these items, shape (n_entries, n), and to the base, shape (n_rows, n).
-Explainer = Callable[[csr_array, np.ndarray], tuple[Tensor, Tensor]]
+Explainer = Callable[[Any, np.ndarray], tuple[Tensor, Tensor]]
 
 
 class Explanation(NamedTuple):
@@ -93,17 +94,29 @@ def explain(estimator: Any, X: Any, items: Any, k: int = 5) -> Explanation:
     * :class:`~skvaecf.WMF`: :math:`c_{ui} \, q_j^\top W^u q_i` with
       :math:`W^u = (Q^\top C^u Q + \lambda C_u^\nu I)^{-1}`, in the symbols of the class (section 5
       of [1]_). The base is 0.
+    * :class:`~skvaecf.ELSA`: the entry :math:`a_i^\top a_j - [i = j]` of :math:`A A^\top - I`,
+      where :math:`a_i` are the rows of ``item_factors_``. The base is 0.
     * Autoencoders with a linear encoder and a linear decoder: :math:`w_i^\top v_j / \sqrt{|S|}`,
       where :math:`w_i` are the weights of item i in the encoder (in that of the mean, if there is a
       variance) and :math:`v_j` those of item j in the decoder. The base is the score for an empty
       row, to which the biases add up. These are :class:`~skvaecf.MultVAE` with its defaults
       and, without hidden layers, :class:`~skvaecf.SIVAERecommender`, :class:`~skvaecf.AWAE` and
       :class:`~skvaecf.VAEGANRecommender`.
+    * :class:`~skvaecf.Blend`: :math:`\sum_m w_m \, c_{mij} / \sigma_{mu}`, in the symbols of the
+      class, where :math:`c_{mij}` is the contribution to the score of member m. The base is
+      :math:`\sum_m w_m \, (b_{mj} - \mu_{mu}) / \sigma_{mu}`, where :math:`b_{mj}` is the base of
+      member m. The contributions to a member for which this list has no formula are differences, as
+      below.
 
     For all other estimators, the contribution of an item is the score minus the score without this
     item (leave-one-out). These differences alone need not add up to the score, because the effects
     of items depend on each other. The base is what remains. A user with m items takes m + 1 rows of
     ``predict``. A search is explained by its ``best_estimator_``, and a Pipeline by leave-one-out.
+
+    A user without items has no contributions, and the base is the score of ``predict``, the number
+    of users of the item in ``fit``. Differences for a user with one item are taken to the score
+    that the model itself computes from an empty row. A Pipeline returns the number of users for
+    this row, too, so the difference is not useful then.
 
     Users are processed in blocks, so memory does not grow with their number.
 
@@ -131,15 +144,11 @@ def explain(estimator: Any, X: Any, items: Any, k: int = 5) -> Explanation:
     estimator = getattr(estimator, "best_estimator_", estimator)
     if getattr(estimator.predict, "scores_by_block", False):
         check_is_fitted(estimator)
-        rows = estimator._check_rows(X)
-        interactions, contribute = estimator._interactions, estimator._explainer()
+        given = rows = estimator._check_rows(X)
     else:
-        rows, interactions, as_given = check_rows(X), _canonical, _in_format_of(X)
-
-        def score(block: csr_array) -> Tensor:
-            return torch.tensor(np.asarray(estimator.predict(as_given(block))), dtype=torch.float32)
-
-        contribute = leave_one_out(score)
+        rows = check_rows(X)
+        given = rows if issparse(X) else X
+    contribute = row_explainer(estimator)
     n_users, n_items = rows.shape
     numbers = _check_items(items, (n_users, n_items))
     n = numbers.shape[1]
@@ -148,8 +157,8 @@ def explain(estimator: Any, X: Any, items: Any, k: int = 5) -> Explanation:
     base = np.zeros((n_users, n), dtype=np.float32)
     longest = np.diff(rows.indptr).max(initial=0) if issparse(rows) else n_items
     for block in row_blocks(n_users, max(n_items, int(longest) * n)):
-        own, chosen = interactions(rows[block]), numbers[block]
-        parts, rest = contribute(own, np.maximum(chosen, 0))
+        own = binary_csr(rows[block])
+        parts, rest = contribute(_safe_indexing(given, block), np.maximum(numbers[block], 0))
         if not (torch.isfinite(parts).all() and torch.isfinite(rest).all()):
             raise ValueError(
                 f"{type(estimator).__name__} returned scores that are NaN or infinite; the items to"
@@ -167,6 +176,25 @@ def explain(estimator: Any, X: Any, items: Any, k: int = 5) -> Explanation:
     return Explanation(numbers.astype(np.int64), reasons, contributions, base)
 
 
+def row_explainer(estimator: Any) -> Explainer:
+    """Return the function that explains rows with anything that has ``predict``.
+
+    It maps rows as they are given, without a change of format or values, and item numbers to the
+    contributions of their interactions, row by row in ascending order of the items, and the bases.
+    """
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if getattr(estimator.predict, "scores_by_block", False):
+        explain_rows: Explainer = estimator._row_explainer()
+        return explain_rows
+    score = row_scorer(estimator)
+
+    def compare_rows(X: Any, items: np.ndarray) -> tuple[Tensor, Tensor]:
+        as_given = _in_format_of(X)
+        return leave_one_out(lambda rows: score(as_given(rows)))(_canonical(check_rows(X)), items)
+
+    return compare_rows
+
+
 def leave_one_out(score: Callable[[csr_array], Tensor]) -> Explainer:
     """Return the explainer that compares the scores of rows with those without one item.
 
@@ -181,7 +209,7 @@ def leave_one_out(score: Callable[[csr_array], Tensor]) -> Explainer:
             scores = score(rows)
             return scores.gather(1, as_index(columns, scores))
 
-        users = _rows_of_entries(X)
+        users = rows_of_entries(X)
         complete = scores_of(X, items)
         without = complete.new_empty(X.nnz, items.shape[1])
         for block in row_blocks(X.nnz, X.shape[1]):
@@ -233,7 +261,7 @@ def _largest_of_each_row(X: csr_array, parts: Tensor, k: int) -> tuple[np.ndarra
         ``-inf`` where the row has no more entries.
     """
     n_rows, n = X.shape[0], parts.shape[1]
-    users = _rows_of_entries(X)
+    users = rows_of_entries(X)
     width = max(int(np.diff(X.indptr).max(initial=0)), 1)
     padded = parts.new_full((n_rows, n, width), -torch.inf)
     place = np.arange(X.nnz) - X.indptr[users]
@@ -243,7 +271,8 @@ def _largest_of_each_row(X: csr_array, parts: Tensor, k: int) -> tuple[np.ndarra
     return places.reshape(shape), values.reshape(shape)
 
 
-def _rows_of_entries(X: csr_array) -> np.ndarray:
+def rows_of_entries(X: csr_array) -> np.ndarray:
+    """Return the row number of each stored entry, shape (n_entries,)."""
     rows: np.ndarray = np.arange(X.shape[0]).repeat(np.diff(X.indptr))
     return rows
 

@@ -12,10 +12,11 @@ from sklearn.utils._param_validation import StrOptions, validate_parameter_const
 from sklearn.utils.validation import check_is_fitted
 
 from ._checks import check_count, errors_name
-from ._devices import check_precision
+from ._devices import check_precision, default_modes
 from ._optional import require
 from .base import LatentFactorMixin
 from .interactions import binary_csr
+from .ranking import row_scorer
 
 
 class NeighborIndex:
@@ -109,6 +110,7 @@ class NeighborIndex:
         index.add(np.arange(len(vectors)), vectors, threads=effective_n_jobs(n_jobs))
         self._index, self.expansion_search = index, expansion_search
 
+    @default_modes()
     def _of_model(self, model: Any) -> np.ndarray:
         """Keep a model; return the vectors that are indexed: those of the items with the biases."""
         if not isinstance(model, LatentFactorMixin):
@@ -121,8 +123,9 @@ class NeighborIndex:
         else:
             vectors = model.network_.item_vectors().contiguous().cpu().numpy()
         # Whether the scores are products shows at any two users. This holds for custom models, too.
-        users = np.eye(2, len(vectors), dtype=np.float32)
-        latent, scores = model._latent_vectors(users), model.predict(users)
+        # Both have an item, because the scores of other users are the numbers of users.
+        users = np.tri(2, len(vectors), dtype=np.float32)
+        latent, scores = model._latent_vectors(users), row_scorer(model)(users).cpu().numpy()
         of_vectors = latent.shape[1] == vectors.shape[1]
         biases = scores - latent @ vectors.T if of_vectors else scores
         if not of_vectors or np.ptp(biases, axis=0).max() > 1e-4 * np.abs(scores).max():
@@ -166,8 +169,10 @@ class NeighborIndex:
         Returns
         -------
         items : ndarray of shape (n_users, k), int64
-            Item numbers, best first; of items with equal scores, the lower number comes first. If
-            fewer than k items are found, the remaining places hold -1.
+            Item numbers, best first. Of items with equal scores, the one with more users in ``fit``
+            comes first, then the one with the lower number. A user without interactions gets the
+            items with the most users. If fewer than k items are found, the remaining places hold
+            -1.
         scores : ndarray of shape (n_users, k), float32
             Only if ``return_scores``; ``-inf`` where items is -1. They are the scores of the model,
             apart from rounding.
@@ -180,7 +185,7 @@ class NeighborIndex:
         check_count("k", k)
         checked = self.model._check_rows(X)
         latent = self.model._latent_vectors(checked).astype(np.float32, copy=False)
-        rows = binary_csr(checked)
+        rows, counts = binary_csr(checked), self.model.item_counts_
         items = np.full((len(latent), int(k)), -1, dtype=np.int64)
         scores = np.full(items.shape, -np.inf, dtype=np.float32)
         for user, z in enumerate(latent):
@@ -191,8 +196,11 @@ class NeighborIndex:
             found = self._index.search(np.append(z, np.float32(1)), wanted, threads=1).keys
             found = np.setdiff1d(found.astype(np.int64), seen)  # ascending
             values = self._vectors[found] @ z + self._biases[found]
-            best = np.argsort(-values, kind="stable")[: int(k)]
+            best = np.lexsort((-counts[found], -values))[: int(k)]
             items[user, : len(best)], scores[user, : len(best)] = found[best], values[best]
+        empty = np.diff(rows.indptr) == 0
+        popular = np.argsort(-counts, kind="stable")[: int(k)]
+        items[empty, : len(popular)], scores[empty, : len(popular)] = popular, counts[popular]
         return (items, scores) if return_scores else items
 
     def save(self, path: str | os.PathLike[str]) -> None:

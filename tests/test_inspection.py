@@ -12,12 +12,13 @@ from conftest import LATENT_RECOMMENDERS, make, make_short, naming
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfTransformer
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Binarizer
 
 import skvaecf
-from skvaecf import InteractionEncoder, UserSplitter, explain, ndcg_at_k
+from skvaecf import Blend, InteractionEncoder, UserSplitter, explain, ndcg_at_k
 from skvaecf.datasets import make_interactions
 
 N_ITEMS = 24
@@ -92,12 +93,17 @@ def test_reasons_do_not_depend_on_the_other_rows(name, fitted, X):
         assert_allclose(second[-3:], first, rtol=1e-4, atol=1e-6)
 
 
-def test_users_without_items_have_a_base_and_no_reasons(name, fitted):
-    rows = sp.csr_array((2, N_ITEMS), dtype=np.float32)
-    reasons = fitted(name).explain(rows, [3, 5], k=2)
-    assert (reasons.reasons == -1).all()
-    assert not reasons.contributions.any()
-    assert_allclose(reasons.base, fitted(name).predict(rows)[:, [3, 5]], rtol=1e-6)
+def test_the_base_of_users_without_items_is_the_number_of_users(name, fitted, X):
+    model, nobody = fitted(name), sp.csr_array((1, N_ITEMS), dtype=np.float32)
+    rows, items = sp.vstack([nobody, X[:2], nobody]).tocsr(), [[3, 5], [1, 2], [8, 9], [0, -1]]
+    found = model.explain(rows, items, k=2)
+    assert (found.reasons[[0, 3]] == -1).all()
+    assert not found.contributions[[0, 3]].any()
+    counts = X.toarray().sum(axis=0)
+    assert_array_equal(found.base[[0, 3]], [counts[[3, 5]], [counts[0], -np.inf]])
+    others = model.explain(X[:2], items[1:3], k=2)
+    assert_array_equal(found.reasons[1:3], others.reasons)
+    assert_allclose(found.base[1:3], others.base, rtol=1e-4, atol=1e-6)
 
 
 # --- exact contributions
@@ -111,6 +117,17 @@ def test_contributions_of_item_item_models_are_entries_of_their_matrix(name, fit
     expected = rows.toarray()[:, :, None] * B.T[items].transpose(0, 2, 1)
     assert expected.any()
     assert_array_equal(contributions_of_all(model, rows, items), expected)
+    assert not model.explain(rows, items).base.any()
+
+
+def test_contributions_of_elsa_are_products_of_item_vectors(fitted, X):
+    model, rows = fitted("ELSA"), X[:6]
+    A = model.item_factors_.astype(np.float64)
+    own = rows.indices[rows.indptr[:6]]
+    items = np.column_stack([model.recommend(rows, 4), own])  # with an item that the user has
+    B = A @ A.T - np.eye(N_ITEMS)
+    expected = rows.toarray()[:, :, None] * B.T[items].transpose(0, 2, 1)
+    assert_allclose(contributions_of_all(model, rows, items), expected, rtol=1e-4, atol=1e-6)
     assert not model.explain(rows, items).base.any()
 
 
@@ -166,6 +183,83 @@ def test_contributions_of_linear_networks_are_products_of_weights(name, changes,
     assert_allclose(model.explain(rows, items).base, base[items], rtol=1e-5, atol=1e-6)
 
 
+# --- blends
+
+
+class OnlyDense(skvaecf.EASE):
+    """EASE that refuses sparse rows."""
+
+    def predict(self, X):
+        assert isinstance(X, np.ndarray)
+        return super().predict(X)
+
+
+class Constant(skvaecf.Popularity):
+    """One score for all items, which depends on the row."""
+
+    def predict(self, X):
+        return np.tile(np.asarray(X.sum(axis=1)).reshape(-1, 1), X.shape[1])
+
+
+@pytest.mark.parametrize("rows_of", [sp.csr_array, sp.coo_array, np.asarray])
+def test_contributions_of_a_blend_are_sums_of_standardised_contributions(rows_of, X):
+    rng = np.random.RandomState(0)
+    stars = X.toarray() * rng.randint(1, 6, size=X.shape)
+    search = GridSearchCV(make("EASE"), {"l2": [1.0, 50.0]}, cv=2)
+    members = {
+        "knn": make("ItemKNN"),
+        "wmf": make("WMF", counts=True),  # uses the values
+        "liked": make_pipeline(Binarizer(threshold=2), make("EASE")),
+        "search": search,
+        "frozen": FrozenEstimator(make("ELSA").fit(X)),
+        "dae": make_short("MultDAE"),
+        "inner": Blend([("ease", make("EASE")), ("elsa", make_short("ELSA"))]),
+        **({"dense": OnlyDense(5.0)} if rows_of is np.asarray else {}),
+    }
+    weights = rng.rand(len(members))
+    blend = Blend([*members.items()], weights=weights).fit(rows_of(stars))
+    rows = rows_of(stars[:5])
+    items, scores = blend.recommend(rows, 3, return_scores=True)
+    parts, base = np.zeros((5, N_ITEMS, 3)), np.zeros((5, 3))
+    for weight, member in zip(blend.weights_, blend.estimators_, strict=True):
+        of_member = member.predict(sp.csr_array(rows) if rows_of is sp.coo_array else rows)
+        std, mean = of_member.std(axis=1, keepdims=True), of_member.mean(axis=1, keepdims=True)
+        parts += weight * contributions_of_all(member, rows, items) / std[..., None]
+        base += weight * (explain(member, rows, items).base - mean) / std
+    found = contributions_of_all(blend, rows, items)
+    assert_allclose(found, parts, rtol=1e-4, atol=1e-5)
+    assert_allclose(blend.explain(rows, items).base, base, rtol=1e-4, atol=1e-5)
+    assert_allclose(base + parts.sum(axis=1), scores, rtol=1e-4, atol=1e-5)
+
+
+def test_contributions_of_a_blend_by_hand():
+    # "a" scores the items by (0, 3, 1) + (1, 0, 4) = (1, 3, 5): the mean is 3, the std sqrt(8 / 3).
+    a = make("EASE").fit(np.ones((4, 3)))
+    a.item_similarity_ = np.array([[0, 3, 1], [1, 0, 4], [0, 0, 0]], dtype=np.float32)
+    blend = Blend([("a", FrozenEstimator(a)), ("b", Constant())], weights=[3, 1]).fit(np.eye(3))
+    found = blend.explain([[1, 1, 0]], [2], k=2)
+    std = np.sqrt(8 / 3)
+    assert found.reasons.tolist() == [[[1, 0]]]
+    assert_allclose(found.contributions, [[[0.75 * 4 / std, 0.75 / std]]], rtol=1e-6)
+    assert_allclose(found.base, [[-0.75 * 3 / std]], rtol=1e-6)
+
+
+def test_members_of_a_blend_without_weight_or_variance_contribute_nothing(X):
+    class Broken(skvaecf.Popularity):
+        def predict(self, X):
+            return np.full(X.shape, np.nan)
+
+    members = [("ease", make("EASE")), ("equal", Constant()), ("broken", Broken())]
+    blend, alone = Blend(members, weights=[1, 1, 0]).fit(X), Blend(members[:1]).fit(X)
+    found, expected = (model.explain(X[:4], [1, 2]) for model in (blend, alone))
+    assert_array_equal(found.reasons, expected.reasons)
+    assert_allclose(2 * found.contributions, expected.contributions, rtol=1e-6)
+    assert_allclose(2 * found.base, expected.base, rtol=1e-6)
+    blend.set_params(weights=[1, 1, 1]).fit(X)
+    with pytest.raises(ValueError, match="member 'broken' returned scores that are NaN"):
+        blend.explain(X[:4], [1])
+
+
 # --- leave-one-out
 
 
@@ -188,6 +282,16 @@ def test_other_contributions_are_the_loss_without_the_item(name, changes, X):
     expected = leave_one_out(model, rows, items)
     assert expected.any() == (name != "Popularity")
     assert_allclose(contributions_of_all(model, rows, items), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["MultDAE", "RecVAE", "CDAE"])
+def test_the_loss_of_the_only_item_is_not_a_difference_to_popularity(name, X):
+    model = make_short(name).fit(X)
+    only, nothing = sp.csr_array(np.eye(3, N_ITEMS)), sp.csr_array((3, N_ITEMS), dtype=np.float32)
+    found = model.explain(only, [8, 9], k=1)
+    assert_array_equal(found.reasons[:, :, 0], np.arange(3)[:, None].repeat(2, axis=1))
+    base = model._scorer()(nothing).numpy()[:, [8, 9]]
+    assert_allclose(found.base, base, rtol=1e-5, atol=1e-6)
 
 
 def test_a_pipeline_is_explained_by_its_raw_input(X):
@@ -288,6 +392,13 @@ def test_refuses_wrong_arguments(fitted, X):
         make("EASE").explain(rows, [1])
     with pytest.raises(TypeError, match="predict method, got Binarizer"):
         explain(Binarizer(), rows, [1])
+
+
+def test_tiny_counts_are_interactions(X):
+    model = make("WMF", counts=True).fit(X)
+    row = np.zeros((1, N_ITEMS))
+    row[0, [3, 7]] = 1, 1e-60
+    assert_array_equal(np.sort(model.explain(row, [1], k=3).reasons), [[[-1, 3, 7]]])
 
 
 def test_scores_that_are_not_finite_are_an_error(X):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
 from conftest import make, make_short, naming
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
@@ -27,6 +29,7 @@ BILINEAR = [
 @pytest.mark.parametrize("name", BILINEAR)
 def test_a_search_that_visits_every_item_is_exact(name, fitted, X):
     model = fitted(name)
+    X = sp.vstack([X, sp.csr_array((2, 24), dtype=np.float32)]).tocsr()  # two empty rows
     index = NeighborIndex(model, precision="float32")
     for k in (1, 5, 30):
         for exclude_seen in (True, False):
@@ -69,6 +72,37 @@ def test_building_twice_gives_the_same_index(fitted, X):
     first, second = (NeighborIndex(fitted("WMF"), connectivity=2, expansion_add=2) for _ in "ab")
     first.expansion_search = second.expansion_search = 1
     assert_array_equal(first.recommend(X), second.recommend(X))
+
+
+def test_the_more_popular_one_of_items_with_equal_scores_comes_first(X):
+    model = make("WMF").fit(X)
+    model.item_factors_[[4, 11, 20]] = model.item_factors_[2]
+    model.item_counts_[[2, 4, 11, 20]] = 5, 9, 5, 30
+    index = NeighborIndex(model)
+    lists = index.recommend(X, 24, exclude_seen=False)
+    assert_array_equal(lists, model.recommend(X, 24, exclude_seen=False))
+    tied = lists[np.isin(lists, [2, 4, 11, 20])].reshape(len(lists), 4)
+    assert_array_equal(tied, np.tile([20, 4, 2, 11], (len(lists), 1)))
+
+
+def test_rows_without_interactions_get_the_popular_items(fitted, X):
+    model, rows = fitted("MultVAE"), X[:3].toarray()
+    rows[1] = 0
+    index, counts = NeighborIndex(model), X.toarray().sum(axis=0)
+    popular = np.lexsort((np.arange(24), -counts))
+    for exclude_seen in (True, False):
+        items, scores = index.recommend(rows, 30, exclude_seen=exclude_seen, return_scores=True)
+        assert_array_equal(items[1], [*popular, *[-1] * 6])
+        assert_array_equal(scores[1], [*counts[popular], *[-np.inf] * 6])
+        assert_array_equal(
+            items[[0, 2]], index.recommend(rows[[0, 2]], 30, exclude_seen=exclude_seen)
+        )
+
+
+def test_a_model_of_a_frame_needs_no_names_to_be_indexed(X):
+    frame = pd.DataFrame(X.toarray(), columns=[f"item {i}" for i in range(24)])
+    model = make("WMF").fit(frame)
+    assert_array_equal(NeighborIndex(model).recommend(frame, 3), model.recommend(frame, 3))
 
 
 def test_set_output_does_not_matter(X):
