@@ -113,6 +113,10 @@ class ELSA(TorchRecommender):
         Number of the epoch whose parameters are kept, counted from 1.
     n_components_ : int
         Number of components that was used.
+    item_factors_ : ndarray of shape (n_items, n_components), float32
+        The matrix A, computed from ``network_``.
+    item_counts_ : ndarray of shape (n_items,), int64
+        Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
         Number of items.
 
