@@ -15,6 +15,8 @@ SECTIONS = {
     "Priors and posteriors": ["neural"],
     "From a log to a matrix and back": ["encoding"],
     "Recommending, saving, loading": ["ranking", "reranking", "persistence"],
+    "Reasons of recommendations": ["inspection"],
+    "Index of neighbours": ["neighbors"],
     "Splitting": ["model_selection"],
     "Scoring": ["scorers"],
     "Comparing": ["comparison"],

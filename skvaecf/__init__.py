@@ -5,6 +5,7 @@ from .blend import Blend
 from .callbacks import RankingMonitor
 from .comparison import Comparison, compare
 from .encoding import InteractionEncoder
+from .inspection import Explanation, explain
 from .model_selection import (
     UserSplitter,
     last_interactions_split,
@@ -14,6 +15,7 @@ from .model_selection import (
     strong_generalization_split,
     time_split,
 )
+from .neighbors import NeighborIndex
 from .neural._latent import InverseAutoregressiveFlow, VampPrior
 from .persistence import load
 from .plotting import BenchmarkDisplay, RankingCurveDisplay, TrainingHistoryDisplay
@@ -68,6 +70,7 @@ __all__ = [
     "BenchmarkDisplay",
     "Blend",
     "Comparison",
+    "Explanation",
     "HVampVAE",
     "InteractionEncoder",
     "InverseAutoregressiveFlow",
@@ -75,6 +78,7 @@ __all__ = [
     "MultDAE",
     "MultVAE",
     "MultiRankingScorer",
+    "NeighborIndex",
     "Popularity",
     "RankingCurveDisplay",
     "RankingMonitor",
@@ -90,6 +94,7 @@ __all__ = [
     "compare",
     "coverage_at_k",
     "entropy_at_k",
+    "explain",
     "hit_rate_at_k",
     "last_interactions_split",
     "limit_groups",

@@ -23,6 +23,7 @@ from ._devices import check_device, default_modes
 from ._parameters import constraints_of
 from ._top_k import as_index
 from ._version import __version__
+from .inspection import Explainer, Explanation, explain, leave_one_out
 from .interactions import binary_csr, check_rows, count_users
 from .persistence import SaveMixin
 from .ranking import Scores, check_item_numbers, rank, recommend, row_blocks
@@ -94,12 +95,19 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
 
         return score_rows
 
-    def _popular_if_empty(self, n_interactions: np.ndarray, scores: Tensor) -> Tensor:
-        """Replace the scores of the rows without interactions by the numbers of users."""
+    def _popular_if_empty(
+        self, n_interactions: np.ndarray, scores: Tensor, items: np.ndarray | None = None
+    ) -> Tensor:
+        """Replace the scores of the rows without interactions by the numbers of users.
+
+        The scores are those of all items or of these items of each row, shape (n_rows, n).
+        """
         empty = np.flatnonzero(n_interactions == 0)
         if len(empty):
-            counts = torch.tensor(self.item_counts_, dtype=torch.float32, device=scores.device)
-            scores[as_index(empty, scores)] = counts
+            counts = self.item_counts_ if items is None else self.item_counts_[items[empty]]
+            scores[as_index(empty, scores)] = torch.tensor(
+                counts, dtype=torch.float32, device=scores.device
+            )
         return scores
 
     def _rankable_scores(self, X: Any) -> Callable[[slice], Scores]:
@@ -110,6 +118,32 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         """
         score_rows = self._row_scorer()
         return lambda block: score_rows(X[block])
+
+    def _explainer(self) -> Explainer:
+        """Return the function that divides the scores of a block of rows among the users' items.
+
+        By default, it compares the scores with those without one item. A model whose score is a sum
+        over the user's items overrides this method and returns the terms.
+
+        Returns
+        -------
+        explainer : callable
+            Maps a csr_array of shape (n_rows, n_items), as the scorer gets it, and item numbers of
+            shape (n_rows, n) to two tensors: what each stored entry adds to the scores of these
+            items, shape (n_entries, n), and the rest of the scores, shape (n_rows, n).
+        """
+        return leave_one_out(self._scorer())
+
+    def _row_explainer(self) -> Explainer:
+        """Return the function that explains validated rows, also those without interactions."""
+        contribute = self._explainer()
+
+        def explain_rows(X: Any, items: np.ndarray) -> tuple[Tensor, Tensor]:
+            rows = self._interactions(X)
+            parts, base = contribute(rows, items)
+            return parts, self._popular_if_empty(np.diff(rows.indptr), base, items)
+
+        return explain_rows
 
     @default_modes()
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -266,6 +300,35 @@ None, default=None
             exclude=exclude,
             return_scores=return_scores,
         )
+
+    def explain(self, X: Any, items: Any, k: int = 5) -> Explanation:
+        """Find the items of each user that contribute most to the scores of given items.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of users, who may be in ``fit`` or not.
+        items : array-like of int of shape (n_users, n) or (n,)
+            Item numbers to explain, such as ``recommend`` returns them: n for each user, or the
+            same n for all users. -1 is padding.
+        k : int, default=5
+            Number of reasons per item.
+
+        Returns
+        -------
+        explanation : Explanation
+            Named tuple of the arrays ``items``, ``reasons``, ``contributions`` and ``base``, see
+            :func:`skvaecf.explain`.
+
+        Raises
+        ------
+        NotFittedError
+            If the recommender is not fitted.
+        ValueError
+            If X is invalid, items are not item numbers of ``fit`` or not those of the users of X,
+            or k is below 1.
+        """
+        return explain(self, X, items, k)
 
     def score(self, X: Any, y: Any = None) -> float:
         """Return the mean NDCG@100 on held-out interactions, as ``skvaecf.ndcg_at_k`` computes it.
@@ -451,7 +514,6 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             tensor of shape (n_rows, n_components).
         """
 
-    @default_modes()
     def transform(self, X: Any) -> np.ndarray:
         """Represent every user by a latent vector.
 
@@ -473,13 +535,67 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             If X is invalid or has another number of items than in ``fit``.
         """
         check_is_fitted(self)
-        rows = self._check_rows(X)
+        return self._latent_vectors(self._check_rows(X))
+
+    def similar_users(self, X: Any, users: Any, k: int = 10, *, return_scores: bool = False) -> Any:
+        """Find the users of X whose latent vectors are most similar to those of the given users.
+
+        The similarity of two users is the cosine of their vectors, which ``transform`` returns.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions of users, who may be in ``fit`` or not.
+        users : array-like of int of shape (n,)
+            Row numbers of X.
+        k : int, default=10
+            Length of the lists.
+        return_scores : bool, default=False
+            Whether to return the similarities, too.
+
+        Returns
+        -------
+        similar : ndarray of shape (n, k), int64
+            Row numbers of X without the user itself, most similar first; of users with equal
+            similarities, the lower number comes first. -1 where there are no more users.
+        scores : ndarray of shape (n, k), float32
+            Only if ``return_scores``; ``-inf`` where similar is -1.
+
+        Raises
+        ------
+        NotFittedError
+            If the recommender is not fitted.
+        ValueError
+            If X is invalid, an entry of users is not a row number of X, or k is below 1.
+        """
+        check_is_fitted(self)
+        vectors = self._latent_vectors(self._check_rows(X)).astype(np.float32, copy=False)
+        numbers = np.asarray(users)
+        if numbers.size == 0:
+            numbers = numbers.astype(np.int64)  # an empty list has no type
+        is_list = numbers.ndim == 1 and numbers.dtype.kind in "iu"
+        if not is_list or (numbers.size and not 0 <= numbers.min() <= numbers.max() < len(vectors)):
+            raise ValueError(
+                f"users must be a list of row numbers of X, in [0, {len(vectors)}), got {users!r}."
+            )
+        similar, scores = _most_similar(
+            cosines(torch.from_numpy(vectors)), numbers, len(vectors), k, type(self).__name__
+        )
+        return (similar, scores) if return_scores else similar
+
+    @default_modes()
+    def _latent_vectors(self, rows: Any) -> np.ndarray:
+        """Return the latent vectors of validated rows as an array, whatever ``set_output`` says."""
         dtype = rows.dtype if rows.dtype in (np.float32, np.float64) else np.float32
-        Z = np.empty((rows.shape[0], self._n_features_out), dtype=dtype)
+        if rows.shape[0] == 0:
+            return np.empty((0, self._n_features_out), dtype=dtype)
         with torch.no_grad():
             encode = self._encoder()
             for block in row_blocks(*rows.shape):
-                Z[block] = encode(self._interactions(rows[block])).cpu().numpy()
+                latent = encode(self._interactions(rows[block])).cpu().numpy()
+                if block.start == 0:
+                    Z = np.empty((rows.shape[0], latent.shape[1]), dtype=dtype)
+                Z[block] = latent
         return Z
 
     @property
@@ -549,17 +665,26 @@ class SimilarItemsMixin:
         check_is_fitted(self)
         n_items: int = self.n_features_in_  # type: ignore[attr-defined]
         numbers = check_item_numbers("items", items, n_items)
-        # Each item is treated as a user whose only seen item is this item.
-        known = np.maximum(numbers, 0)
-        itself = csr_array(
-            (np.ones(len(known)), known, np.arange(len(known) + 1)), shape=(len(known), n_items)
-        )
-        similarities = self._similarities()
-        similar, scores = rank(
-            lambda block: similarities(known[block]), itself, k, scored_by=type(self).__name__
+        similar, scores = _most_similar(
+            self._similarities(), np.maximum(numbers, 0), n_items, k, type(self).__name__
         )
         similar[numbers < 0], scores[numbers < 0] = -1, -np.inf
         return (similar, scores) if return_scores else similar
+
+
+def _most_similar(
+    similarities: Callable[[np.ndarray], Tensor],
+    numbers: np.ndarray,
+    n: int,
+    k: int,
+    scored_by: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank the n items, or users, by their similarities to the given ones, without themselves."""
+    # Each of the given ones is treated as a user whose only seen item it is itself.
+    itself = csr_array(
+        (np.ones(len(numbers)), numbers, np.arange(len(numbers) + 1)), shape=(len(numbers), n)
+    )
+    return rank(lambda block: similarities(numbers[block]), itself, k, scored_by=scored_by)
 
 
 def cosines(vectors: Tensor) -> Callable[[np.ndarray], Tensor]:

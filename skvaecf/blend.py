@@ -25,6 +25,7 @@ from ._devices import default_modes
 from ._parameters import AtLeastTwo, Fraction, RandomState
 from ._top_k import top_k
 from .base import BaseRecommender, Scorer
+from .inspection import Explainer, row_explainer, rows_of_entries
 from .interactions import binary_csr, check_rows, count_users
 from .metrics import ndcg
 from .model_selection import UserSplitter, split_interactions
@@ -335,6 +336,27 @@ None, default=None
 
         return score
 
+    def _row_explainer(self) -> Explainer:
+        members = zip(self.weights_.tolist(), self._names, self.estimators_, strict=True)
+        used = [
+            (weight, _scorer_with_moments(name, member), row_explainer(member))
+            for weight, name, member in members
+            if weight
+        ]
+
+        def explain_rows(X: Any, items: np.ndarray) -> tuple[Tensor, Tensor]:
+            interactions = binary_csr(X)
+            parts, base = torch.zeros(interactions.nnz, items.shape[1]), torch.zeros(items.shape)
+            users = rows_of_entries(interactions)
+            for weight, score_rows, contribute in used:
+                mean, std = (moment.cpu() for moment in score_rows(X)[1:])
+                of_member, rest = (part.cpu() for part in contribute(X, items))
+                parts += weight * of_member / std[users]
+                base += weight * (rest - mean) / std
+            return parts, self._popular_if_empty(np.diff(interactions.indptr), base, items)
+
+        return explain_rows
+
     def _check_loaded(self) -> None:
         if not (self.weights_ >= 0).all() or not np.isclose(self.weights_.sum(), 1):
             raise ValueError(f"its weights {self.weights_} are not the shares of a sum")
@@ -359,9 +381,23 @@ def _fit_clone(member: Any, X: Any, X_val: Any) -> Any:
 
 def _standard_scorer(name: str, member: Any) -> Scorer:
     """Return the function that scores blocks of rows, with mean 0 and variance 1 in each row."""
-    score_rows = row_scorer(member)
+    score_rows = _scorer_with_moments(name, member)
 
     def standard_scores(X: Any) -> Tensor:
+        scores, mean, std = score_rows(X)
+        return scores.sub_(mean).div_(std)
+
+    return standard_scores
+
+
+def _scorer_with_moments(name: str, member: Any) -> Callable[[Any], tuple[Tensor, Tensor, Tensor]]:
+    """Return the function that scores blocks of rows, with the mean and the std of each row.
+
+    Where all scores of a row are equal, the std is infinity, so that standard scores are 0.
+    """
+    score_rows = row_scorer(member)
+
+    def scores_and_moments(X: Any) -> tuple[Tensor, Tensor, Tensor]:
         scores = score_rows(X)
         if tuple(scores.shape) != X.shape:
             raise ValueError(
@@ -375,9 +411,9 @@ def _standard_scorer(name: str, member: Any) -> Scorer:
                 f"The member {name!r} returned scores that are NaN or infinite. A blend needs a"
                 " finite score of every item."
             )
-        return scores.sub_(mean).div_(std.where(std > 0, 1))
+        return scores, mean, std.where(std > 0, torch.inf)
 
-    return standard_scores
+    return scores_and_moments
 
 
 def _best_weights(

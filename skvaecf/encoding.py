@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._columns import as_array, as_frame, library_of, unique_ids
 from ._times import seconds_of_column
+from .inspection import Explanation
 from .interactions import check_structure, entries_at, select_entries
 from .persistence import SaveMixin
 
@@ -460,30 +461,14 @@ class InteractionEncoder(  # type: ignore[call-arg]
             infinite, or a title is missing.
         """
         check_is_fitted(self)
-        numbers = np.asarray(items)
-        if numbers.ndim != 2 or numbers.dtype.kind not in "iu":
-            raise ValueError(
-                f"items has shape {numbers.shape} and dtype {numbers.dtype}; expected item numbers"
-                " of shape (n_users, k)."
-            )
-        n_items = len(self.item_ids_)
-        if numbers.size and not -1 <= numbers.min() <= numbers.max() < n_items:
-            raise ValueError(
-                f"items must lie in [0, {n_items}), or be -1 for padding, got values from"
-                f" {numbers.min()} to {numbers.max()}."
-            )
+        numbers = self._check_numbers("items", items, "(n_users, k)")
         user_ids = self._row_ids(users, len(numbers))
         rows, places = np.nonzero(numbers >= 0)
         chosen = numbers[rows, places]
         item_ids = self.item_ids_[chosen]
         columns = [(self.user, user_ids[rows]), ("rank", places + 1), (self.item, item_ids)]
         if titles is not None:
-            distinct, which = np.unique(chosen, return_inverse=True)
-            try:
-                found = [titles[i] for i in self.item_ids_[distinct].tolist()]
-            except KeyError as error:
-                raise ValueError(f"titles has no title of the item {error}.") from error
-            columns.append(("title", np.array(found, dtype=object)[which]))
+            columns.append(("title", self._titles(chosen, titles)))
         if scores is not None:
             values = np.asarray(scores)
             if values.shape != numbers.shape:
@@ -492,6 +477,76 @@ class InteractionEncoder(  # type: ignore[call-arg]
             if not np.isfinite(values).all():
                 raise ValueError("scores must be finite for all items but -1, got NaN or infinity.")
             columns.append(("score", values))
+        return self._frame(columns)
+
+    def explanation_to_frame(
+        self,
+        explanation: Explanation,
+        *,
+        users: Any = None,
+        titles: Mapping[Any, Any] | None = None,
+    ) -> Any:
+        """Return a long frame of the reasons that ``explain`` returned.
+
+        Parameters
+        ----------
+        explanation : Explanation
+            Reasons of the items of n_users users.
+        users : array-like of shape (n_users,) or None, default=None
+            Id of each row of ``explanation.items``. None stands for the users of ``fit``; there
+            must then be as many rows.
+        titles : mapping of item ids or None, default=None
+            Title of each item and of each reason. With None, the frame has no titles.
+
+        Returns
+        -------
+        frame : frame or dict of arrays
+            One row per reason: user by user, item by item, largest contribution first. Its columns
+            are the id of the user; "rank" (from 1), the id and, with titles, "title" of the
+            explained item; "reason", the id of an item of the user, and, with titles,
+            "reason_title"; and "contribution", what the reason adds to the score. An item without
+            reasons, as for a user without items, has no rows.
+
+        Raises
+        ------
+        NotFittedError
+            If the encoder is not fitted.
+        ValueError
+            If a shape is wrong, an item number is out of range, or a title is missing.
+
+        Examples
+        --------
+        >>> from skvaecf import EASE, InteractionEncoder
+        >>> log = {"user": ["al", "al", "bo", "bo", "cy"], "item": [7, 3, 7, 3, 7]}
+        >>> encoder = InteractionEncoder()
+        >>> X = encoder.fit_transform(log)
+        >>> model = EASE(l2=1.0).fit(X)
+        >>> explanation = model.explain(X, model.recommend(X, k=1), k=1)
+        >>> titles = {3: "Solaris", 7: "Alien"}
+        >>> because = encoder.explanation_to_frame(explanation, titles=titles)
+        >>> because["user"], because["title"], because["reason_title"]
+        (array(['cy'], dtype=object), array(['Solaris'], dtype=object), array(['Alien'], \
+dtype=object))
+        """
+        check_is_fitted(self)
+        items = self._check_numbers("explanation.items", explanation.items, "(n_users, n)")
+        reasons = self._check_numbers("explanation.reasons", explanation.reasons, "(n_users, n, k)")
+        if reasons.shape[:2] != items.shape:
+            raise ValueError(
+                f"explanation has items of shape {items.shape} and reasons of shape"
+                f" {reasons.shape}; expected k reasons for each item."
+            )
+        user_ids = self._row_ids(users, len(items))
+        rows, places, _ = found = np.nonzero(reasons >= 0)
+        explained, because = items[rows, places], reasons[found]
+        columns = [(self.user, user_ids[rows]), ("rank", places + 1)]
+        columns.append((self.item, self.item_ids_[explained]))
+        if titles is not None:
+            columns.append(("title", self._titles(explained, titles)))
+        columns.append(("reason", self.item_ids_[because]))
+        if titles is not None:
+            columns.append(("reason_title", self._titles(because, titles)))
+        columns.append(("contribution", np.asarray(explanation.contributions)[found]))
         return self._frame(columns)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
@@ -508,6 +563,31 @@ class InteractionEncoder(  # type: ignore[call-arg]
         """
         check_is_fitted(self)
         return self.item_ids_.astype(object)
+
+    def _check_numbers(self, name: str, items: Any, shape: str) -> np.ndarray:
+        """Return item numbers as an array of a shape such as "(n_users, k)"; -1 is padding."""
+        numbers = np.asarray(items)
+        if numbers.ndim != shape.count(",") + 1 or numbers.dtype.kind not in "iu":
+            raise ValueError(
+                f"{name} has shape {numbers.shape} and dtype {numbers.dtype}; expected item numbers"
+                f" of shape {shape}."
+            )
+        n_items = len(self.item_ids_)
+        if numbers.size and not -1 <= numbers.min() <= numbers.max() < n_items:
+            raise ValueError(
+                f"{name} must lie in [0, {n_items}), or be -1 for padding, got values from"
+                f" {numbers.min()} to {numbers.max()}."
+            )
+        return numbers
+
+    def _titles(self, numbers: np.ndarray, titles: Mapping[Any, Any]) -> np.ndarray:
+        """Return the title of each item number."""
+        distinct, which = np.unique(numbers, return_inverse=True)
+        try:
+            found = [titles[i] for i in self.item_ids_[distinct].tolist()]
+        except KeyError as error:
+            raise ValueError(f"titles has no title of the item {error}.") from error
+        return np.array(found, dtype=object)[which]
 
     def _find(self, ids: np.ndarray) -> np.ndarray:
         """Return the item number of each id, -1 for ids that were not in ``fit``."""

@@ -165,9 +165,10 @@ def count_csr(X: Any) -> csr_array:
     counts.sum_duplicates()
     if counts.data.max(initial=0) > 2**24:
         raise ValueError(f"X holds the count {counts.data.max():.3g}; counts must be up to 2**24.")
-    counts = csr_array(counts, dtype=np.float32)
     counts.eliminate_zeros()
-    return counts
+    # A count that float32 would round to 0 stays an interaction, as in binary_csr.
+    counts.data = np.maximum(counts.data, np.finfo(np.float32).tiny)
+    return csr_array(counts, dtype=np.float32)
 
 
 def count_users(X: csr_array) -> np.ndarray:

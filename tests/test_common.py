@@ -47,7 +47,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.estimator_checks import _generate_sparse_data, parametrize_with_checks
 
 import skvaecf
-from skvaecf import recommend
+from skvaecf import explain, recommend
 from skvaecf.datasets import make_interactions
 
 # --- the table of recommenders
@@ -822,11 +822,12 @@ BAD = {
 
 
 def methods_with_rows(model):
-    """Return the public methods that take X, {name: method}."""
+    """Return the public methods that take X, {name: function of X}."""
     names = [name for name in dir(type(model)) if name[0] != "_" and hasattr(model, name)]
     methods = {name: getattr(model, name) for name in names}
+    further = {"explain": {"items": [0]}, "similar_users": {"users": [0]}}
     return {
-        name: method
+        name: partial(method, **further.get(name, {}))
         for name, method in methods.items()
         if inspect.ismethod(method) and "X" in inspect.signature(method).parameters
     }
@@ -839,14 +840,15 @@ def test_bad_input_is_refused_before_anything_changes(name, bad, fitted, X, unch
     given = build()
     new, old = make(name), fitted(name)
     scores = old.predict(X)
-    methods = methods_with_rows(old)
+    methods = {"a first fit": new.fit} | methods_with_rows(old)
     if given is None:
         methods.pop("partial_fit", None)  # without X it computes the weights again
-    for call in (new.fit, *methods.values()):
-        check = unchanged(call.__self__)
-        with naming(call.__name__), pytest.raises((ValueError, TypeError), match=message):
+    for called, call in methods.items():
+        checks = unchanged(new), unchanged(old)
+        with naming(called), pytest.raises((ValueError, TypeError), match=message):
             call(given)
-        check()
+        for check in checks:
+            check()
     assert_array_equal(old.predict(X), scores)
 
 
@@ -867,8 +869,11 @@ def test_every_method_validates_its_rows_first(name, fitted, unchanged, monkeypa
     methods = methods_with_rows(old)
     assert {"fit", "predict", "decision_function", "recommend", "score"} <= set(methods)
     assert ("transform" in methods) == (name in LATENT_RECOMMENDERS)
-    function = {"the function recommend": lambda X: recommend(old, X)}
-    for called, call in ({"a first fit": new.fit} | methods | function).items():
+    functions = {
+        "the function recommend": lambda X: recommend(old, X),
+        "the function explain": lambda X: explain(old, X, [0]),
+    }
+    for called, call in ({"a first fit": new.fit} | methods | functions).items():
         checks = unchanged(new), unchanged(old)
         with naming(called), pytest.raises(RefusedError):
             call(given)

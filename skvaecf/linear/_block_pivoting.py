@@ -136,7 +136,7 @@ class BlockPivoting:
             right = products[:, :-1, -1] - self.l1 * self.signs[rows, :m]
             system = products[:, :-1, :-1]
             system.diagonal(dim1=1, dim2=2).add_(self.l2)
-            weights[rows, :m] = solve_positive(system, right)
+            weights[rows, :m] = solve_positive(system, right[..., None]).squeeze(2)
         return weights
 
     def _compare(self, weights: Tensor) -> Comparison:

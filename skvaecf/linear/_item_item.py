@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..base import Scorer
+from ..inspection import Explainer
 from ..interactions import InteractionBatch, weighted_sums
 from ..ranking import row_blocks
 
@@ -211,3 +212,27 @@ def sparse_scorer(item_similarity: csr_array) -> Scorer:
     row in the order of its items, so they do not depend on the other rows.
     """
     return lambda X: torch.from_numpy((X @ item_similarity).toarray())
+
+
+def item_item_explainer(entries: Callable[[np.ndarray, np.ndarray], Tensor]) -> Explainer:
+    """Return the explainer of the scores x B: the contribution of item i to item j is B_ij.
+
+    Parameters
+    ----------
+    entries : callable
+        Maps row numbers of B, shape (n_entries, 1), and column numbers, shape (n_entries, n), to
+        the entries of B, shape (n_entries, n).
+    """
+
+    def contribute(X: csr_array, items: np.ndarray) -> tuple[Tensor, Tensor]:
+        parts = entries(X.indices[:, None], items.repeat(np.diff(X.indptr), axis=0))
+        return parts, parts.new_zeros(items.shape)
+
+    return contribute
+
+
+def sparse_explainer(item_similarity: csr_array) -> Explainer:
+    """Return the explainer of the scores x S with a sparse items x items matrix S."""
+    return item_item_explainer(
+        lambda own, others: torch.from_numpy(item_similarity[own, others].toarray())
+    )

@@ -124,15 +124,29 @@ class LeastSquares:
 
     def cholesky(self, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Solve A change = residual exactly; return the same as ``conjugate_gradients``."""
-        change = torch.empty_like(residual)
+        change = self.inverse_times(residual[:, None])[:, 0]
+        return change, self.x.products(change, self.fixed.Q)
+
+    def inverse_times(self, vectors: Tensor) -> Tensor:
+        """Compute the product of the inverse of A with the n vectors of each row.
+
+        Parameters
+        ----------
+        vectors : Tensor of shape (n_rows, n, n_components)
+
+        Returns
+        -------
+        products : Tensor of the same shape
+        """
+        products = torch.empty_like(vectors)
         dense = self.unobserved_weight * self.fixed.gram
         identity = torch.eye(len(dense), dtype=dense.dtype, device=dense.device)
         for rows, entries, filled in self._rows_of_similar_length(len(self.weight)):
             q = self.fixed.Q[self.x.items[entries]]  # (n_rows, longest, n_components)
             weight = self.weight[entries] * filled
             A = q.mT @ (weight[..., None] * q) + dense + self.ridge[rows, :, None] * identity
-            change[rows] = solve_positive(A, residual[rows])
-        return change, self.x.products(change, self.fixed.Q)
+            products[rows] = solve_positive(A, vectors[rows].mT).mT
+        return products
 
     def solve(self) -> Tensor:
         r"""Solve A p = right side to the precision of float32; Q must be in principal axes.
@@ -155,8 +169,8 @@ class LeastSquares:
             system = B @ B.mT
             system.diagonal(dim1=1, dim2=2).add_(1)
             right = (self.unobserved_weight + root.square()) / root * filled
-            y = solve_positive(system, right)
-            P[rows] = (y[:, None] @ B).squeeze(1) * scale
+            y = solve_positive(system, right[..., None])
+            P[rows] = (y.mT @ B).squeeze(1) * scale
         long = (self.x.counts > few).nonzero().squeeze(1)
         if len(long):
             x = replace(self.x, values=self.weight).rows(long)
@@ -193,14 +207,14 @@ class LeastSquares:
 
 
 def solve_positive(A: Tensor, b: Tensor) -> Tensor:
-    """Solve positive definite systems A x = b, of shapes (n, m, m) and (n, m).
+    """Solve positive definite systems A x = b, of shapes (n, m, m) and (n, m, n_right).
 
     ``torch.linalg.solve`` is not used: with many systems of size 150 or more it may hang after
     ``torch.set_num_threads``. Systems that are singular for the Cholesky factorisation are solved
     one by one by ``solve_ex``. If this fails as well, the solution is 0.
     """
     factor, failed = torch.linalg.cholesky_ex(A)
-    x = torch.cholesky_solve(b[..., None], factor).squeeze(2)
+    x = torch.cholesky_solve(b, factor)
     for row in failed.nonzero().squeeze(1):
         x[row] = torch.linalg.solve_ex(A[row], b[row])[0].nan_to_num(0, 0, 0)
     return x

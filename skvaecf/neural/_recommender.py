@@ -37,8 +37,10 @@ from .._parameters import (
     Verbose,
 )
 from .._progress import ProgressBar
+from .._top_k import as_index
 from .._version import __version__
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
+from ..inspection import Explainer, products_of_entries
 from ..interactions import InteractionBatch, binary_csr, check_rows, count_users
 from ..metrics import ndcg
 from ..model_selection import split_interactions
@@ -353,7 +355,7 @@ None, default=None
         device = x.values.device
         generator = torch.Generator(device).manual_seed(checkpoint.seed)
         resumed, warm = checkpoint.state is not None, self._warm_network()
-        network = self._empty_network((x.n_users, x.n_items), device)
+        network: Any = self._empty_network((x.n_users, x.n_items), device)
         if warm is not None and not resumed:
             load_warm(network, warm)
         elif not resumed:
@@ -584,6 +586,40 @@ None, default=None
     def _score(self, network: nn.Module, X: csr_array) -> Tensor:
         with torch.no_grad():
             return self._logits(network, _batch(X, network))
+
+    def _linear_encoder(self, network: Any) -> Tensor | None:
+        """Return the weight W of an encoder without hidden layers, None for other encoders.
+
+        With W, and without hidden layers in the decoder, ``explain`` divides the scores exactly.
+
+        Parameters
+        ----------
+        network : nn.Module
+
+        Returns
+        -------
+        W : Tensor of shape (n_items, n_out) or None
+            The latent vectors are the first n_components columns of x W + b, for rows x of unit
+            length.
+        """
+        return None
+
+    def _explainer(self) -> Explainer:
+        network = self.network_
+        weight = self._linear_encoder(network)
+        if weight is None or len(network.decoder.hidden):
+            return super()._explainer()
+        vectors = network.item_vectors()
+        weight = weight.detach()[:, : vectors.shape[1]].contiguous()
+        nothing = csr_array((1, self.n_features_in_), dtype=np.float32)
+        base = self._score(network, nothing)[0]
+
+        def contribute(X: csr_array, items: np.ndarray) -> tuple[Tensor, Tensor]:
+            numbers = as_index(items, base)
+            x = _batch(X, network).normalized()
+            return products_of_entries(x, vectors[numbers], weight), base[numbers]
+
+        return contribute
 
     def _encoder(self) -> Callable[[csr_array], Tensor]:
         return lambda X: self._latent(self.network_, _batch(X, self.network_))

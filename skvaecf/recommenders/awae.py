@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -207,6 +207,9 @@ class AWAE(TorchRecommender):
             return (beta * kl + l1 - log_p).mean() + self.mmd_weight * discrepancy + penalty
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
+
+    def _linear_encoder(self, network: Any) -> Tensor | None:
+        return None if len(network.encoder.rest) else network.encoder.first.weight
 
     def _latent(self, network: Autoencoder, x: InteractionBatch) -> Tensor:
         mean: Tensor = posterior(network, x.normalized()).mean

@@ -17,9 +17,11 @@ from .._devices import as_tensor, check_device, check_memory, device_or_cpu
 from .._parameters import Device, NonNegative, Positive, Rate, Verbose
 from .._progress import ProgressBar
 from .._statistics import structure, structure_of_gram
+from .._top_k import as_index
 from ..base import Scorer
+from ..inspection import Explainer
 from ..interactions import InteractionBatch, count_users
-from ..linear._item_item import dense_gram, item_blocks
+from ..linear._item_item import dense_gram, item_blocks, item_item_explainer
 from ..linear._sums import GramRecommender, Sums
 
 
@@ -202,6 +204,10 @@ class EASE(GramRecommender):
     def _scorer(self) -> Scorer:
         B = as_tensor(self.item_similarity_, device_or_cpu(self.device))
         return lambda X: InteractionBatch.from_csr(X, B.device) @ B
+
+    def _explainer(self) -> Explainer:
+        B = as_tensor(self.item_similarity_, device_or_cpu(self.device))
+        return item_item_explainer(lambda own, others: B[as_index(own, B), as_index(others, B)])
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return lambda items: torch.tensor(self.item_similarity_[items])

@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from .._parameters import Positive, PositiveInt
+from .._top_k import as_index
+from ..inspection import Explainer, products_of_entries
 from ..interactions import InteractionBatch
 from ..linear._subspace import leading_subspace
 from ..neural._layers import SelfInitialized
@@ -110,6 +113,8 @@ class ELSA(TorchRecommender):
         Number of the epoch whose parameters are kept, counted from 1.
     n_components_ : int
         Number of components that was used.
+    item_factors_ : ndarray of shape (n_items, n_components), float32
+        The matrix A, computed from ``network_``.
     item_counts_ : ndarray of shape (n_items,), int64
         Number of users of each item in ``fit``: the scores of a row without interactions.
     n_features_in_ : int
@@ -192,6 +197,17 @@ class ELSA(TorchRecommender):
     def _logits(self, network: UnitVectors, x: InteractionBatch) -> Tensor:
         scores = (network.encode(x) @ network.weight.T).div_(network.lengths)
         return scores.index_put_((x.users, x.items.long()), -x.values, accumulate=True)
+
+    def _explainer(self) -> Explainer:
+        A = self.network_.item_vectors()
+
+        def contribute(X: csr_array, items: np.ndarray) -> tuple[Tensor, Tensor]:
+            x, numbers = InteractionBatch.from_csr(X, A.device), as_index(items, A)
+            itself = x.items[:, None] == numbers[x.users]
+            parts = products_of_entries(x, A[numbers], A) - itself.float()
+            return parts, parts.new_zeros(items.shape)
+
+        return contribute
 
     def _fitted_so_far(
         self, x: InteractionBatch, columns: dict[str, Any], progress: Progress

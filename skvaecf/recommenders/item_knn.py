@@ -16,9 +16,11 @@ from .._parameters import NonNegative, PositiveInt
 from .._statistics import structure, structure_of_gram
 from .._top_k import largest_positive
 from ..base import Scorer
+from ..inspection import Explainer
 from ..interactions import count_users
 from ..linear._item_item import (
     blocks_of_rows,
+    sparse_explainer,
     sparse_item_blocks,
     sparse_scorer,
     stored_similarities,
@@ -197,6 +199,9 @@ class ItemKNN(GramRecommender):
 
     def _scorer(self) -> Scorer:
         return sparse_scorer(self.item_similarity_)
+
+    def _explainer(self) -> Explainer:
+        return sparse_explainer(self.item_similarity_)
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return stored_similarities(csr_array(self.item_similarity_.T))  # rows of N(j)

@@ -214,6 +214,10 @@ class MultVAE(TorchRecommender):
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
+    def _linear_encoder(self, network: Any) -> Tensor | None:
+        is_linear = not len(network.encoder.rest) and isinstance(network.posterior, nn.Identity)
+        return network.encoder.first.weight if is_linear else None
+
     def _latent(self, network: VariationalAutoencoder, x: InteractionBatch) -> Tensor:
         mean: Tensor = network.q(x.normalized()).mean
         return mean

@@ -260,6 +260,11 @@ class SIVAERecommender(TorchRecommender):
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 
+    def _linear_encoder(self, network: Any) -> Tensor | None:
+        encoder = network.encoder
+        is_linear = not len(encoder.from_below) and not len(encoder.fixed_latent_noise)
+        return encoder.from_items.weight if is_linear else None
+
     def _latent(self, network: Any, x: InteractionBatch) -> Tensor:
         mean: Tensor = network.encoder.mean(x.normalized())
         return mean

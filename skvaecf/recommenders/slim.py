@@ -21,6 +21,7 @@ from .._devices import available_memory, check_device
 from .._parameters import Device, NonNegative, Positive, Verbose
 from .._statistics import structure, structure_of_gram, typical_count
 from ..base import Scorer
+from ..inspection import Explainer
 from ..interactions import count_users
 from ..linear._block_pivoting import BlockPivoting
 from ..linear._item_item import (
@@ -29,6 +30,7 @@ from ..linear._item_item import (
     StoredGram,
     dense_gram,
     item_blocks,
+    sparse_explainer,
     sparse_scorer,
     stored_similarities,
 )
@@ -211,6 +213,9 @@ class SLIM(GramRecommender):
 
     def _scorer(self) -> Scorer:
         return sparse_scorer(self.item_similarity_)
+
+    def _explainer(self) -> Explainer:
+        return sparse_explainer(self.item_similarity_)
 
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return stored_similarities(self.item_similarity_)

@@ -331,6 +331,11 @@ class VAEGANRecommender(TorchRecommender):
     def _input(self, x: InteractionBatch) -> InteractionBatch:
         return x.normalized() if self.normalize else x
 
+    def _linear_encoder(self, network: Any) -> Tensor | None:
+        encoder = network.encoder
+        is_linear = self.normalize and not len(encoder.from_below)
+        return encoder.from_items.weight if is_linear else None
+
     def _latent(self, network: Any, x: InteractionBatch) -> Tensor:
         mean: Tensor = network.encoder.mean(self._input(x))
         return mean

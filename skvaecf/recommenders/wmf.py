@@ -28,6 +28,7 @@ from .._parameters import (
 )
 from .._progress import ProgressBar
 from .._statistics import structure
+from .._top_k import as_index
 from ..base import (
     BaseRecommender,
     LatentFactorMixin,
@@ -37,6 +38,7 @@ from ..base import (
     cosines,
     widened,
 )
+from ..inspection import Explainer, products_of_entries
 from ..interactions import InteractionBatch, binary_csr, count_csr
 from ..linear._least_squares import FixedFactors, LeastSquares, principal_axes
 from ..linear._subspace import leading_subspace
@@ -339,6 +341,21 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
     def _scorer(self) -> Scorer:
         items = self._items()
         return lambda X: self._fold_in(X, items) @ items.Q.T
+
+    def _explainer(self) -> Explainer:
+        items, weights = self._items(), (self.unobserved_weight_, self.l2_)
+
+        def contribute(X: csr_array, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
+            x = _rows(X, items.Q.device)
+            problem = self._problem(x, items, weights)
+            # p = W^u sum_i c_i q_i, so item i contributes c_i q_i' W^u q_j to the score of item j.
+            vectors = items.Q[as_index(numbers, items.Q)]
+            vectors = problem.of_present_columns().inverse_times(vectors)
+            c = x.with_values(problem.unobserved_weight + problem.weight)
+            parts = products_of_entries(c, vectors, items.Q)
+            return parts, parts.new_zeros(numbers.shape)
+
+        return contribute
 
     def _rankable_scores(self, X: Any) -> Callable[[slice], Scores]:
         items = self._items()

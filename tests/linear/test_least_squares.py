@@ -134,7 +134,8 @@ def test_a_block_has_the_system_of_its_components():
 
 def test_positive_systems_are_solved_and_singular_ones_are_finite():
     A = torch.tensor([[[2.0, 1.0], [1.0, 2.0]], [[1.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [1.0, 0.5]]])
-    x = solve_positive(A, torch.tensor([[3.0, 3.0], [1.0, 1.0], [0.0, 1.0]])).numpy()
+    b = torch.tensor([[3.0, 3.0], [1.0, 1.0], [0.0, 1.0]])
+    x = solve_positive(A, b[..., None])[..., 0].numpy()
     assert_allclose(x[0], [1, 1], rtol=1e-6)
     assert_allclose(A[2].numpy() @ x[2], [0, 1], atol=1e-6)  # not positive: by another method
     assert np.isfinite(x).all()
@@ -142,8 +143,8 @@ def test_positive_systems_are_solved_and_singular_ones_are_finite():
 
 def test_a_system_without_any_solution_gets_zeros():
     # torch.linalg.solve_ex gives infinity here, which must not become the largest float32.
-    x = solve_positive(torch.zeros(1, 2, 2), torch.ones(1, 2))
-    assert x.tolist() == [[0.0, 0.0]]
+    x = solve_positive(torch.zeros(1, 2, 2), torch.ones(1, 2, 1))
+    assert x.tolist() == [[[0.0], [0.0]]]
 
 
 def test_principal_axes_keep_the_products_and_make_the_gram_diagonal():
