@@ -43,7 +43,7 @@ def show(n):
 models = {
     "EASE": EASE(l2=100),
     "WMF": WMF(32, random_state=0),
-    "MultVAE": MultVAE(64, learning_rate=3e-3, batch_size=50, max_epochs=40, random_state=0),
+    "MultVAE": MultVAE(64, random_state=0),
     "ItemKNN": ItemKNN(50, weighting="bm25"),
     "Popularity": Popularity(),
 }

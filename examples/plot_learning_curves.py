@@ -42,13 +42,7 @@ print(f"{split.train.shape[0]} training users, {split.train.shape[1]} films")
 # users, not the one with the lowest loss, which is computed on the training users. The weight of
 # the KL term rises during the first 30 epochs, so the loss of a variational autoencoder can rise,
 # too. All 100 epochs are run here, to show what follows the best one.
-training = {
-    "learning_rate": 3e-3,
-    "batch_size": 60,
-    "max_epochs": 100,
-    "n_iter_no_change": 100,
-    "random_state": 0,
-}
+training = {"n_iter_no_change": 24, "random_state": 0}
 vae = MultVAE(100, **training)
 vae.fit(split.train, X_val=validation)
 TrainingHistoryDisplay.from_estimator(vae)

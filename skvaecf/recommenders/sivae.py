@@ -41,8 +41,9 @@ class SIVAERecommender(TorchRecommender):
     r"""Variational autoencoder with a semi-implicit posterior (SIVAE).
 
     The network of the paper is ``SIVAERecommender(encoder_layer_sizes=(600,),
-    decoder_layer_sizes=(600,), likelihood="multinomial", kl_weight=0.2, l2=0,
-    learning_rate=1e-3)``.
+    decoder_layer_sizes=(600,), likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0,
+    learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
+    ema_decay=0)``.
 
     Noise :math:`\epsilon_t` and the user's items :math:`x` enter every layer of the encoder,
 

@@ -212,7 +212,8 @@ class VAEGANRecommender(TorchRecommender):
 
     The network of the paper is ``VAEGANRecommender(encoder_layer_sizes=(600,),
     decoder_layer_sizes=(600,), likelihood="bernoulli", normalize=False, adversary_weight=0.2,
-    l2=0)``. The paper gives the encoder
+    anneal_steps="auto", l2=0, learning_rate=1e-3, learning_rate_schedule="constant",
+    init="random", max_epochs=200, ema_decay=0)``. The paper gives the encoder
     :math:`z = f(f(\tilde x + \epsilon_1) + \epsilon_2)`. Here, as in Mescheder et al., learned
     matrices map the noise to the layers, and z is linear, because a tanh could not match N(0, I).
     Eq. 13 of the paper adds the penalty to the objective that is maximised. The text of the paper,
