@@ -63,9 +63,9 @@ class SIVAERecommender(TorchRecommender):
               + \frac{\lambda}{U} \sum_W \|W\|_F^2.
 
     Here :math:`p(z) = N(0, I)`, U is the number of users, and W are the weight matrices of encoder
-    and decoder. The log-likelihood is summed over the items, and :math:`\beta` increases from 0 to
-    ``kl_weight``. The decoder :math:`f_\theta` computes the ranking scores :math:`f_\theta(\mu)` at
-    :math:`\epsilon = 0`.
+    and decoder. The log-likelihood is summed over the items. :math:`\beta` is ``kl_weight``; with
+    ``anneal_steps`` it increases from 0 to this value. The decoder :math:`f_\theta` computes the
+    ranking scores :math:`f_\theta(\mu)` at :math:`\epsilon = 0`.
 
     Parameters
     ----------

@@ -200,6 +200,16 @@ def test_the_truncated_svd_gives_almost_the_same_scores_as_an_exact_one(request)
     assert (scores - expected).norm() < 0.1 * expected.norm()
 
 
+def test_users_in_blocks_give_the_same_start(monkeypatch):
+    X, model = blocks(), make("SIVAERecommender", encoder_layer_sizes=())
+    whole, _, _ = start(model, X)
+    monkeypatch.setattr(_subspace, "USERS_AT_ONCE", 32)
+    in_blocks, _, _ = start(model, X)
+    for parts in zip(whole.parameters(), in_blocks.parameters(), strict=True):
+        scale = parts[0].detach().abs().max().item()
+        assert_allclose(*(part.detach() for part in parts), atol=1e-3 * scale)
+
+
 def test_biases_are_log_odds():
     X = csr_array(np.array([[1, 1, 0], [1, 0, 0]], np.float32))
     network, _, _ = start(make("MultVAE"), X)
@@ -228,6 +238,18 @@ def test_small_data_give_finite_weights(shape):
         for name in STARTED:
             network, _, _ = start(make(name), X)
             assert all(p.isfinite().all() for p in network.parameters()), (name, density)
+
+
+def test_latent_vectors_of_zero_give_finite_weights(small_X):
+    network = make("MultDAE")._build(*small_X.shape)
+    initialize(network, seeded(), InteractionBatch.from_csr(small_X))
+
+    def latent(rows):
+        return torch.zeros(rows.n_users, 6)
+
+    arguments = network.encoder.item_weights, network.decoder, latent, seeded()
+    start_from_svd(*arguments, InteractionBatch.from_csr(small_X))
+    assert torch.equal(network.decoder.logits.weight, torch.zeros(6, small_X.shape[1]))
 
 
 # --- fits
