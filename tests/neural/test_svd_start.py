@@ -24,6 +24,7 @@ from skvaecf.neural import InteractionBatch, _recommender, _svd_start, _training
 from skvaecf.neural._checkpoint import Checkpoint
 from skvaecf.neural._layers import initialize
 from skvaecf.neural._svd_start import start_from_svd
+from skvaecf.recommenders import irgan
 
 STARTED = ["AWAE", "MultDAE", "MultVAE", "SIVAERecommender", "VAEGANRecommender"]
 
@@ -172,6 +173,19 @@ def test_the_weights_are_those_of_the_formulas(name, exact):
     # The latent vectors of MultDAE are not linear in the rows.
     error = np.linalg.norm(scores - expected.scores) / np.linalg.norm(expected.scores)
     assert error < (0.15 if name == "MultDAE" else 0.03)
+
+
+@pytest.mark.parametrize("shared_sigma", [False, True])
+def test_sivae_starts_the_means_alone(shared_sigma):
+    model = make("SIVAERecommender", encoder_layer_sizes=(8,), shared_sigma=shared_sigma)
+    X = blocks()
+    network, random, _ = start(model, X)
+    assert random.shape == (60, 6)
+    fresh = model._build(*X.shape)
+    initialize(fresh, seeded(), InteractionBatch.from_csr(X))
+    changed = (network.encoder.from_items.weight != fresh.encoder.from_items.weight).any(dim=0)
+    # 8 hidden units, 6 means, 6 log-variances.
+    assert changed.tolist() == [False] * 8 + [True] * 6 + [False] * 6
 
 
 def test_noise_is_measured_on_shuffled_items(exact):
@@ -351,11 +365,12 @@ def test_the_learning_rates_of_all_players_fall(rates, X):
     assert_allclose(rates["decoder"], 0.02 * FACTORS)
 
 
-def test_pretraining_has_a_constant_learning_rate(rates, X):
-    model = make("IRGAN", **LINEAR, pretraining_learning_rate=0.07).fit(X)
+def test_pretraining_has_a_constant_learning_rate(rates, X, monkeypatch):
+    monkeypatch.setattr(irgan, "PRETRAINING_BATCH", 25)
+    make("IRGAN", **LINEAR, pretraining_learning_rate=0.07).fit(X)
     (pretraining,) = (of for of in rates.values() if 0.07 in of)
     assert set(pretraining) == {0.07}
-    assert len(rates) == 3, model
+    assert len(rates) == 3
 
 
 @pytest.mark.parametrize("name", STARTED)
