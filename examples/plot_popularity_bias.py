@@ -30,14 +30,13 @@ X = X[np.diff(X.indptr) >= 5]
 train, test = next(UserSplitter(n_splits=1, test_size=0.3, random_state=0).split(X))
 fold_in, heldout = split_interactions(X[test], random_state=0)
 
-training = {"learning_rate": 3e-3, "batch_size": 50, "max_epochs": 40, "random_state": 0}
 models = {
     "Popularity": Popularity(),
     "EASE": EASE(l2=100),
     "EDLAE": EASE(l2=20, dropout=0.3),
     "ItemKNN": ItemKNN(50, weighting="bm25"),
-    "MultDAE": MultDAE(100, **training),
-    "MultVAE": MultVAE(50, **training),
+    "MultDAE": MultDAE(100, random_state=0),
+    "MultVAE": MultVAE(50, random_state=0),
 }
 # The smaller the weight of the films that a user has not liked, the less popular the
 # recommendations.

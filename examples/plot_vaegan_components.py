@@ -35,7 +35,7 @@ print(f"{X.shape[0]} users, {X.shape[1]} films, {len(splits)} splits")
 # likelihood and the weights of both discriminators are those of the paper.
 warnings.simplefilter("ignore", ConvergenceWarning)
 
-AVB = {"adversary_weight": 0.2}
+AVB = {"adversary_weight": 0.2, "anneal_steps": "auto"}
 FORMS = {
     "no discriminator": {"adversary_weight": 0},
     "AVB": AVB,

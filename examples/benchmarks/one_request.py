@@ -58,9 +58,7 @@ def wmf(X, row):
 
 def mult_vae(X, row):
     """Return a small Mult-VAE, and its products for the user."""
-    model = MultVAE(
-        64, encoder_layer_sizes=(), max_epochs=1, early_stopping=False, random_state=0
-    ).fit(X)
+    model = MultVAE(64, init="random", max_epochs=1, early_stopping=False, random_state=0).fit(X)
     p, W = torch.ones(1, 64), model.network_.item_vectors().T.contiguous()
     return model, lambda: p @ W
 

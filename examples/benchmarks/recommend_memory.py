@@ -28,6 +28,9 @@ LINEAR = {
     "kl_weight": 0.5,
     "l2": 0.0,
     "learning_rate": 1e-3,
+    "init": "random",
+    "learning_rate_schedule": "constant",
+    "anneal_steps": "auto",
 }
 
 

@@ -43,6 +43,7 @@ HIDDEN_LAYER = {
     "kl_weight": 0.5,
     "l2": 0.0,
     "learning_rate": 1e-3,
+    "anneal_steps": "auto",
 }
 
 

@@ -18,11 +18,11 @@ the width of SIVAE's noise nor its numbers of samples; here they have our defaul
 
 from __future__ import annotations
 
-from core_quality import HIDDEN, command_line, reproduce, run
+from core_quality import HIDDEN, TRAINING, command_line, reproduce, run
 
 from skvaecf import InverseAutoregressiveFlow, MultVAE, SIVAERecommender, VampPrior
 
-PAPER = {
+PAPER = TRAINING | {
     "n_components": 200,
     "encoder_layer_sizes": (600,),
     "decoder_layer_sizes": (600,),

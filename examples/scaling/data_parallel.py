@@ -38,6 +38,10 @@ def main():
         l2=0,
         learning_rate=3e-3,
         batch_size=60,
+        init="random",
+        learning_rate_schedule="constant",
+        max_epochs=200,
+        anneal_steps="auto",
         random_state=0,
     )
 

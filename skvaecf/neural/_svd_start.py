@@ -29,24 +29,24 @@ def start_from_svd(
     .. math:: N^{-1/2} X C^{-1/3} \approx P \Sigma V^\top, \qquad
               N = \operatorname{diag}(n_u), \quad C = \operatorname{diag}(c_i).
 
-    The second singular value of the same matrix with shuffled items, :math:`\tau`, tells how large
-    singular values are without any structure but the counts (parallel analysis). A component is
-    trusted by the factor :math:`t_k = \max(0, 1 - (\tau^2 / \sigma_2 \sigma_k)^2)`. The weights of
-    the encoder become
+    The strength of a component is :math:`s_k = \min(\sigma_k / \sigma_2, 1)`. The second singular
+    value of the same matrix with shuffled items, :math:`\tau`, tells how large singular values are
+    without any structure but the counts (parallel analysis); values below :math:`\sigma_2 / 5` are
+    replaced by it. A component is trusted by the factor
+    :math:`t_k = \max(0, 1 - (\tau^2 / \sigma_2^2 s_k)^2)`. The weights of the encoder become
 
     .. math:: W t + W_0 (1 - t), \qquad
               W = 0.6 \, \frac{\sqrt U}{\tau} \, C^{-1/3} V,
 
     where :math:`W_0` are random weights. The last layer of the decoder gets the log-odds of the
-    items as biases, :math:`\log (c_i + 1/2) / (U - c_i + 1/2)`. Its weights predict the scores
+    items as biases, :math:`\log (c_i + 1/2) - \log (U - c_i + 1/2)`. Its weights predict the scores
 
-    .. math:: 0.075 \, \frac{\sigma_2}{\tau} \sqrt I \; N^{-1/2} X W \,
-              \min(\Sigma / \sigma_2, 1) \, t^2 \, V^\top
+    .. math:: 0.075 \, \frac{\sigma_2}{\tau} \sqrt I \; N^{-1/2} X W \, s \, t^2 \, V^\top
 
-    from the latent vectors that the encoder computes, by ridge regression. For a linear encoder,
-    they are the factor on the right. The more noise, the smaller the weights, because training does
-    not forget the noise of its start. The constants were chosen on the validation users of nine
-    data sets.
+    from the latent vectors that the encoder computes, by ridge regression. The latent vectors of a
+    linear encoder whose components are all trusted are the rows of :math:`N^{-1/2} X W`. The more
+    noise there is, the smaller the weights are, because noise of the start remains after training.
+    The constants were chosen on the validation users of nine data sets.
 
     Parameters
     ----------

@@ -38,8 +38,8 @@ class AWAE(TorchRecommender):
     :math:`\frac{\gamma}{U} \sum_W \|W\|_F^2`. The MMD compares the latent vectors of all users of a
     mini-batch with the prior. It is estimated from one draw of z per user and an equal number of
     draws of p(z). U is the number of users, and W are the weight matrices of encoder and decoder.
-    The log-likelihood is summed over the items, and :math:`\beta` increases from 0 to
-    ``kl_weight``. The ranking scores are :math:`f(\mu(x))`.
+    The log-likelihood is summed over the items. :math:`\beta` is ``kl_weight``; with
+    ``anneal_steps`` it increases from 0 to this value. The ranking scores are :math:`f(\mu(x))`.
 
     Parameters
     ----------

@@ -41,8 +41,9 @@ class SIVAERecommender(TorchRecommender):
     r"""Variational autoencoder with a semi-implicit posterior (SIVAE).
 
     The network of the paper is ``SIVAERecommender(encoder_layer_sizes=(600,),
-    decoder_layer_sizes=(600,), likelihood="multinomial", kl_weight=0.2, l2=0,
-    learning_rate=1e-3)``.
+    decoder_layer_sizes=(600,), likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0,
+    learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
+    ema_decay=0)``.
 
     Noise :math:`\epsilon_t` and the user's items :math:`x` enter every layer of the encoder,
 
@@ -62,9 +63,9 @@ class SIVAERecommender(TorchRecommender):
               + \frac{\lambda}{U} \sum_W \|W\|_F^2.
 
     Here :math:`p(z) = N(0, I)`, U is the number of users, and W are the weight matrices of encoder
-    and decoder. The log-likelihood is summed over the items, and :math:`\beta` increases from 0 to
-    ``kl_weight``. The decoder :math:`f_\theta` computes the ranking scores :math:`f_\theta(\mu)` at
-    :math:`\epsilon = 0`.
+    and decoder. The log-likelihood is summed over the items. :math:`\beta` is ``kl_weight``; with
+    ``anneal_steps`` it increases from 0 to this value. The decoder :math:`f_\theta` computes the
+    ranking scores :math:`f_\theta(\mu)` at :math:`\epsilon = 0`.
 
     Parameters
     ----------

@@ -58,11 +58,11 @@ class VAEGANRecommender(TorchRecommender):
 
     where W are the weight matrices of encoder and decoder, and U is the number of users. The
     optimal T is :math:`\log q_\phi(z|x) - \log p(z)` with :math:`p(z) = N(0, I)`, so
-    :math:`\alpha T` is an estimate of the KL term of a variational autoencoder. :math:`\alpha`
-    increases from 0 to ``adversary_weight``. D learns to distinguish the row of a user from the
-    probabilities :math:`\hat x = \sigma(f_\theta(z))` of the same items, given a vector
-    :math:`z_c` of the user; :math:`f_\theta` is the decoder. The ranking scores are
-    :math:`f_\theta(z)` at :math:`\epsilon = 0`.
+    :math:`\alpha T` is an estimate of the KL term of a variational autoencoder. :math:`\alpha` is
+    ``adversary_weight``; with ``anneal_steps`` it increases from 0 to this value. D learns to
+    distinguish the row of a user from the probabilities :math:`\hat x = \sigma(f_\theta(z))` of
+    the same items, given a vector :math:`z_c` of the user; :math:`f_\theta` is the decoder. The
+    ranking scores are :math:`f_\theta(z)` at :math:`\epsilon = 0`.
 
     With ``data_adversary_weight=0`` and ``contractive_weight=0`` the model is the paper's AVB. With
     the first above 0 it is AVB+D, and with both above 0 it is AVB+D+C.
@@ -212,7 +212,8 @@ class VAEGANRecommender(TorchRecommender):
 
     The network of the paper is ``VAEGANRecommender(encoder_layer_sizes=(600,),
     decoder_layer_sizes=(600,), likelihood="bernoulli", normalize=False, adversary_weight=0.2,
-    l2=0)``. The paper gives the encoder
+    anneal_steps="auto", l2=0, learning_rate=1e-3, learning_rate_schedule="constant",
+    init="random", max_epochs=200, ema_decay=0)``. The paper gives the encoder
     :math:`z = f(f(\tilde x + \epsilon_1) + \epsilon_2)`. Here, as in Mescheder et al., learned
     matrices map the noise to the layers, and z is linear, because a tanh could not match N(0, I).
     Eq. 13 of the paper adds the penalty to the objective that is maximised. The text of the paper,
