@@ -32,6 +32,10 @@ nitpick_ignore = [
     # Pages of other projects, which are not read here: the build needs no network.
     ("py:class", "sklearn.utils.Bunch"),
     ("py:class", "~sklearn.utils.Bunch"),
+    # Attributes that are properties: numpydoc links their names, but they have no page.
+    ("py:obj", "finished"),
+    ("py:obj", "item_factors_"),
+    ("py:obj", "named_estimators_"),
 ]
 
 # API: a page per public object, from what the package exports.

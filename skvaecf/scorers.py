@@ -94,7 +94,7 @@ class RankingScorer:
         returns one number per user, or a single number as coverage does. After the lists, it gets
         those of the following arguments that it has as parameters: ``heldout``, ``k``, ``capped``,
         ``n_items``, ``fold_in``, ``scores`` (of the places) and ``item_popularity`` (the share of
-        the rows of ``fold_in`` that have each item). :func:`functools.partial` binds other values,
+        the rows of ``fold_in`` that have each item). ``functools.partial`` binds other values,
         or other arguments, such as ``item_vectors`` of
         :func:`~skvaecf.metrics.intra_list_diversity`.
     k : int, default=100

@@ -59,9 +59,9 @@ class GramRecommender(SimilarItemsMixin, BaseRecommender):
     def partial_fit(
         self, X: Any = None, y: Any = None, *, X_before: Any = None, solve: bool = True
     ) -> Self:
-        r"""Add users to those of the earlier calls; the result is that of a ``fit`` on all of them.
+        """Add users to those of the earlier calls; the result is that of a ``fit`` on all of them.
 
-        The recommender keeps sums over the users, such as :math:`X^\top X`. The memory therefore
+        The recommender keeps sums over the users, such as X'X. The memory therefore
         does not grow with the number of users, who may come in chunks of any size. After ``fit``,
         the sums are computed from its rows, which the recommender keeps in memory, but not in
         files. A recommender that is to be loaded and updated later must have learned by

@@ -52,7 +52,7 @@ def stack_splits(splits: Iterable[tuple[Any, ...]]) -> Bunch:
     best model on all rows of the stacked matrix. For a single pair, this is the training matrix.
     For several pairs, the older interactions are in it several times.
 
-    Tools that refuse a sparse ``y``, such as :func:`~sklearn.model_selection.cross_validate`, pass
+    Tools that refuse a sparse ``y``, such as ``cross_validate``, pass
     the matrix to the scorer as metadata (:meth:`RankingScorer.set_score_request`). Do the same if
     the estimator is itself a search: it would otherwise choose its parameters by the ``y`` by which
     it is scored.

@@ -146,7 +146,7 @@ def rolling_time_splits(
     r"""Split the interactions into several pairs of past and future, forward in time.
 
     The test windows follow each other without gaps. The training part of a pair holds everything
-    before its test window, as in :class:`~sklearn.model_selection.TimeSeriesSplit`.
+    before its test window, as in scikit-learn's ``TimeSeriesSplit``.
 
     Parameters
     ----------
