@@ -353,7 +353,7 @@ None, default=None
         device = x.values.device
         generator = torch.Generator(device).manual_seed(checkpoint.seed)
         resumed, warm = checkpoint.state is not None, self._warm_network()
-        network = self._empty_network((x.n_users, x.n_items), device)
+        network: Any = self._empty_network((x.n_users, x.n_items), device)
         if warm is not None and not resumed:
             load_warm(network, warm)
         elif not resumed:
