@@ -71,6 +71,9 @@ NEURAL = {
     "random_state": 0,
 }
 
+# Of the autoencoders that can start from an SVD: with it, there would be little to learn.
+RANDOM = NEURAL | {"init": "random"}
+
 # The likelihood of the papers, and no decay.
 OF_PAPER = {"likelihood": "multinomial", "l2": 0.0}
 
@@ -80,7 +83,7 @@ LARGE_STEPS = {"learning_rate": 0.05, "batch_size": 40, "max_epochs": 10}
 # A new recommender needs an entry here, and one in VALUES for each new hyperparameter.
 CASES = {
     "AWAE": Case(
-        NEURAL
+        RANDOM
         | OF_PAPER
         | {"encoder_layer_sizes": (8,), "mmd_weight": 1.0, "kl_weight": 0.5, "anneal_steps": 2},
         LARGE_STEPS | {"max_epochs": 15},
@@ -127,9 +130,9 @@ CASES = {
         {"batch_size": 16, "max_epochs": 30},
     ),
     "ItemKNN": Case({"n_neighbors": 5}),
-    "MultDAE": Case(NEURAL | {"likelihood": "multinomial", "l2": 0.05}, LARGE_STEPS),
+    "MultDAE": Case(RANDOM | {"likelihood": "multinomial", "l2": 0.05}, LARGE_STEPS),
     "MultVAE": Case(
-        NEURAL
+        RANDOM
         | OF_PAPER
         | {
             "encoder_layer_sizes": (8,),
@@ -143,7 +146,7 @@ CASES = {
         LARGE_STEPS | {"max_epochs": 15, "learning_rate": 0.04},
     ),
     "SIVAERecommender": Case(
-        NEURAL
+        RANDOM
         | OF_PAPER
         | {
             "encoder_layer_sizes": (8,),
@@ -156,7 +159,7 @@ CASES = {
     ),
     "Popularity": Case({}, None),
     "VAEGANRecommender": Case(
-        NEURAL
+        RANDOM
         | {
             "encoder_layer_sizes": (8,),
             "likelihood": "multinomial",
@@ -225,7 +228,7 @@ VALUES = {
     "fold_in_l2": Values(7.0, (0.0, -1.0, None)),
     "frequency_exponent": Values(0.0, (-0.1, None)),
     "generator_layer_sizes": Values((), (3, "3", None, (0,), (-1,), ("a",), (2.5,), (True,))),
-    "init": Values("random", ("pca", None)),
+    "init": Values("svd", ("pca", None)),
     "item_exponent": Values(0.3, (-0.1, None, "much")),
     "kl_weight": Values(0.0, (-0.1, None)),
     "kl_weight_per_item": Values(0.1, (-0.1, None)),

@@ -60,7 +60,8 @@ def truncated_svd(
 
 def blocks_of_users(x: InteractionBatch) -> list[Tensor]:
     """Return the row numbers of blocks of users."""
-    return [*torch.split(torch.arange(x.n_users, device=x.offsets.device), USERS_AT_ONCE)]
+    rows = torch.arange(x.n_users, device=x.offsets.device)
+    return [*torch.split(rows, USERS_AT_ONCE)]
 
 
 def _gram_product(x: InteractionBatch, V: Tensor) -> Tensor:

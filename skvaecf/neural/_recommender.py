@@ -361,8 +361,10 @@ None, default=None
         elif not resumed:
             initialize(network, generator, x)
             if getattr(self, "init", "random") == "svd":
+                # MultVAE's encoder has further columns, for the log-variances.
+                weights = network.encoder.item_weights[:, : self.n_components]
                 latent = partial(self._latent, network)
-                start_from_svd(network.encoder.item_weights, network.decoder, latent, generator, x)
+                start_from_svd(weights, network.decoder, latent, generator, x)
         set_precision(network, check_precision(self.precision, device))
         network.train()
         players = self._players(network, x)

@@ -124,6 +124,7 @@ def data():
 
 def fit(data, **params):
     training = {"max_epochs": 40, "early_stopping": False, "device": "cpu", "random_state": 0}
+    training["batch_size"] = 100
     defaults = training | {"activation": "sigmoid", "likelihood": "bernoulli", "l2": 1.0}
     return CDAE(4, **defaults | params).fit(data)
 
