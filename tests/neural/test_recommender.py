@@ -272,13 +272,8 @@ def assert_training_lowers_the_loss(model, X):
 
 
 @pytest.mark.parametrize("neural", SINGLE_PLAYER)
-def randomly_initialized(model):
-    """Return the model without initial values that are good already."""
-    return model.set_params(**{"init": "random"} if "init" in model.get_params() else {})
-
-
 def test_training_lowers_the_loss(neural, X):
-    assert_training_lowers_the_loss(randomly_initialized(make(neural)), X)
+    assert_training_lowers_the_loss(make(neural), X)
 
 
 def test_each_player_lowers_its_loss_while_the_others_make_no_updates(neural, X):
@@ -374,7 +369,6 @@ def test_bfloat16_learns_the_same_by_other_likelihoods(likelihood):
 
 def test_a_warm_start_continues_from_the_parameters(neural_kind, X, monkeypatch):
     model = make(neural_kind, max_epochs=8, early_stopping=False, warm_start=True)
-    model = randomly_initialized(model)
     cold_losses, cold_scores = losses_of(model.fit(X)), model.predict(X)
     kept, started = list(model.network_.parameters()), []
     play = Game.play
@@ -772,7 +766,7 @@ def test_every_model_trains_by_the_other_likelihoods(neural, likelihood, X):
     model = make(neural, likelihood=likelihood)
     assert_every_parameter_gets_a_gradient(model, X)
     if neural in SINGLE_PLAYER:
-        assert_training_lowers_the_loss(randomly_initialized(clone(model)), X)
+        assert_training_lowers_the_loss(clone(model), X)
     assert_one_user_is_enough(clone(model))
     # Users with no items and users with all items.
     A = np.eye(12, 8)
