@@ -21,7 +21,7 @@ def start_from_svd(
     generator: torch.Generator,
     x: InteractionBatch,
 ) -> None:
-    r"""Give an encoder and a decoder initial values that already rank the items well.
+    r"""Set an encoder and a decoder to initial values that already rank the items well.
 
     Let U be the number of users, I that of items, :math:`n_u` the number of items of user u and
     :math:`c_i` the number of users of item i. The truncated SVD of the scaled interactions is
@@ -46,7 +46,10 @@ def start_from_svd(
     from the latent vectors that the encoder computes, by ridge regression. The latent vectors of a
     linear encoder whose components are all trusted are the rows of :math:`N^{-1/2} X W`. The more
     noise there is, the smaller the weights are, because noise of the start remains after training.
-    The constants were chosen on the validation users of nine data sets.
+    At last, the weights :math:`d_i` of each item are divided by :math:`(1 + \|d_i\|^2 / 4)^{1/2}`,
+    so that their length is below 2: where items are many, singular vectors are concentrated in few
+    items, whose scores would follow the noise of the latent vectors. The constants were chosen on
+    the validation users of ten data sets.
 
     Parameters
     ----------
@@ -96,4 +99,5 @@ def start_from_svd(
         moments += h.T @ (scaled(rows) @ encoder)
     gram.diagonal().add_(1e-3 * gram.trace() / n_hidden + 1e-6)
     factors = torch.linalg.solve(gram, moments) * strength * trust**2
-    decoder.logits.weight.copy_(0.075 * x.n_items**0.5 * typical / tau * factors @ V.T)
+    D = 0.075 * x.n_items**0.5 * typical / tau * factors @ V.T
+    decoder.logits.weight.copy_(D / (1 + D.square().sum(dim=0) / 4).sqrt())
