@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
-import pickle
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
-from pathlib import Path
 from typing import Annotated, Any
 
 import joblib
@@ -23,22 +20,19 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import Interval
 from tqdm.auto import tqdm
 
-from ._checks import errors_name
+from ._comparison_files import ComparisonFiles, Record
 from ._paired_tests import PairedTest, best_first, mean_and_error, paired_rows
 from ._parameters import Fraction, Verbose, validated
 from ._progress import ProgressBar
-from ._version import __version__
 from .interactions import check_rows, stored_interactions
 from .metrics import PerUser
 from .model_selection import UserSplitter
-from .persistence import read_file, write_file
 from .scorers import MultiRankingScorer, RankingScorer, ndcg_at_k
 
 Seeds = Annotated[
     int | Sequence[int] | None, Interval(Integral, 0, 2**32 - 1, closed="both"), "array-like", None
 ]
 CUT = " (cut)"  # follows the name of a model that is not finished
-Record = dict[str, Any]  # what is known of one model: its values per user, and its fits
 
 
 @dataclass(eq=False, repr=False)
@@ -316,7 +310,7 @@ def compare(
     if not seeds:
         raise ValueError("random_state must hold one seed or more, got none.")
 
-    store = _Store(path)
+    store = ComparisonFiles(path)
     data = splits.fingerprint() if path is not None else ""
     runs = {}
     for name, model in named.items():
@@ -501,78 +495,6 @@ def _mean_of(
 def _std(values: PerUser) -> float:
     known = values[~np.isnan(values)]
     return float(known.std(ddof=1)) if len(known) > 1 else np.nan
-
-
-class _Store:
-    """The files of a comparison: the table, and the records of the models that are finished.
-
-    Parameters
-    ----------
-    path : str, path-like or None
-        The CSV file. With None, nothing is read or written.
-
-    Attributes
-    ----------
-    records : dict of str to dict
-        Record of each finished model by its key.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be read or written.
-    ValueError
-        If the path does not end in .csv, or if the file of the records is damaged.
-    """
-
-    def __init__(self, path: Any) -> None:
-        self.records: dict[str, Record] = {}
-        self.table = None if path is None else Path(path)
-        if self.table is None:
-            return
-        if self.table.suffix != ".csv":
-            raise ValueError(f"path must end in .csv, got {str(path)!r}.")
-        self.values = self.table.with_suffix(".safetensors")
-        if self.values.exists():
-            with errors_name(self.values, "Remove it, or name another path."):
-                self.records = _checked_records(read_file(self.values))
-        self._write_records()  # an error of the system is raised before the first fit
-
-    def key(self, name: str, model: Any, data: str, scorer: MultiRankingScorer) -> str:
-        """Return a hash of everything that the values of a model depend on."""
-        if self.table is None:
-            return name
-        try:
-            return str(joblib.hash((name, model, data, scorer, __version__)))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ValueError(
-                f"path must be None for {name!r}, because it or a scorer cannot be pickled, so that"
-                f" a change would not be noticed: {error}"
-            ) from error
-
-    def write(self, comparison: Comparison) -> None:
-        """Write both files; an OSError, such as that of a full disk, becomes a warning."""
-        if self.table is None:
-            return
-        try:
-            self._write_records()
-            partial = self.table.with_name(f".{self.table.name}.partial")
-            with partial.open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(comparison.table)
-                writer.writerows(zip(*comparison.table.values(), strict=True))
-            partial.replace(self.table)
-        except OSError as error:
-            warnings.warn(f"The comparison could not be written: {error}", stacklevel=3)
-
-    def _write_records(self) -> None:
-        write_file(self.records, self.values, self.values.with_name(f".{self.values.name}.partial"))
-
-
-def _checked_records(records: Any) -> dict[str, Record]:
-    """Return what a file holds; raise a ValueError if it is not records."""
-    if not isinstance(records, dict) or any(set(r) != {"values", "fit"} for r in records.values()):
-        raise ValueError("it holds something else than the values of a comparison")
-    return records
 
 
 def _check_models(models: Any) -> dict[str, Any]:

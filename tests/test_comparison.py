@@ -589,7 +589,7 @@ def test_a_full_disk_does_not_lose_the_result(split, tmp_path, monkeypatch):
         if FITS:
             raise OSError("No space left on device")
 
-    monkeypatch.setattr("skvaecf.comparison.write_file", full)
+    monkeypatch.setattr("skvaecf._comparison_files.write_file", full)
     with pytest.warns(UserWarning, match="could not be written: No space left"):
         assert compare(noisy("a", "b"), split, path=tmp_path / "table.csv").finished
 

@@ -9,7 +9,8 @@ import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from .._devices import default_modes
-from ..base import BaseRecommender, SimilarItemsMixin, grown_columns
+from .._partial_fit import grown_columns
+from ..base import BaseRecommender, SimilarItemsMixin
 from ..interactions import check_rows
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import count, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -248,7 +248,7 @@ class Game:
         Raises
         ------
         FloatingPointError
-            If a loss was NaN or infinite. The message names the first such player.
+            If a loss or a parameter was NaN or infinite. The message names the first such player.
         """
         if not self.moves:
             for player in self.players:
@@ -289,20 +289,22 @@ class Game:
         losses = {
             player.name: iter(figures.get(f"{player.name}_loss", ())) for player in self.players
         }
-        # The last update may have made the parameters infinite after a finite loss.
-        last = [
-            (player.name, sum(float(p.detach().sum()) for p in player.parameters) * 0.0)
-            for player in self.players
-        ]
-        for name, value in [*((name, next(losses[name])) for name in self.moves), *last]:
+        for name, value in ((name, next(losses[name])) for name in self.moves):
             if not math.isfinite(value):
-                rate = next(p.learning_rate for p in self.players if p.name == name)
-                raise FloatingPointError(
-                    f"The loss of the {name} became {value} in epoch {epoch + 1}. A"
-                    f" learning_rate below {rate} may help."
-                )
+                self._raise_diverged(name, f"The loss of the {name} became {value}", epoch)
+        # The last update may have made the parameters infinite after a finite loss.
+        for player in self.players:
+            if not torch.stack([p.isfinite().all() for p in player.parameters]).all():
+                name = player.name
+                self._raise_diverged(name, f"Parameters of the {name} became infinite", epoch)
         self._begin_epoch()
         return {name: math.fsum(values) / len(values) for name, values in figures.items()}
+
+    def _raise_diverged(self, name: str, what: str, epoch: int) -> NoReturn:
+        rate = next(player.learning_rate for player in self.players if player.name == name)
+        raise FloatingPointError(
+            f"{what} in epoch {epoch + 1}. A learning_rate below {rate} may help."
+        )
 
     def share_of_epoch(self) -> float:
         """Return the share of the updates of an epoch that are made."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from scipy.sparse import csr_array
 
-from ..base import BaseRecommender, PartialFitMixin, Scorer
+from .._partial_fit import PartialFitMixin
+from ..base import BaseRecommender, Scorer
 
 
 class Popularity(PartialFitMixin, BaseRecommender):

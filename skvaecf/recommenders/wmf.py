@@ -26,18 +26,11 @@ from .._parameters import (
     RandomState,
     Verbose,
 )
+from .._partial_fit import PartialFitMixin, widened
 from .._progress import ProgressBar
 from .._statistics import structure
 from .._top_k import as_index
-from ..base import (
-    BaseRecommender,
-    LatentFactorMixin,
-    PartialFitMixin,
-    Scorer,
-    SimilarItemsMixin,
-    cosines,
-    widened,
-)
+from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
 from ..inspection import Explainer, products_of_entries
 from ..interactions import InteractionBatch, binary_csr, count_csr
 from ..linear._least_squares import FixedFactors, LeastSquares, principal_axes
