@@ -864,7 +864,14 @@ def test_every_method_validates_its_rows_first(name, fitted, unchanged, monkeypa
         validated.append(X)
         raise RefusedError
 
-    for module in ("base", "blend", "linear._sums", "neural._recommender", "ranking"):
+    for module in (
+        "_partial_fit",
+        "base",
+        "blend",
+        "linear._sums",
+        "neural._recommender",
+        "ranking",
+    ):
         monkeypatch.setattr(f"skvaecf.{module}.check_rows", refuse)
     methods = methods_with_rows(old)
     assert {"fit", "predict", "decision_function", "recommend", "score"} <= set(methods)
