@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-def anneal(step: int, epoch: float, n_steps: int | str) -> float:
+def anneal(step: int, epoch: float, n_steps: int | str, max_epochs: int) -> float:
     """Return the current weight of a term as a fraction of its final weight.
 
     The fraction rises linearly from 0 to 1.
@@ -35,7 +35,10 @@ def anneal(step: int, epoch: float, n_steps: int | str) -> float:
         Number of epochs so far: ``Batch.epoch``.
     n_steps : int or "auto"
         Number of updates after which the fraction is 1. With 0 it is 1 from the beginning. "auto"
-        is the number of updates in 30 epochs, because small data sets have few updates per epoch.
+        is the number of updates in 30 epochs, because small data sets have few updates per epoch,
+        or in half of ``max_epochs`` if that is fewer.
+    max_epochs : int
+        Maximum number of epochs of the fit.
 
     Returns
     -------
@@ -43,7 +46,7 @@ def anneal(step: int, epoch: float, n_steps: int | str) -> float:
         In [0, 1].
     """
     if n_steps == "auto":
-        return min(1.0, epoch / 30)
+        return min(1.0, epoch / min(30, max_epochs / 2))
     return min(1.0, step / int(n_steps)) if n_steps else 1.0
 
 

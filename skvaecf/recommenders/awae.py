@@ -60,7 +60,8 @@ class AWAE(TorchRecommender):
         Final weight :math:`\beta` of the KL term. 0 removes the term.
     anneal_steps : int or "auto", default=0
         Number of updates over which the weight above increases linearly from 0 to its final value.
-        "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
+        "auto" is the number of updates in 30 epochs, or in half of ``max_epochs`` if that is
+        fewer. With 0 the weight is constant.
     l2 : float or "auto", default="auto"
         Weight :math:`\gamma` of the squared norms of the weight matrices of encoder and decoder,
         next to the loss summed over all users. "auto" is :math:`1.75 \, U^{1/4} / S^{2/3}` for U
@@ -198,7 +199,8 @@ class AWAE(TorchRecommender):
             q = posterior(network, x.normalized().dropout(self.dropout, batch.generator))
             z = q.rsample(generator=batch.generator)
             p = standard_normal(z)
-            beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
+            share = anneal(batch.step, batch.epoch, self.anneal_steps, self.max_epochs)
+            beta = self.kl_weight * share
             kl = divergence(q, p, z)
             l1: Tensor = self.l1 * z.abs().sum(dim=1)
             discrepancy = mmd(z, p.rsample(generator=batch.generator))

@@ -64,7 +64,8 @@ class HVampVAE(TorchRecommender):
         Final weight :math:`\beta` of the KL term. 0 removes the term.
     anneal_steps : int or "auto", default="auto"
         Number of updates over which the weight above increases linearly from 0 to its final value.
-        "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
+        "auto" is the number of updates in 30 epochs, or in half of ``max_epochs`` if that is
+        fewer. With 0 the weight is constant.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of all layers, next to
         the loss summed over all users. "auto" is :math:`1.75 \, U^{1/4} / S^{2/3}` for U users,
@@ -206,7 +207,8 @@ class HVampVAE(TorchRecommender):
             q1 = network.q1(rows, z2)
             z1 = q1.rsample(generator=batch.generator)
             p = likelihood(network.decoder.factored(z1, z2))
-            beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
+            share = anneal(batch.step, batch.epoch, self.anneal_steps, self.max_epochs)
+            beta = self.kl_weight * share
             kl = divergence(q1, network.p1(z2), z1) + divergence(q2, network.p2(z2), z2)
             return (beta * kl - p.log_prob(x)).mean() + weight_penalty(l2, *layers)
 

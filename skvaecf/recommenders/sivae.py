@@ -99,7 +99,8 @@ class SIVAERecommender(TorchRecommender):
         Final weight :math:`\beta` of the KL term. 0 removes the term.
     anneal_steps : int or "auto", default=0
         Number of updates over which the weight above increases linearly from 0 to its final value.
-        "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
+        "auto" is the number of updates in 30 epochs, or in half of ``max_epochs`` if that is
+        fewer. With 0 the weight is constant.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
         next to the loss summed over all users. "auto" is :math:`1.75 \, U^{1/4} / S^{2/3}` for U
@@ -255,7 +256,8 @@ class SIVAERecommender(TorchRecommender):
             log_p = torch.stack(
                 [likelihood(network.decoder.factored(z_j)).log_prob(x) for z_j in z]
             )
-            beta = self.kl_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
+            share = anneal(batch.step, batch.epoch, self.anneal_steps, self.max_epochs)
+            beta = self.kl_weight * share
             bound = log_p + beta * (standard_normal(z).log_prob(z) - h.log_prob(z))
             return weight_penalty(l2, network.encoder, network.decoder) - bound.mean()
 

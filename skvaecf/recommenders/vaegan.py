@@ -87,7 +87,8 @@ class VAEGANRecommender(TorchRecommender):
         Final weight :math:`\alpha` of T.
     anneal_steps : int or "auto", default=0
         Number of updates over which the weight above increases linearly from 0 to its final value.
-        "auto" is the number of updates in 30 epochs. With 0 the weight is constant.
+        "auto" is the number of updates in 30 epochs, or in half of ``max_epochs`` if that is
+        fewer. With 0 the weight is constant.
     data_adversary_weight : float, default=0.0
         Weight :math:`\beta` of D. The paper uses 0.2. 0 removes D.
     contractive_weight : float, default=0.0
@@ -307,7 +308,8 @@ class VAEGANRecommender(TorchRecommender):
             x = batch.x
             z, hidden = sample(batch)
             logits = decoder(z)
-            alpha = self.adversary_weight * anneal(batch.step, batch.epoch, self.anneal_steps)
+            share = anneal(batch.step, batch.epoch, self.anneal_steps, self.max_epochs)
+            alpha = self.adversary_weight * share
             loss: Tensor = alpha * T(x.normalized(), z) - likelihood(logits).log_prob(x)
             if self.data_adversary_weight:
                 adversarial = F.logsigmoid(D(_clicks(x, logits), D.condition(x)))
