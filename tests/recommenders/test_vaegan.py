@@ -293,7 +293,7 @@ def test_history_has_the_figures_of_the_discriminators(small_X):
 
 
 @pytest.mark.parametrize(
-    ("loss", "fate"), [(0.5, None), (24.9, None), (25.1, "diverged"), (0.005, "collapsed")]
+    ("loss", "fate"), [(0.5, None), (199.0, None), (201.0, "diverged"), (0.005, "collapsed")]
 )
 def test_discriminators_that_diverge_or_collapse_are_reported(loss, fate):
     record = {
