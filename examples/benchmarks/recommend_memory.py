@@ -17,6 +17,7 @@ import resource
 import time
 
 import numpy as np
+from machine import print_machine
 from scipy.sparse import csr_array
 
 from skvaecf import MultVAE
@@ -53,6 +54,7 @@ def main():
     parser.add_argument("--users", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--items", type=int, default=20_000)
     arguments = parser.parse_args()
+    print_machine()
     X = make_rows(2_000, arguments.items)
     model = MultVAE(64, max_epochs=1, random_state=0, **LINEAR).fit(X)
     print(f"after fit: peak {peak():,.0f} MiB")
