@@ -153,9 +153,8 @@ def main():
             if i >= 2:  # the first two rounds are not timed
                 seconds[name].append(time.perf_counter() - start)
     n_rounds = len(seconds["plain torch, dense float32"])
-    print(
-        f"{arguments.users} users x {arguments.items} items, {X.nnz} interactions; {n_rounds} rounds"
-    )
+    size = f"{arguments.users} users x {arguments.items} items, {X.nnz} interactions"
+    print(f"{size}; {n_rounds} rounds")
     median = {name: statistics.median(values) * 1e3 for name, values in seconds.items()}
     for name, value in median.items():
         low, high = min(seconds[name]) * 1e3, max(seconds[name]) * 1e3
