@@ -331,7 +331,7 @@ class Updates:
         return sum(p.numel() for player in self.game.players for p in player.parameters)
 
     def captured(self, clock: Clock) -> dict[str, float] | None:
-        """Time an update that was captured as a CUDA graph, on one mini-batch.
+        """Time an update of the last player that was captured as a CUDA graph, on one mini-batch.
 
         It has no work of the program between the kernels, so it is what a step would take if its
         shapes did not change.

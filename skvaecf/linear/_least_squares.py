@@ -202,14 +202,16 @@ class LeastSquares:
         counts = np.diff(self.x.host_offsets)
         order = np.argsort(-counts, kind="stable")
         counts = counts[order]
+        # The host decides on the groups; a GPU is not asked for the counts.
+        of_rows, all_rows = as_index(counts, Q)[:, None], as_index(order, Q)
         start = int(np.count_nonzero(counts > longest))
         while start < len(order):
             length = int(counts[start])
             size = max(1, numbers // (n_components * max(n_components, length)))
             size = int(np.count_nonzero(2 * counts[start : start + size] >= length))
-            rows = as_index(order[start : start + size], Q)
+            rows = all_rows[start : start + size]
             place = torch.arange(length, device=Q.device)
-            filled = place < as_index(counts[start : start + size], Q)[:, None]
+            filled = place < of_rows[start : start + size]
             yield rows, torch.where(filled, self.x.offsets[rows, None] + place, 0), filled
             start += size
 
