@@ -87,8 +87,11 @@ def _native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        # Older versions of torch do not report it. Then float32 is used; bool() is False.
-        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+        # Older versions of torch do not report it. Then float32 is used; bool() is False. oneDNN,
+        # which computes the products, may be limited to other instructions by ONEDNN_MAX_CPU_ISA.
+        of_cpu = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
+        of_products = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", bool)
+        return bool(of_cpu()) and bool(of_products())
     return False
 
 

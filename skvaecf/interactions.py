@@ -223,12 +223,14 @@ class InteractionBatch:
         -------
         x : InteractionBatch
         """
-        return cls(
+        x = cls(
             items=torch.tensor(X.indices, dtype=torch.int32, device=device),
             values=torch.tensor(X.data, dtype=torch.float32, device=device),
             offsets=torch.tensor(X.indptr, dtype=torch.int64, device=device),
             n_items=X.shape[1],
         )
+        vars(x)["host_offsets"] = X.indptr.astype(np.int64)
+        return x
 
     @property
     def n_users(self) -> int:
@@ -240,6 +242,17 @@ class InteractionBatch:
     def counts(self) -> Tensor:
         """Number of stored entries of each row, shape (n_users,), int64."""
         return self.offsets.diff()
+
+    @cached_property
+    def host_offsets(self) -> NDArray[np.int64]:
+        """The offsets as an array, shape (n_users + 1,).
+
+        The number of entries of some rows is computed from it: reading it from a GPU would make the
+        program wait until the GPU has done all earlier work. A batch that is not built by
+        ``from_csr`` copies it from the device once.
+        """
+        offsets: NDArray[np.int64] = self.offsets.cpu().numpy()
+        return offsets
 
     @cached_property
     def users(self) -> Tensor:
@@ -261,22 +274,27 @@ class InteractionBatch:
         Parameters
         ----------
         users : Tensor of shape (n,), int64
-            Row numbers.
+            Row numbers, on any device. If they are on the CPU, a GPU is not waited for.
 
         Returns
         -------
         x : InteractionBatch
             It has n rows.
         """
-        starts = self.offsets[users]
-        counts = self.offsets[users + 1] - starts
-        offsets = F.pad(counts.cumsum(0), (1, 0))
+        numbers = users.cpu().numpy()
+        starts = self.host_offsets[numbers]
+        counts = self.host_offsets[numbers + 1] - starts
+        offsets = np.append(0, counts.cumsum())
         # Entry e of the selection is entry starts[row] + (e - offsets[row]) of this batch.
-        entries = torch.arange(int(offsets[-1]), device=users.device)
-        entries += (starts - offsets[:-1]).repeat_interleave(counts, output_size=len(entries))
-        return replace(
-            self, items=self.items[entries], values=self.values[entries], offsets=offsets
+        moved, repeats, of_rows = (
+            torch.from_numpy(part).to(self.offsets.device, non_blocking=True)
+            for part in (starts - offsets[:-1], counts, offsets)
         )
+        entries = torch.arange(int(offsets[-1]), device=self.offsets.device)
+        entries += moved.repeat_interleave(repeats, output_size=len(entries))
+        x = replace(self, items=self.items[entries], values=self.values[entries], offsets=of_rows)
+        vars(x)["host_offsets"] = offsets
+        return x
 
     def sum(self, entries: Tensor) -> Tensor:
         """Sum one number per stored entry over each row.
@@ -289,10 +307,11 @@ class InteractionBatch:
         -------
         total : Tensor of shape (n_users,)
         """
-        total = torch.zeros(self.n_users, dtype=entries.dtype, device=entries.device)
-        if entries.is_cuda and entries.is_floating_point():
+        if entries.is_cuda and entries.is_floating_point() and entries.shape[0]:
             # index_add_ has no fixed order there, so the last bits would differ between fits.
-            return total.index_put_((self.users,), entries, accumulate=True)
+            # index_put_ has one, but sorts the entries each time.
+            return torch.segment_reduce(entries, "sum", offsets=self.offsets, initial=0)
+        total = torch.zeros(self.n_users, dtype=entries.dtype, device=entries.device)
         return total.index_add_(0, self.users, entries)
 
     def gather(self, dense: Tensor) -> Tensor:
@@ -338,7 +357,7 @@ class InteractionBatch:
     def normalized(self) -> InteractionBatch:
         """Return the rows, each scaled to unit Euclidean length; an empty row stays empty."""
         length = self.sum(self.values.square()).sqrt().clamp(min=1e-6)
-        return replace(self, values=self.values / length[self.users])
+        return replace_entries(self, values=self.values / length[self.users])
 
     def with_values(self, values: Tensor) -> InteractionBatch:
         """Return the rows with other values of the stored entries.
@@ -351,7 +370,7 @@ class InteractionBatch:
         -------
         x : InteractionBatch
         """
-        return replace(self, values=values)
+        return replace_entries(self, values=values)
 
     def entries(self) -> InteractionBatch:
         """Return a batch of n_entries rows, each of which holds one of the stored entries."""
@@ -387,7 +406,8 @@ class InteractionBatch:
         columns = self.items - items.start
         n_items = items.stop - items.start
         inside = (columns >= 0) & (columns < n_items)
-        return replace(self, items=columns * inside, values=self.values * inside, n_items=n_items)
+        entries = {"items": columns * inside, "values": self.values * inside}
+        return replace_entries(self, **entries, n_items=n_items)
 
     def dropout(self, p: float, generator: torch.Generator | None) -> InteractionBatch:
         """Set each stored entry to 0 with probability p; scale the others by 1 / (1 - p).
@@ -408,7 +428,7 @@ class InteractionBatch:
         draws = torch.rand(
             len(self.values), dtype=torch.float32, device=self.values.device, generator=generator
         )
-        return replace(self, values=self.values * (draws >= p) / (1 - p))
+        return replace_entries(self, values=self.values * (draws >= p) / (1 - p))
 
     def __matmul__(self, weight: Tensor) -> Tensor:
         """Multiply the rows by a dense matrix.
@@ -423,6 +443,14 @@ class InteractionBatch:
         """
         product: Tensor = _SparseProduct.apply(weight, self.values, self)  # type: ignore[no-untyped-call]
         return product
+
+
+def replace_entries(x: InteractionBatch, **changes: Any) -> InteractionBatch:
+    """Return rows of the same lengths with other entries."""
+    new = replace(x, **changes)
+    # These depend on the lengths of the rows only, so they are not computed again.
+    vars(new).update({n: v for n, v in vars(x).items() if n in ("users", "host_offsets")})
+    return new
 
 
 def weighted_sums(rows: Tensor, numbers: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:

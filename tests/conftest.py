@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
 from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
@@ -38,8 +37,13 @@ from skvaecf.neural import (
 from skvaecf.neural._layers import initialize
 from skvaecf.neural._training import Game
 
-settings.register_profile("skvaecf", deadline=None, derandomize=True, max_examples=100)
-settings.load_profile("skvaecf")
+try:
+    from hypothesis import settings
+except ModuleNotFoundError:  # the tests of examples/benchmarks/gpu.py need only what skvaecf needs
+    pass
+else:
+    settings.register_profile("skvaecf", deadline=None, derandomize=True, max_examples=100)
+    settings.load_profile("skvaecf")
 
 # The matrices are small: a second thread would take more time than it saves.
 torch.set_num_threads(1)

@@ -44,6 +44,16 @@ def test_precision(native, monkeypatch):
     assert check_precision("float32", CPU) == torch.float32
 
 
+@pytest.mark.parametrize("of_cpu", [True, False])
+@pytest.mark.parametrize("of_products", [True, False])
+def test_bfloat16_needs_the_cpu_and_the_library(of_cpu, of_products, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: of_cpu, raising=False)
+    name = "_is_mkldnn_bf16_supported"
+    monkeypatch.setattr(torch.ops.mkldnn, name, lambda: of_products, raising=False)
+    expected = torch.bfloat16 if of_cpu and of_products else torch.float32
+    assert check_precision("auto", CPU) == expected
+
+
 def test_too_little_memory(monkeypatch):
     monkeypatch.setattr("skvaecf._devices.available_memory", lambda device: 3 * 2**30)
     check_memory(3 * 2**30, CPU, "The matrix", "use less")

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from machine import print_machine
 from scipy.sparse import csr_array, load_npz
 
 from skvaecf import EASE, WMF, Blend, MultVAE, ndcg_at_k, strong_generalization_split
@@ -22,6 +23,7 @@ parser.add_argument("--n-heldout", type=int, default=100, help="number of test u
 parser.add_argument("--seeds", type=int, nargs="+", default=[0])
 parser.add_argument("--max-epochs", type=int, default=60)
 args = parser.parse_args()
+print_machine()
 
 X = csr_array(load_npz(args.data)) if args.data else load_movielens_small().data
 data = strong_generalization_split(X, args.n_heldout)

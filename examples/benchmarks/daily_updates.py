@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from machine import print_machine
 
 from skvaecf import EASE, WMF, InteractionEncoder, ItemKNN, ndcg_at_k
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("log")
     parser.add_argument("--share", type=float, help="share of the interactions in the batches")
     arguments = parser.parse_args()
+    print_machine()
     log = pd.read_parquet(arguments.log).sort_values("timestamp", kind="stable")
     users = np.random.RandomState(0).permutation(log["user"].unique())
     heldout = log["user"].isin(users[: len(users) // 4])

@@ -27,6 +27,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from machine import precisions, print_machine
 from scipy.sparse import csr_array, csr_matrix, load_npz
 
 from skvaecf import EASE, SLIM, WMF, strong_generalization_split
@@ -270,7 +271,7 @@ def compare_recommend(split, libraries, n_components, repeat):
     model = WMF(n_components, unobserved_weight=0.3, l2=0.008, max_epochs=2, random_state=0).fit(X)
     methods = {
         f"skvaecf, {precision}": lambda p=precision: model.set_params(precision=p).recommend(X, K)
-        for precision in ("float32", "bfloat16")
+        for precision in precisions()
     }
     if "implicit" in libraries:
         from implicit.cpu.als import AlternatingLeastSquares
@@ -309,6 +310,7 @@ def main() -> None:
     arguments = parser.parse_args()
     # Other libraries warn about thread settings and future changes.
     warnings.simplefilter("ignore")
+    print_machine()
     X = load_npz(arguments.data) if arguments.data else make_interactions(600, 300, random_state=0)
     split = strong_generalization_split(csr_array(X), arguments.n_heldout)
     libraries = [n for n in ("implicit", "irspack", "fastslim") if importlib.util.find_spec(n)]

@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from machine import print_machine
 from scipy.sparse import csr_array
 
 from skvaecf import MultVAE
@@ -132,6 +133,7 @@ def main():
     if arguments.size:
         measure(*arguments.size)
         return
+    print_machine()
     for size in [LARGE] if arguments.large else SIZES:
         subprocess.run([sys.executable, __file__, "--size", *map(str, size)], check=True)
 

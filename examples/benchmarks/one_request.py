@@ -17,10 +17,10 @@ from __future__ import annotations
 import argparse
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
+from machine import print_machine
 from scipy.sparse import csr_array
 
 from skvaecf import EASE, WMF, InteractionEncoder, MultVAE
@@ -66,15 +66,16 @@ def mult_vae(X, row):
 MODELS = {"EASE": ease, "WMF": wmf, "MultVAE": mult_vae}
 
 
-def median_ms(function, n_runs=31):
-    """Return the median time of some calls, in milliseconds."""
-    function()
-    times = []
-    for _ in range(n_runs):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return 1e3 * np.median(times)
+def median_ms(functions, n_runs=31):
+    """Return the median time of each function, in milliseconds; they are called in turn."""
+    times = [[] for _ in functions]
+    for i in range(n_runs + 1):
+        for function, of_function in zip(functions, times, strict=True):
+            start = time.perf_counter()
+            function()
+            if i:  # the first round is not timed
+                of_function.append(time.perf_counter() - start)
+    return [1e3 * np.median(of_function) for of_function in times]
 
 
 def request(name, n_items):
@@ -90,7 +91,7 @@ def request(name, n_items):
         partial(encoder.to_frame, lists, scores, users=[0]),
         lambda: products().topk(10),
     )
-    return [median_ms(call) for call in calls]
+    return median_ms(calls)
 
 
 def main():
@@ -98,8 +99,8 @@ def main():
     parser.add_argument("--items", type=int, nargs="+", default=[50_000, 1_000_000])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     arguments = parser.parse_args()
-    processor = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    print(f"{torch.get_num_threads()} threads, AVX512: {'avx512f' in processor}; milliseconds")
+    print_machine()
+    print("milliseconds")
     print(f"{'model':10}{'items':>11}" + "".join(f"{part:>12}" for part in PARTS))
     for n_items in arguments.items:
         for name in arguments.models:

@@ -14,6 +14,7 @@ import joblib
 import numpy as np
 import torch
 from distributed import Client, LocalCluster
+from machine import print_machine
 from sklearn.model_selection import GridSearchCV
 
 from skvaecf import EASE
@@ -33,6 +34,7 @@ def main():
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    print_machine()
     n_processors, n_threads = joblib.cpu_count(), torch.get_num_threads()
     X = make_interactions(4000, options.items, random_state=0)
     grid = {"l2": [1.0, 10.0, 100.0, 1000.0]}

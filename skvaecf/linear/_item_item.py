@@ -20,8 +20,9 @@ from ..ranking import row_blocks
 BLOCK_ENTRIES = 2**22
 # Numbers that are added in one float32 sum.
 SUMMANDS = 64
-# Pairs that a dense product multiplies while a sparse product multiplies one.
+# Pairs that a dense product multiplies while a sparse product on the CPU multiplies one.
 DENSE_SPEED = 300
+GPU_DENSE_SPEED = 100_000  # by the number of operations; it was not measured
 
 
 def item_blocks(n_items: int) -> Iterator[slice]:
@@ -77,23 +78,35 @@ def dense_gram(
 
     The products are computed in blocks, which need little memory. A sparse product multiplies the
     pairs of items that a user has. A dense product multiplies all pairs, but takes a DENSE_SPEED-th
-    of the time per pair. The faster one is chosen; the counts of users are exact in both.
+    of the time per pair. The faster one is chosen; the counts of users are exact in both. Only
+    sparse matrices are copied to a GPU.
     """
     n_users, n_items = X.shape
     gram = out
     if gram is None:
         gram = torch.zeros((n_items + padding,) * 2, dtype=torch.float32, device=device)
     pairs = float((np.diff(X.indptr).astype(float) ** 2).sum())
-    if n_users * n_items**2 < DENSE_SPEED * pairs:
+    speed = DENSE_SPEED if device.type == "cpu" else GPU_DENSE_SPEED
+    if n_users * n_items**2 < speed * pairs:
         for rows in row_blocks(n_users, n_items):
-            dense = torch.from_numpy(X[rows].toarray()).to(device)
+            dense = _to_dense(X[rows], device)
             gram[:n_items, :n_items].addmm_(dense.T, dense, alpha=alpha)
         return gram
     users = csr_array(X.T)
     for block in item_blocks(n_items):
-        products = torch.from_numpy((users[block] @ X).toarray())
-        gram[block, :n_items] += alpha * products.to(device)
+        gram[block, :n_items] += alpha * _to_dense(users[block] @ X, device)
     return gram
+
+
+def _to_dense(rows: csr_array, device: torch.device) -> Tensor:
+    """Return a dense matrix on a device; the stored entries must be at different places."""
+    return torch.from_numpy(rows.toarray()) if device.type == "cpu" else _spread(rows, device)
+
+
+def _spread(rows: csr_array, device: torch.device) -> Tensor:
+    x = InteractionBatch.from_csr(rows, device)
+    dense = torch.zeros(rows.shape, dtype=torch.float32, device=device)
+    return dense.index_put_((x.users, x.items.long()), x.values)
 
 
 class DenseGram:

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._devices import widest_float_dtype
-from ..interactions import InteractionBatch
+from .._top_k import as_index
+from ..interactions import InteractionBatch, replace_entries
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class LeastSquares:
         the number of columns.
         """
         present, items = torch.unique(self.x.items, return_inverse=True)
-        x = replace(self.x, items=items, n_items=len(present))
+        x = replace_entries(self.x, items=items, n_items=len(present))
         return replace(self, x=x, fixed=replace(self.fixed, Q=self.fixed.Q[present]))
 
     def penalty(self, P: Tensor) -> float:
@@ -87,7 +89,7 @@ class LeastSquares:
 
     def _spread(self, values: Tensor) -> Tensor:
         """Compute the sum of values times q over the interactions of each row, shape of P."""
-        return replace(self.x, values=values) @ self.fixed.Q
+        return self.x.with_values(values) @ self.fixed.Q
 
     def conjugate_gradients(self, residual: Tensor, n_steps: int) -> tuple[Tensor, Tensor]:
         """Solve A change = residual approximately; f decreases in every step.
@@ -103,7 +105,7 @@ class LeastSquares:
         change, moved = torch.zeros_like(residual), torch.zeros_like(self.weight)
         # The diagonal of A: a good preconditioner in the principal axes of Q.
         diagonal = self.unobserved_weight * self.fixed.gram.diagonal() + self.ridge
-        diagonal = diagonal + replace(self.x, values=self.weight) @ self.fixed.squares
+        diagonal = diagonal + self.x.with_values(self.weight) @ self.fixed.squares
         direction = residual / diagonal
         size = (residual * direction).sum(dim=1, keepdim=True)
         enough = 1e-12 * size
@@ -114,7 +116,9 @@ class LeastSquares:
             length = torch.where(size > enough, size / curvature, 0)
             change += length * direction
             moved += length[self.x.users, 0] * along
-            if step == n_steps - 1 or not length.any():
+            # The few steps of a fit are not worth the wait for a GPU; a step of length 0 changes
+            # nothing.
+            if step == n_steps - 1 or (step > 1 and not length.any()):
                 break
             residual = residual - length * image
             scaled = residual / diagonal
@@ -171,9 +175,10 @@ class LeastSquares:
             right = (self.unobserved_weight + root.square()) / root * filled
             y = solve_positive(system, right[..., None])
             P[rows] = (y.mT @ B).squeeze(1) * scale
-        long = (self.x.counts > few).nonzero().squeeze(1)
-        if len(long):
-            x = replace(self.x, values=self.weight).rows(long)
+        numbers = np.flatnonzero(np.diff(self.x.host_offsets) > few)
+        if len(numbers):
+            x = self.x.with_values(self.weight).rows(torch.from_numpy(numbers))
+            long = as_index(numbers, P)
             problem = replace(self, x=x, weight=x.values, ridge=self.ridge[long])
             residual = problem.residual(torch.zeros_like(P[long]), torch.zeros_like(x.values))
             P[long] = problem.conjugate_gradients(residual, 10 * n_components)[0]
@@ -182,7 +187,7 @@ class LeastSquares:
     def _rows_of_similar_length(self, longest: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield groups of rows of a similar length, up to the length ``longest``.
 
-        A group takes a few MiB, at most half of it for padding.
+        A group takes a few MiB, on a GPU 16 times as much; at most half of it is padding.
 
         Yields
         ------
@@ -192,16 +197,21 @@ class LeastSquares:
         filled : Tensor of bool, of the same shape
             False at the padding of shorter rows.
         """
-        n_components = self.fixed.Q.shape[1]
-        counts, order = self.x.counts.sort(descending=True, stable=True)
-        start = int((counts > longest).sum())
+        n_components, Q = self.fixed.Q.shape[1], self.fixed.Q
+        numbers = 2**20 if Q.device.type == "cpu" else 2**24
+        counts = np.diff(self.x.host_offsets)
+        order = np.argsort(-counts, kind="stable")
+        counts = counts[order]
+        # The host decides on the groups; a GPU is not asked for the counts.
+        of_rows, all_rows = as_index(counts, Q)[:, None], as_index(order, Q)
+        start = int(np.count_nonzero(counts > longest))
         while start < len(order):
             length = int(counts[start])
-            size = max(1, 2**20 // (n_components * max(n_components, length)))
-            size = int((2 * counts[start : start + size] >= length).sum())
-            rows = order[start : start + size]
-            place = torch.arange(length, device=order.device)
-            filled = place < counts[start : start + size, None]
+            size = max(1, numbers // (n_components * max(n_components, length)))
+            size = int(np.count_nonzero(2 * counts[start : start + size] >= length))
+            rows = all_rows[start : start + size]
+            place = torch.arange(length, device=Q.device)
+            filled = place < of_rows[start : start + size]
             yield rows, torch.where(filled, self.x.offsets[rows, None] + place, 0), filled
             start += size
 

@@ -139,7 +139,7 @@ def by_batch(players: Sequence[Player], make_pass: Pass) -> Iterator[tuple[Playe
     epoch : float
         Number of epochs so far, plus the fraction of the current pass.
     users : Tensor of shape (n_rows,), int64
-        Numbers of the rows in the mini-batch.
+        Numbers of the rows in the mini-batch, on the CPU.
     """
     for epoch, users in make_pass(players[0]):
         for player in players:
@@ -164,7 +164,7 @@ def by_epoch(players: Sequence[Player], make_pass: Pass) -> Iterator[tuple[Playe
     epoch : float
         Number of epochs so far, plus the fraction of the current pass.
     users : Tensor of shape (n_rows,), int64
-        Numbers of the rows in the mini-batch.
+        Numbers of the rows in the mini-batch, on the CPU.
     """
     for player in players:
         for _ in range(player.n_passes):
@@ -257,34 +257,59 @@ class Game:
         make_pass = partial(self._pass, epoch, generator, count())
         updates = self.order(self.players, make_pass)
         for player, progress, users in islice(updates, len(self.moves), None):
-            own, weight = own_rows(users)
-
-            def log(
-                name: str, value: Tensor, player: str = player.name, weight: float = weight
-            ) -> None:
-                self.figures[f"{player}_{name}"].append(weight * value.detach())
-
-            step, x = self.steps[player.name], self._rows(player).rows(own)
-            loss = player.loss(Batch(own, x, step, progress, noise, log))
-            for parameter, gradient in zip(
-                player.parameters,
-                torch.autograd.grad(weight * loss, player.parameters),
-                strict=True,
-            ):
-                # The fused Adam reads both in the order of the memory.
-                if gradient.stride() != parameter.stride():
-                    gradient = torch.empty_like(parameter).copy_(gradient)
-                parameter.grad = sum_over_ranks(gradient)
-            del gradient  # else the last one would stay in memory during the next step
-            optimizer = self.optimizers[player.name]
-            for group in optimizer.param_groups:
-                group["lr"] = player.learning_rate * self.schedule(progress)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            self.steps[player.name] += 1
-            log("loss", loss)
-            self.moves.append(player.name)
+            self.update(player, progress, users, noise)
             after_update()
+        figures = self._read_figures(epoch)
+        self._begin_epoch()
+        return figures
+
+    def update(
+        self, player: Player, progress: float, users: Tensor, generator: torch.Generator
+    ) -> None:
+        """Make one update of a player.
+
+        On a GPU, nothing here waits for its results: the program queues the work of one update
+        after the other.
+
+        Parameters
+        ----------
+        player : Player
+        progress : float
+            Number of epochs so far, plus the fraction of the current pass.
+        users : Tensor of shape (n_rows,), int64
+            Numbers of the rows in the mini-batch, on the CPU.
+        generator : torch.Generator
+        """
+        own, weight = own_rows(users)
+
+        def log(name: str, value: Tensor) -> None:
+            self.figures[f"{player.name}_{name}"].append(weight * value.detach())
+
+        step, x = self.steps[player.name], self._rows(player).rows(own)
+        own = own.to(x.offsets.device, non_blocking=True)
+        loss = player.loss(Batch(own, x, step, progress, generator, log))
+        weights = torch.full_like(loss, weight)
+        for parameter, gradient in zip(
+            player.parameters,
+            torch.autograd.grad(loss, player.parameters, weights),
+            strict=True,
+        ):
+            # The fused Adam reads both in the order of the memory.
+            if gradient.stride() != parameter.stride():
+                gradient = torch.empty_like(parameter).copy_(gradient)
+            parameter.grad = sum_over_ranks(gradient)
+        del gradient  # else the last one would stay in memory during the next step
+        optimizer = self.optimizers[player.name]
+        for group in optimizer.param_groups:
+            group["lr"] = player.learning_rate * self.schedule(progress)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.steps[player.name] += 1
+        log("loss", loss)
+        self.moves.append(player.name)
+
+    def _read_figures(self, epoch: int) -> dict[str, float]:
+        """Return the means of the logged values, if all losses and parameters are finite."""
         figures = {name: _read(values) for name, values in self.figures.items()}
         losses = {
             player.name: iter(figures.get(f"{player.name}_loss", ())) for player in self.players
@@ -297,7 +322,6 @@ class Game:
             if not torch.stack([p.isfinite().all() for p in player.parameters]).all():
                 name = player.name
                 self._raise_diverged(name, f"Parameters of the {name} became infinite", epoch)
-        self._begin_epoch()
         return {name: math.fsum(values) / len(values) for name, values in figures.items()}
 
     def _raise_diverged(self, name: str, what: str, epoch: int) -> NoReturn:
@@ -312,7 +336,7 @@ class Game:
 
     @cached_property
     def _updates_per_epoch(self) -> int:
-        no_rows = self.x.offsets[:0]
+        no_rows = torch.empty(0, dtype=torch.int64)
 
         def empty_pass(player: Player) -> Iterator[tuple[float, Tensor]]:
             return ((0.0, no_rows) for _ in self._starts(player))
@@ -336,7 +360,8 @@ class Game:
         starts, number = self._starts(player), next(numbers)
         if number == len(self.row_orders):  # else the pass was begun before the state was loaded
             order = torch.randperm(starts.stop, generator=generator, device=generator.device)
-            self.row_orders.append(order)
+            # Copied to the CPU once, so that each mini-batch finds its rows without a GPU's help.
+            self.row_orders.append(order.cpu())
         order = self.row_orders[number]
         for start in starts:
             yield epoch + start / starts.stop, order[start : start + starts.step]
@@ -377,7 +402,9 @@ class Game:
                 player.memory.load_state_dict(of_player["memory"])
         epoch = state["epoch"]
         self.moves, self.row_orders = epoch["moves"], epoch["row_orders"]
-        self.figures.update(epoch["figures"])
+        device = self.x.values.device
+        for name, values in epoch["figures"].items():
+            self.figures[name] = [value.to(device) for value in values]
 
 
 def _read(values: Sequence[Tensor]) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, replace
+from dataclasses import KW_ONLY
 from typing import ClassVar, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._parameters import Fraction, LayerSizes, NonNegative, Positive, PositiveInt, Probability
-from ..interactions import InteractionBatch
+from ..interactions import InteractionBatch, replace_entries
 from ..linear._least_squares import FixedFactors, LeastSquares, principal_axes
 from ..neural._layers import Decoder, Encoder, SelfInitialized
 from ..neural._objectives import density_ratio_loss, ratio_accuracy, weight_penalty
@@ -366,7 +366,7 @@ class ItemGAN(UserGAN, SelfInitialized):
         H = self.vectors
         identity = torch.eye(H.shape[1], dtype=torch.float32, device=H.device)
         axes, Q = principal_axes(identity, H)  # as ``solve`` requires
-        x = replace(x, items=x.items.long())
+        x = replace_entries(x, items=x.items.long())
         weight = x.values - self.unobserved_weight
         ridge = self.fold_in_l2 * H.square().sum(dim=1).mean().expand(x.n_users, 1)
         fixed = FixedFactors.from_factors(Q)

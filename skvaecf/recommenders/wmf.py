@@ -32,7 +32,7 @@ from .._statistics import structure
 from .._top_k import as_index
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
 from ..inspection import Explainer, products_of_entries
-from ..interactions import InteractionBatch, binary_csr, count_csr
+from ..interactions import InteractionBatch, binary_csr, count_csr, replace_entries
 from ..linear._least_squares import FixedFactors, LeastSquares, principal_axes
 from ..linear._subspace import leading_subspace
 from ..ranking import Scores
@@ -390,4 +390,4 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
 def _rows(X: csr_array, device: torch.device) -> InteractionBatch:
     """Copy rows to a device, with item numbers of the type that all products accept."""
     x = InteractionBatch.from_csr(X, device)
-    return replace(x, items=x.items.long())
+    return replace_entries(x, items=x.items.long())

@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 
 from skvaecf.linear import SparseGram
 from skvaecf.linear._item_item import (
+    _spread,
     dense_gram,
     item_blocks,
     sparse_item_blocks,
@@ -72,6 +73,11 @@ def test_sparse_and_dense_products_count_the_same_users(X, speed, monkeypatch):
     assert_array_equal(gram[:31, :31], (X.T @ X).toarray())
     assert not gram[31].any()
     assert not gram[:, 31].any()
+
+
+def test_entries_are_spread_over_a_dense_matrix_on_a_gpu(X):
+    assert_array_equal(_spread(X * 0.5, CPU), X.toarray() * 0.5)
+    assert _spread(csr_array((2, 3), dtype=np.float32), CPU).tolist() == [[0.0] * 3] * 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

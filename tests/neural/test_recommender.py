@@ -673,63 +673,6 @@ def test_a_model_of_a_device_that_is_not_here_loads_on_the_cpu(neural_kind, fitt
     assert_array_equal(model.predict(X), fitted(neural_kind).predict(X))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_fit_on_a_gpu(neural, X, others):
-    for precision in ("float32", "auto"):
-        compare_with_the_cpu(neural, precision, X, others)
-
-
-def compare_with_the_cpu(neural, precision, X, others):
-    model = make(neural, device="cuda", precision=precision, max_epochs=20).fit(X, X_val=others)
-    assert {p.device.type for p in model.network_.parameters()} == {"cuda"}
-    scores = model.predict(X)
-    assert_array_equal(pickle.loads(pickle.dumps(model)).predict(X), scores)
-    on_cpu = make(neural)
-    on_cpu.__setstate__(model.__getstate__() | {"device": "cpu"})
-    assert {p.device.type for p in on_cpu.network_.parameters()} == {"cpu"}
-    assert_allclose(on_cpu.predict(X), scores, rtol=1e-3, atol=1e-3)
-    again = make(neural, device="cuda", precision=precision, max_epochs=20).fit(X, X_val=others)
-    assert_array_equal(again.predict(X), scores)
-    assert losses_of(again) == losses_of(model)
-    assert_array_equal(model.recommend(X, 5)[:, 0], best_unseen(scores, X))
-
-
-ON_GPUS = [
-    ("CFGAN", {"mode": "item"}),
-    ("EASE", {}),
-    ("MultVAE", {"likelihood": "n-choose-k"}),
-    ("MultVAE", {"prior": "vamp", "posterior": "iaf"}),
-    ("SIVAERecommender", {"n_prediction_samples": 2}),
-    ("SLIM", {}),
-    ("VAEGANRecommender", {"contractive_estimator": "hutchinson"}),
-    ("WMF", {}),
-    ("WMF", {"confidence": 0.3, "precision": "bfloat16"}),
-    ("WMF", {"solver": "cholesky", "block_size": 4}),
-]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(("name", "changes"), ON_GPUS)
-def test_other_settings_on_a_gpu(name, changes, X):
-    model, again = (make(name, device="cuda", **changes).fit(X) for _ in range(2))
-    rows = with_an_empty_row(X)
-    scores = model.predict(rows)
-    assert_array_equal(again.predict(rows), scores)
-    assert_array_equal(pickle.loads(pickle.dumps(model)).predict(rows), scores)
-    items, best = model.recommend(rows, 5, return_scores=True)
-    assert_allclose(best, np.take_along_axis(scores, items, axis=1), rtol=1e-4, atol=1e-6)
-    on_cpu = pickle.loads(pickle.dumps(model.set_params(device="cpu")))
-    assert_allclose(on_cpu.predict(rows), scores, rtol=1e-3, atol=1e-3)
-    if name in ("EASE", "SLIM"):  # which draw no random numbers
-        assert_allclose(make(name, **changes).fit(X).predict(rows), scores, rtol=1e-3, atol=1e-3)
-
-
-def best_unseen(scores, X):
-    return np.where(csr_array(X).toarray() > 0, -np.inf, scores).argmax(axis=1)
-
-
 @pytest.mark.usefixtures("callbacks")
 def test_ranking_monitor_logs_the_score_after_every_epoch(X, others):
     monitor = RankingMonitor(others, scorer=ndcg_at_k.at(5))
