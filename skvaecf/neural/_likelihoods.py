@@ -62,6 +62,11 @@ class ItemLikelihood(ABC):
         Whether ``log_normalizer`` may get the items in parts. If True, factors are multiplied out
         for one part of the items at a time. A subclass whose A needs all items at once sets it to
         False.
+
+    Notes
+    -----
+    On a CPU several threads call ``mean`` at the same time, each for other rows and items. So it
+    must not change any state. Inside it torch uses one thread.
     """
 
     has_parts: ClassVar[bool] = True
@@ -114,6 +119,8 @@ class ItemLikelihood(ABC):
     @abstractmethod
     def mean(logits: Tensor, n: Tensor, saved: Tensor) -> Tensor:
         """Compute the gradient of A, which is the expected row, for some rows and items.
+
+        The result for a row and an item depends only on its logit, n and saved.
 
         Parameters
         ----------
@@ -197,12 +204,14 @@ class NChooseK(ItemLikelihood):
     ----------
     tolerance : float, default=1e-3
         The series is used for rows in which its last term is below this many nats and the variance
-        of S is at least 2. The sum over the circle is used for the other rows. 0 makes all rows
-        exact.
+        of S is at least 2. This last term is part of the value, but not of the gradient: the errors
+        of a row's gradient, summed over the items, are below 0.2 % of N. The sum over the circle is
+        used for the other rows. 0 makes all rows exact.
 
     Notes
     -----
-    The interactions must be 0 or 1. A row of only zeros, or of only ones, has the likelihood 1.
+    The interactions must be 0 or 1. A row of only zeros, or of only ones, has the likelihood 1. For
+    N = 1 and N = 2 there are closed forms.
 
     References
     ----------
@@ -226,8 +235,8 @@ class NChooseK(ItemLikelihood):
         tilted = ~(none | full | few)
         t, cumulants = poisson_binomial.tilt(logits, n, moments, tilted)
         log_p, coefficients, last_term = poisson_binomial.saddle_point(cumulants)
-        series = (cumulants[:, 2:3] >= 2) & (last_term.abs() < cls.tolerance)
-        rows = (tilted & ~series).squeeze(1).nonzero().squeeze(1)
+        inaccurate = (cumulants[:, 2:3] < 2) | (last_term.abs() >= cls.tolerance)
+        rows = (tilted & inaccurate).squeeze(1).nonzero().squeeze(1)
         angles = n.new_zeros(len(n), 0)
         if len(rows):
             deviation = float(cumulants[rows, 2].max()) ** 0.5
@@ -236,16 +245,15 @@ class NChooseK(ItemLikelihood):
             angles = n.new_zeros(len(n), of_angles.shape[1]).index_copy_(0, rows, of_angles)
         log_e, numbers = cumulants[:, :1] - n * t + log_p, torch.cat((t, coefficients), dim=1)
         log_e_of_few, numbers_of_few = poisson_binomial.few_items(n, logsumexp, share)
-        log_e = torch.where(few, log_e_of_few, log_e)
+        log_e = torch.where(few, log_e_of_few, torch.where(none, 0, log_e))
         numbers = torch.where(few, numbers_of_few, numbers)
-        # There is only one set without items, and only one with all items.
+        # There is only one set without items, and only one with all items. With an infinite t, each
+        # p is 0 or 1.
         rows = full.squeeze(1).nonzero().squeeze(1)
-        log_e = torch.where(none, 0, log_e)
         log_e[rows] = logits[rows].to(n.dtype).sum(dim=1, keepdim=True)
-        p_is_0_or_1 = F.pad(
-            torch.cat((torch.where(none, -torch.inf, torch.inf), n > -1), 1), (0, 4)
-        )
-        numbers = torch.where(none | full, p_is_0_or_1, numbers)
+        infinite = (2 * n - logits.shape[1]) * torch.inf
+        of_ends = F.pad(torch.cat((infinite, torch.ones_like(n)), dim=1), (0, 4))
+        numbers = torch.where(none | full, of_ends, numbers)
         return log_e, torch.cat((numbers, angles), dim=1)
 
     @staticmethod
@@ -289,8 +297,8 @@ class _LogProb(torch.autograd.Function):
     """x . logits - A(logits), with the gradient x - A'(logits) computed in place.
 
     Passes over the logits run over blocks of rows that stay in the processor's cache. On a CPU this
-    is three times faster than passes over the whole matrix. The gradient has the type of the
-    logits, because the next product needs this type.
+    is three times faster than passes over the whole matrix. Each thread has its own blocks. The
+    gradient has the type of the logits, because the next product needs this type.
     """
 
     @staticmethod
@@ -321,7 +329,8 @@ _SUMS = 32
 class _FactoredLogProb(torch.autograd.Function):
     """The same for logits h W + b, with gradients for h, W and b.
 
-    The logits are multiplied out for one part of the items at a time.
+    The logits are multiplied out for one part of the items at a time. In the backward pass each
+    thread computes the gradients of its own pieces of the items.
     """
 
     @staticmethod

@@ -122,8 +122,9 @@ def tilt(logits: Tensor, n: Tensor, moments: Tensor, wanted: Tensor) -> tuple[Te
             slope = n_items * variance / (mean * (n_items - mean))
             step = (target[far] - mean.log() + (n_items - mean).log()) / slope
             inside = (at + step >= low) & (at + step <= high)
-            # The next step of a row that is solved up to rounding would be noise.
-            solved = (mean - goal).abs() <= 32 * eps * goal
+            # The next step of a row that is solved up to rounding would be noise. A row with NaN
+            # needs no further step, either.
+            solved = ~((mean - goal).abs() > 32 * eps * goal)
             # A step d leaves an error of about d^2 / 2.
             near[far] = solved | inside & (step.abs() <= (2 * last) ** 0.5)
             moved = torch.where(inside, at + step, (low + high) / 2)
@@ -131,8 +132,8 @@ def tilt(logits: Tensor, n: Tensor, moments: Tensor, wanted: Tensor) -> tuple[Te
             lower[far], upper[far] = low, high
         elif len(rows):
             cumulants[rows] = of = _of_rows(_cumulants, logits, t, rows)
-            error = (of[:, 1:2] - n[rows]).abs()
-            near[rows] = (error <= last * of[:, 2:3]) | (error <= 32 * eps * n[rows])
+            accepted = torch.maximum(last * of[:, 2:3], 32 * eps * n[rows])
+            near[rows] = ~((of[:, 1:2] - n[rows]).abs() > accepted)
             rows = rows[~near[rows, 0]]
         else:
             break

@@ -371,6 +371,15 @@ def test_probabilities_of_some_items_need_no_other_items():
         assert_allclose(whole.sum(dim=1), n[:, 0], rtol=1e-12)
 
 
+def test_scores_that_are_nan_make_only_their_row_nan():
+    logits, _, x = batch()
+    expected = NChooseK(logits).log_prob(x)
+    logits[2:4, 5] = torch.nan
+    value = NChooseK(logits).log_prob(x)
+    assert value.isnan().tolist() == [False, False, True, True, False, False]
+    assert_allclose(value[[0, 1, 4, 5]], expected[[0, 1, 4, 5]], rtol=1e-12)
+
+
 def test_every_tensor_is_made_on_the_device_of_the_logits():
     logits, _, x = batch()
     logits = logits.float().requires_grad_()
