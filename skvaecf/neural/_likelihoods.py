@@ -11,8 +11,11 @@ expected row. A custom likelihood is a subclass of :class:`ItemLikelihood` with 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -22,7 +25,7 @@ from torch.nn import functional as F
 
 from ..interactions import InteractionBatch
 from . import _poisson_binomial as poisson_binomial
-from ._cache_blocks import by_block, cached_blocks, reduction_dtype
+from ._cache_blocks import by_block, cached_blocks, in_threads, reduction_dtype
 from ._layers import FactoredLogits
 
 __all__ = [
@@ -59,6 +62,11 @@ class ItemLikelihood(ABC):
         Whether ``log_normalizer`` may get the items in parts. If True, factors are multiplied out
         for one part of the items at a time. A subclass whose A needs all items at once sets it to
         False.
+
+    Notes
+    -----
+    On a CPU several threads call ``mean`` at the same time, each for other rows and items. So it
+    must not change any state. Inside it torch uses one thread.
     """
 
     has_parts: ClassVar[bool] = True
@@ -112,6 +120,8 @@ class ItemLikelihood(ABC):
     def mean(logits: Tensor, n: Tensor, saved: Tensor) -> Tensor:
         """Compute the gradient of A, which is the expected row, for some rows and items.
 
+        The result for a row and an item depends only on its logit, n and saved.
+
         Parameters
         ----------
         logits : Tensor of shape (n_rows, n_items), float32 or a wider type
@@ -142,13 +152,15 @@ class Multinomial(ItemLikelihood):
     def log_normalizer(parts: Iterable[Tensor], n: Tensor) -> tuple[Tensor, Tensor]:
         """Compute N logsumexp(logits)."""
         of_parts = [by_block(_logsumexp, logits) for logits in parts]
-        logsumexp = _logsumexp(torch.cat(of_parts, dim=1))
+        logsumexp = torch.cat(of_parts, dim=1).logsumexp(dim=1, keepdim=True)
         return n * logsumexp, logsumexp
 
     @staticmethod
     def mean(logits: Tensor, n: Tensor, saved: Tensor) -> Tensor:
         """Compute N softmax(logits)."""
-        return logits.sub_(saved).exp_().mul_(n)
+        # exp(x) for x <= 0. torch's exp takes twice the time of its sigmoid on a CPU.
+        shift = 40.0 if n.dtype == torch.float64 else 20.0
+        return logits.sub_(saved + shift).sigmoid_().mul_(n * math.exp(shift))
 
 
 class Bernoulli(ItemLikelihood):
@@ -192,12 +204,14 @@ class NChooseK(ItemLikelihood):
     ----------
     tolerance : float, default=1e-3
         The series is used for rows in which its last term is below this many nats and the variance
-        of S is at least 2. The sum over the circle is used for the other rows. 0 makes all rows
-        exact.
+        of S is at least 2. This last term is part of the value, but not of the gradient: the errors
+        of a row's gradient, summed over the items, are below 0.2 % of N. The sum over the circle is
+        used for the other rows. 0 makes all rows exact.
 
     Notes
     -----
-    The interactions must be 0 or 1. A row of only zeros, or of only ones, has the likelihood 1.
+    The interactions must be 0 or 1. A row of only zeros, or of only ones, has the likelihood 1. For
+    N = 1 and N = 2 there are closed forms.
 
     References
     ----------
@@ -213,36 +227,39 @@ class NChooseK(ItemLikelihood):
     def log_normalizer(cls, parts: Iterable[Tensor], n: Tensor) -> tuple[Tensor, Tensor]:
         """Compute log e_N(exp(logits))."""
         (logits,) = parts
-        t, cumulants = poisson_binomial.tilt(logits, n)
-        bernoulli = cumulants[:, :1] - n * t
+        moments = by_block(poisson_binomial.concentration, logits)
+        _, logsumexp, share = moments.chunk(3, dim=1)
+        none, full = n == 0, n == logits.shape[1]
+        # 1 - share is not accurate where one item has almost all of the softmax.
+        few = ((n == 1) | (n == 2) & (share < 0.9)) & ~full
+        tilted = ~(none | full | few)
+        t, cumulants = poisson_binomial.tilt(logits, n, moments, tilted)
         log_p, coefficients, last_term = poisson_binomial.saddle_point(cumulants)
-        inner = (n > 0) & (n < logits.shape[1])
-        series = inner & (cumulants[:, 2:3] >= 2) & (last_term.abs() < cls.tolerance)
-        circle = inner & ~series
-        rows = circle.squeeze(1).nonzero().squeeze(1)
+        inaccurate = (cumulants[:, 2:3] < 2) | (last_term.abs() >= cls.tolerance)
+        rows = (tilted & inaccurate).squeeze(1).nonzero().squeeze(1)
+        angles = n.new_zeros(len(n), 0)
         if len(rows):
-            log_p[rows] = by_block(poisson_binomial.log_probability, logits[rows], t[rows], n[rows])
-        # There is only one set without items, and only one with all items.
-        ends = torch.zeros_like(n)
-        rows = (n == logits.shape[1]).squeeze(1).nonzero().squeeze(1)
-        ends[rows] = logits[rows].to(n.dtype).sum(dim=1, keepdim=True)
-        saved = torch.cat((t, circle.to(t.dtype), torch.where(series, coefficients, 0)), dim=1)
-        return torch.where(inner, bernoulli + log_p, ends), saved
+            deviation = float(cumulants[rows, 2].max()) ** 0.5
+            circle = partial(poisson_binomial.circle, n_angles=math.ceil(5 * deviation + 7))
+            log_p[rows], of_angles = by_block(circle, logits, t, n, rows=rows).tensor_split([1], 1)
+            angles = n.new_zeros(len(n), of_angles.shape[1]).index_copy_(0, rows, of_angles)
+        log_e, numbers = cumulants[:, :1] - n * t + log_p, torch.cat((t, coefficients), dim=1)
+        log_e_of_few, numbers_of_few = poisson_binomial.few_items(n, logsumexp, share)
+        log_e = torch.where(few, log_e_of_few, torch.where(none, 0, log_e))
+        numbers = torch.where(few, numbers_of_few, numbers)
+        # There is only one set without items, and only one with all items. With an infinite t, each
+        # p is 0 or 1.
+        rows = full.squeeze(1).nonzero().squeeze(1)
+        log_e[rows] = logits[rows].to(n.dtype).sum(dim=1, keepdim=True)
+        infinite = (2 * n - logits.shape[1]) * torch.inf
+        of_ends = F.pad(torch.cat((infinite, torch.ones_like(n)), dim=1), (0, 4))
+        numbers = torch.where(none | full, of_ends, numbers)
+        return log_e, torch.cat((numbers, angles), dim=1)
 
     @staticmethod
     def mean(logits: Tensor, n: Tensor, saved: Tensor) -> Tensor:
         """Compute the probability that each item is in the set."""
-        coefficients = saved[:, 2:].chunk(6, dim=1)
-        p = logits.add_(saved[:, :1]).sigmoid_()
-        rows = saved[:, 1].nonzero().squeeze(1)
-        marginals = poisson_binomial.marginals(p[rows], n[rows]) if len(rows) else p[rows]
-        # p + w (c_0 + c_1 r + ... + c_5 r^5) by Horner's rule, see saddle_point.
-        r = torch.rsub(p, 1, alpha=2)
-        polynomial = (r * coefficients[5]).add_(coefficients[4])
-        for coefficient in coefficients[3::-1]:
-            torch.addcmul(coefficient, polynomial, r, out=polynomial)
-        w = torch.addcmul(p, p, p, value=-1, out=r)
-        return p.addcmul_(polynomial, w).index_copy_(0, rows, marginals)
+        return poisson_binomial.marginals(logits, saved)
 
 
 LIKELIHOODS: dict[str, type[ItemLikelihood]] = {
@@ -280,8 +297,8 @@ class _LogProb(torch.autograd.Function):
     """x . logits - A(logits), with the gradient x - A'(logits) computed in place.
 
     Passes over the logits run over blocks of rows that stay in the processor's cache. On a CPU this
-    is three times faster than passes over the whole matrix. The gradient has the type of the
-    logits, because the next product needs this type.
+    is three times faster than passes over the whole matrix. Each thread has its own blocks. The
+    gradient has the type of the logits, because the next product needs this type.
     """
 
     @staticmethod
@@ -304,12 +321,16 @@ class _LogProb(torch.autograd.Function):
 # 64 MiB. These are all scores of 500 users and 67,000 items. Further scores are computed again in
 # the backward pass.
 _KEPT = 2**25
+# Number of sums over the items whose sum is the gradient of h: at most this many threads work on
+# the backward pass.
+_SUMS = 32
 
 
 class _FactoredLogProb(torch.autograd.Function):
     """The same for logits h W + b, with gradients for h, W and b.
 
-    The logits are multiplied out for one part of the items at a time.
+    The logits are multiplied out for one part of the items at a time. In the backward pass each
+    thread computes the gradients of its own pieces of the items.
     """
 
     @staticmethod
@@ -322,36 +343,47 @@ class _FactoredLogProb(torch.autograd.Function):
         likelihood: type[ItemLikelihood],
     ) -> Tensor:
         factored, n = FactoredLogits(h, weight, bias), _counts(x, h)
-        observed, kept = torch.zeros_like(n[:, 0]), []
+        observed, kept = torch.zeros_like(n[:, 0]), h.new_empty(len(h), 0)
 
         def parts() -> Iterator[Tensor]:
+            nonlocal kept
             for items in _parts(h, x.n_items, likelihood):
-                logits = factored.multiply_out(items)
+                logits = _multiply_out(factored, items)
                 observed.add_(_observed(x.restrict_to(items), logits))
-                if len(h) * items.stop <= _KEPT:
-                    kept.append(logits)
+                if items.start == 0 and logits.numel() <= _KEPT:
+                    kept = logits
                 yield logits
 
         normalizer, saved = likelihood.log_normalizer(parts(), n)
-        ctx.save_for_backward(h, weight, bias, n, saved, *kept)
+        ctx.save_for_backward(h, weight, bias, n, saved, kept)
         ctx.x, ctx.likelihood = x, likelihood
         return observed - normalizer.squeeze(1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        h, weight, bias, n, saved, *kept = ctx.saved_tensors
+        h, weight, bias, n, saved, kept = ctx.saved_tensors
         factored, x = FactoredLogits(h, weight, bias), ctx.x
-        grad_h = torch.zeros_like(h, dtype=n.dtype)
         grad_weight = grad_bias = None
         if ctx.needs_input_grad[1]:
             grad_weight, grad_bias = torch.empty_like(weight), torch.empty_like(bias)
-        for i, items in enumerate(_parts(h, x.n_items, ctx.likelihood)):
-            logits = kept[i] if i < len(kept) else factored.multiply_out(items)
-            gradient = _gradient(ctx.likelihood, logits, x.restrict_to(items), n, saved, grad)
-            grad_h += gradient @ weight[:, items].to(h.dtype).T
-            if grad_weight is not None and grad_bias is not None:
-                grad_weight[:, items] = h.T @ gradient
-                grad_bias[items] = gradient.sum(dim=0)
+
+        def grad_of_h(pieces: Sequence[slice]) -> Tensor:
+            """Sum the gradient of h over some pieces of the items; set that of W and b."""
+            grad_h = torch.zeros_like(h, dtype=n.dtype)
+            for items in pieces:
+                is_kept = items.stop <= kept.shape[1]
+                logits = kept[:, items] if is_kept else factored.multiply_out(items)
+                gradient = _gradient(ctx.likelihood, logits, x.restrict_to(items), n, saved, grad)
+                grad_h += gradient @ weight[:, items].to(h.dtype).T
+                if grad_weight is not None and grad_bias is not None:
+                    grad_weight[:, items] = h.T @ gradient
+                    grad_bias[items] = gradient.sum(dim=0)
+            return grad_h
+
+        pieces = list(_pieces(h, slice(0, x.n_items)))
+        # Their number does not depend on the number of threads, so the roundings do not, either.
+        groups = [pieces[i::_SUMS] for i in range(min(_SUMS, len(pieces)))]
+        grad_h = torch.stack(in_threads(grad_of_h, groups, h.device)).sum(dim=0)
         return grad_h.to(h.dtype), grad_weight, grad_bias, None, None
 
 
@@ -375,32 +407,65 @@ def _gradient(
 ) -> Tensor:
     """Compute the gradient x - A'(logits), multiplied by the user's entry of ``scale``."""
     gradient = torch.empty_like(logits)
-    for b in cached_blocks(logits):
+
+    def subtract_mean(b: slice) -> None:
         # A copy that `mean` may overwrite, even if the logits are float32 already.
         block = logits[b].to(n.dtype, copy=True)
         gradient[b] = likelihood.mean(block, n[b], saved[b]).mul_(-scale[b, None])
+
+    in_threads(subtract_mean, cached_blocks(logits), logits.device)
     users = x.users
     observed = (x.values * scale[users]).to(gradient.dtype)
     return gradient.index_put_((users, x.items.long()), observed, accumulate=True)
 
 
-def _parts(h: Tensor, n_items: int, likelihood: type[ItemLikelihood]) -> Iterator[slice]:
-    """Yield parts of the items: about 2 million scores on a CPU, but at least 1,024 items.
+def _multiply_out(factored: FactoredLogits, items: slice) -> Tensor:
+    """Compute the scores of a range of items, of which each thread multiplies out some pieces."""
+    h, weight, bias = factored
+    scores = h.new_empty(len(h), items.stop - items.start)
 
-    Products of narrower parts are slow. On other devices the parts are larger, because each part
-    costs several calls.
+    def multiply(piece: slice) -> None:
+        out = scores[:, piece.start - items.start : piece.stop - items.start]
+        torch.mm(h, weight[:, piece].to(h.dtype), out=out).add_(bias[piece].to(h.dtype))
+
+    in_threads(multiply, _pieces(h, items), h.device)
+    return scores
+
+
+def _parts(h: Tensor, n_items: int, likelihood: type[ItemLikelihood]) -> Iterator[slice]:
+    """Yield parts of the items for ``log_normalizer``: the kept scores, then four pieces at a time.
+
+    On devices other than the CPU, a part is one piece.
     """
-    scores = 2**21 if h.device.type == "cpu" else 2**25
+    width = _piece_width(h)
+    first = _KEPT // max(1, len(h)) // width * width if likelihood.has_parts else n_items
+    rest = width * (4 if h.device.type == "cpu" else 1)
+    starts = [0] * (first > 0) + [*range(first, n_items, rest)]
+    yield from (slice(a, b) for a, b in pairwise([*starts, n_items]))
+
+
+def _pieces(h: Tensor, items: slice) -> Iterator[slice]:
+    """Yield pieces of a range of items, each of which one thread multiplies out."""
+    width = _piece_width(h)
+    for start in range(items.start, items.stop, width):
+        yield slice(start, min(start + width, items.stop))
+
+
+def _piece_width(h: Tensor) -> int:
+    """Return the number of items of a piece: about a million scores on a CPU, but at least 1,024.
+
+    Products of narrower pieces are slow. On other devices the pieces are larger, because each of
+    them costs several calls.
+    """
+    scores = 2**20 if h.device.type == "cpu" else 2**25
     # A power of two, because products of other widths are slower.
-    width = max(1024, 1 << (scores // max(1, len(h))).bit_length() >> 1)
-    if not likelihood.has_parts:
-        width = n_items
-    for start in range(0, n_items, width):
-        yield slice(start, min(start + width, n_items))
+    return max(1024, 1 << (scores // max(1, len(h))).bit_length() >> 1)
 
 
 def _logsumexp(logits: Tensor) -> Tensor:
-    return logits.logsumexp(dim=1, keepdim=True)
+    """Compute logsumexp by a softmax, which takes half the time of torch's logsumexp on a CPU."""
+    largest = logits.amax(dim=1, keepdim=True)
+    return largest - logits.softmax(dim=1).amax(dim=1, keepdim=True).log()
 
 
 def _sum_of_softplus(logits: Tensor) -> Tensor:

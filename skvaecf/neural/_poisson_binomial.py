@@ -1,56 +1,103 @@
 """The Poisson binomial distribution: the size S of a random set of items.
 
-Each item is in the set with probability sigmoid(logits + t), independently of the others. This
-module computes what the likelihood ``NChooseK`` needs: the t for which the mean of S is n,
-log P(S = n), and the probability of each item given that S = n.
+Each item is in the set with probability p = sigmoid(logit + t), independently of the others. This
+module computes what the likelihood ``NChooseK`` needs: log e_n, which is the sum of softplus(logit
++ t) over the items, minus n t, plus log P(S = n), and the probability of each item given that
+S = n. The t may be any number. There are three ways, and all of them have one result: numbers of
+each row from which ``marginals`` computes the probabilities item by item.
 """
 
 from __future__ import annotations
 
 import cmath
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ._cache_blocks import by_block
 
-# Cumulants 2 to 7 of a Bernoulli variable, divided by w = p (1 - p), as polynomials in r = 1 - 2p.
-# Each cumulant is the derivative of the previous one with respect to the logit, where dr = -2w,
-# dw = wr and 4w = 1 - r^2.
-_CUMULANTS = (
-    (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-    (0.0, 1.0, 0.0, 0.0, 0.0, 0.0),
-    (-0.5, 0.0, 1.5, 0.0, 0.0, 0.0),
-    (0.0, -2.0, 0.0, 3.0, 0.0, 0.0),
-    (1.0, 0.0, -7.5, 0.0, 7.5, 0.0),
-    (0.0, 8.5, 0.0, -30.0, 0.0, 22.5),
+# Cumulants 2 to 5 of a Bernoulli variable, divided by p, as polynomials in p. Each cumulant is the
+# derivative of the previous one with respect to the logit, where dp = p (1 - p).
+_OF_ITEM = (
+    (1.0, -1.0, 0.0, 0.0, 0.0),
+    (1.0, -3.0, 2.0, 0.0, 0.0),
+    (1.0, -7.0, 12.0, -6.0, 0.0),
+    (1.0, -15.0, 50.0, -60.0, 24.0),
+)
+# Cumulants 2 to 6 as combinations of w, w p, w^2, w^2 p and w^3, where w = p (1 - p).
+_OF_MOMENTS = (
+    (1.0, 0.0, 0.0, 0.0, 0.0),
+    (1.0, -2.0, 0.0, 0.0, 0.0),
+    (1.0, 0.0, -6.0, 0.0, 0.0),
+    (1.0, -2.0, -12.0, 24.0, 0.0),
+    (1.0, 0.0, -30.0, 0.0, 120.0),
 )
 
 
-def tilt(logits: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the t for which sum_i sigmoid(logits_i + t) = n.
+def concentration(logits: Tensor) -> Tensor:
+    """Compute the smallest logit, logsumexp and sum_i softmax_i^2, shape (n_rows, 3)."""
+    largest, smallest = logits.amax(dim=1, keepdim=True), logits.amin(dim=1, keepdim=True)
+    # torch's logsumexp takes twice the time of its softmax.
+    softmax = torch.softmax(logits, dim=1)
+    logsumexp = largest - softmax.amax(dim=1, keepdim=True).log()
+    share = torch.linalg.vector_norm(softmax, dim=1, keepdim=True).square()
+    return torch.cat((smallest, logsumexp, share), dim=1)
+
+
+def few_items(n: Tensor, logsumexp: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute log e_n for n = 1 and n = 2, and the numbers for ``marginals``.
+
+    Let y be the softmax of the logits, and t so low that p = y / s, with a large s. Then e_1 and
+    e_2 are exp(n logsumexp) times 1 and (1 - sum_i y_i^2) / 2. The probability of an item is y for
+    n = 1 and 2 y (1 - y) / (1 - sum_i y_i^2) for n = 2.
+
+    Parameters
+    ----------
+    n, logsumexp, share : Tensor of shape (n_rows, 1)
+        ``share`` is sum_i y_i^2.
+
+    Returns
+    -------
+    log_e : Tensor of shape (n_rows, 1)
+    numbers : Tensor of shape (n_rows, 6)
+    """
+    shift = 40.0 if n.dtype == torch.float64 else 20.0
+    two = n > 1
+    others = torch.where(two, 1 - share, 1)
+    log_e = n * logsumexp + torch.where(two, (others / 2).log(), 0)
+    constant = math.exp(shift) * n / others
+    linear = torch.where(two, -math.exp(shift) * constant, 0)
+    rest = torch.zeros_like(n).expand(-1, 3)
+    return log_e, torch.cat((-logsumexp - shift, constant, linear, rest), dim=1)
+
+
+def tilt(logits: Tensor, n: Tensor, moments: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the t for which the mean of S is n.
 
     It uses Newton's method for the log-odds of the share of items, inside a bracket. Where a step
-    would leave the bracket, t is set to the middle of the bracket.
+    would leave the bracket, t is set to the middle of the bracket. The last step is made by a
+    Taylor series, from all cumulants. The others need only the mean and the variance of S.
 
     Parameters
     ----------
     logits : Tensor of shape (n_rows, n_items)
     n : Tensor of shape (n_rows, 1)
+    moments : Tensor of shape (n_rows, 3)
+        See ``concentration``.
+    wanted : Tensor of shape (n_rows, 1), bool
+        Rows whose t is computed. In them n is neither 0 nor n_items.
 
     Returns
     -------
     t : Tensor of shape (n_rows, 1)
-        It is infinite for n = 0 and n = n_items.
-    cumulants : Tensor of shape (n_rows, 8)
-        See ``_cumulants``.
+    cumulants : Tensor of shape (n_rows, 7)
+        See ``_cumulants``. They are ones in the rows that are not wanted.
     """
     n_items, eps = logits.shape[1], torch.finfo(n.dtype).eps
     target = n.log() - (n_items - n).log()
-    smallest, logsumexp, share = by_block(_concentration, logits).chunk(3, dim=1)
+    smallest, logsumexp, share = moments.chunk(3, dim=1)
     # Let y_i = exp(logits_i + t). The sum of y_i / (1 + y_i) is below the sum of y_i, which gives
     # the lower bound of t. By Jensen's inequality it is at least the sum of y_i / (1 + y), where y
     # is the mean of the y_i with the weights y_i, which gives the upper bound. Where this bound
@@ -58,65 +105,100 @@ def tilt(logits: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     # just outside of the bounds.
     lower = n.log() - logsumexp
     upper = torch.where(n * share < 0.9, lower - torch.log1p(-n * share), target - smallest)
-    t = torch.where(target.isinf(), target, torch.minimum(upper, lower + 0.7))
+    # After a last step d, the Taylor series has an error of about n d^6 / 720 in the mean.
+    last = (720 * eps) ** (1 / 6)
+    near = upper - lower <= last
+    t = torch.where(wanted, torch.minimum(upper, lower + 0.7), 0)
     lower, upper = lower - 1e-2, upper + 1e-2
-    cumulants = by_block(_cumulants, logits, t)
-    found = target.isinf()
-    delta = torch.zeros_like(t)
+    cumulants = torch.ones_like(n).repeat(1, 7)
+    rows = wanted.squeeze(1).nonzero().squeeze(1)
     for _ in range(100):
-        count, variance = cumulants[:, 1:2], cumulants[:, 2:3]
-        lower, upper = torch.where(count < n, t, lower), torch.where(count > n, t, upper)
-        slope = n_items * variance / (count * (n_items - count))
-        step = (target - count.log() + (n_items - count).log()) / slope
-        inside = (t + step >= lower) & (t + step <= upper)
-        # A row that is solved up to rounding must not change any more. Its next step would be
-        # noise. If this step left the bracket, t would move to the middle of the bracket, which
-        # may be far away.
-        solved = (count - n).abs() <= 32 * eps * n
-        close = ~found & ~solved & inside & (step.abs() <= eps**0.25)
-        delta = torch.where(close, step, delta)
-        found = found | solved | close
-        rows = (~found).squeeze(1).nonzero().squeeze(1)
-        if len(rows) == 0:
+        far = rows[~near[rows, 0]]
+        if len(far):
+            mean, variance = _of_rows(_mean_and_variance, logits, t, far).chunk(2, dim=1)
+            goal, at = n[far], t[far]
+            low = torch.where(mean < goal, at, lower[far])
+            high = torch.where(mean > goal, at, upper[far])
+            slope = n_items * variance / (mean * (n_items - mean))
+            step = (target[far] - mean.log() + (n_items - mean).log()) / slope
+            inside = (at + step >= low) & (at + step <= high)
+            # The next step of a row that is solved up to rounding would be noise. A row with NaN
+            # needs no further step, either.
+            solved = ~((mean - goal).abs() > 32 * eps * goal)
+            # A step d leaves an error of about d^2 / 2.
+            near[far] = solved | inside & (step.abs() <= (2 * last) ** 0.5)
+            moved = torch.where(inside, at + step, (low + high) / 2)
+            t[far] = torch.where(solved, at, moved)
+            lower[far], upper[far] = low, high
+        elif len(rows):
+            cumulants[rows] = of = _of_rows(_cumulants, logits, t, rows)
+            accepted = torch.maximum(last * of[:, 2:3], 32 * eps * n[rows])
+            near[rows] = ~((of[:, 1:2] - n[rows]).abs() > accepted)
+            rows = rows[~near[rows, 0]]
+        else:
             break
-        t = torch.where(found, t, torch.where(inside, t + step, (lower + upper) / 2))
-        cumulants[rows] = by_block(_cumulants, logits[rows], t[rows])
-    # The last step of each row needs no pass over its items, because each cumulant is the
-    # derivative of the previous one with respect to t.
-    moved = cumulants
+    delta, moved = torch.zeros_like(t), cumulants
     for _ in range(3):
+        delta = delta + torch.where(wanted, (n - moved[:, 1:2]) / moved[:, 2:3], 0)
+        delta = delta.clamp(-last, last)
         moved = _taylor(cumulants, delta)
-        delta = torch.where(delta == 0, 0, delta + (n - moved[:, 1:2]) / moved[:, 2:3])
-    return t + delta, _taylor(cumulants, delta)
+    return t + delta, moved
 
 
-def _concentration(logits: Tensor) -> Tensor:
-    """Return the smallest logit, logsumexp and sum_i softmax_i^2 of each row, shape (n_rows, 3)."""
-    largest = logits.amax(dim=1, keepdim=True)
-    smallest = logits.amin(dim=1, keepdim=True)
-    odds = logits.sub_(largest).exp_()
-    total = odds.sum(dim=1, keepdim=True)
-    share = torch.linalg.vector_norm(odds, dim=1, keepdim=True).div_(total).square_()
-    return torch.cat((smallest, largest + total.log(), share), dim=1)
+def _of_rows(
+    function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, t: Tensor, rows: Tensor
+) -> Tensor:
+    """Apply a reduction to some rows; if these are all rows, without copies of them."""
+    return by_block(function, logits, t, rows=rows if len(rows) < len(logits) else None)
+
+
+def _mean_and_variance(logits: Tensor, t: Tensor) -> Tensor:
+    """Compute the mean and the variance of S, shape (n_rows, 2), and overwrite the logits."""
+    p = logits.add_(t).sigmoid_()
+    mean = p.sum(dim=1, keepdim=True)
+    variance = mean - torch.linalg.vector_norm(p, dim=1, keepdim=True).square()
+    # It is a difference, whose sign may be wrong if all p are near 0 or 1.
+    return torch.cat((mean, variance.maximum(torch.finfo(p.dtype).eps * mean)), dim=1)
 
 
 def _cumulants(logits: Tensor, t: Tensor) -> Tensor:
-    """Compute the cumulants 0 to 7 of S, shape (n_rows, 8), and overwrite the logits.
+    """Compute the cumulants 0 to 6 of S, shape (n_rows, 7), and overwrite the logits.
 
     The first column, called cumulant 0, is sum_i softplus(logits_i + t). Each column is the
     derivative of the previous one with respect to t.
     """
-    tilted = logits.add_(t)
-    # torch's softplus takes twice the time. It is needed only if exp may overflow.
-    exp_is_finite = bool((tilted.amax(dim=1) < 80).all())
-    softplus = tilted.exp().log1p_() if exp_is_finite else F.softplus(tilted)
+    # Three buffers are reused: more of them would not stay in the cache.
+    tilted, q, buffer = logits.add_(t), torch.empty_like(logits), torch.empty_like(logits)
+    # softplus(x) = max(x, 0) - log(1 - v), where v is the smaller one of p and 1 - p.
+    softplus = torch.clamp(tilted, min=0, out=buffer).sum(dim=1)
     p = tilted.sigmoid_()
-    sums = [softplus.sum(dim=1), p.sum(dim=1)]
-    r = torch.sub(p.new_ones(()), p, alpha=2, out=softplus)
-    w = p.addcmul_(p, p, value=-1)
-    moments = [w.sum(dim=1)] + [w.mul_(r).sum(dim=1) for _ in range(5)]
-    matrix = torch.tensor(_CUMULANTS, dtype=p.dtype, device=p.device)
+    torch.sub(p.new_ones(()), p, out=q)
+    softplus -= _log_of_product(torch.minimum(p, q, out=buffer))
+    sums = [softplus, p.sum(dim=1)]
+    w = q.mul_(p)
+    moments = [
+        w.sum(dim=1),
+        torch.mul(w, p, out=buffer).sum(dim=1),
+        torch.mul(w, w, out=p).sum(dim=1),
+        buffer.mul_(w).sum(dim=1),
+        p.mul_(w).sum(dim=1),
+    ]
+    matrix = torch.tensor(_OF_MOMENTS, dtype=w.dtype, device=w.device)
     return torch.cat((torch.stack(sums, dim=1), torch.stack(moments, dim=1) @ matrix.T), dim=1)
+
+
+def _log_of_product(v: Tensor) -> Tensor:
+    """Compute sum_i log(1 - v_i) for v in [0, 1/2], shape (n_rows,), and overwrite v.
+
+    A logarithm takes ten times the time of a product, so it is taken of products of eight.
+    """
+    for _ in range(3):
+        half = (v.shape[1] + 1) // 2
+        a, b = v[:, : v.shape[1] - half], v[:, half:]
+        # 1 - (1 - a) (1 - b), which is exact for small a and b.
+        a.add_(torch.addcmul(b, a, b, value=-1))
+        v = v[:, :half]
+    return v.neg().log1p_().sum(dim=1)
 
 
 def _taylor(cumulants: Tensor, delta: Tensor) -> Tensor:
@@ -128,89 +210,104 @@ def _taylor(cumulants: Tensor, delta: Tensor) -> Tensor:
 
 
 def saddle_point(cumulants: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Approximate log P(S = E S) from the cumulants k_0, ..., k_7 of S.
+    """Approximate log P(S = E S) from the cumulants k_0, ..., k_6 of S.
 
     Let k_ji be cumulant j of item i. If a logit changes, t changes so that E S stays the same. The
     derivative of log P with respect to logit i is therefore the sum over j of
-    dlogP/dk_j (k_{j+1,i} - k_{j+1} w_i / k_2). It is w_i times a polynomial in r_i.
+    dlogP/dk_j (k_{j+1,i} - k_{j+1} w_i / k_2). The probability of an item is p_i plus this
+    derivative, which is p_i times a polynomial in p_i. The last term of the series is left out of
+    it.
 
     Parameters
     ----------
-    cumulants : Tensor of shape (n_rows, 8)
+    cumulants : Tensor of shape (n_rows, 7)
 
     Returns
     -------
     log_p : Tensor of shape (n_rows, 1)
-    coefficients : Tensor of shape (n_rows, 6)
+    coefficients : Tensor of shape (n_rows, 5)
         Coefficients of the polynomial, from the constant term on.
     last_term : Tensor of shape (n_rows, 1)
         Last term of the series for log_p.
     """
-    k2, k3, k4, k5, k6, k7 = cumulants[:, 2:].chunk(6, dim=1)
+    k2, k3, k4, k5, k6 = cumulants[:, 2:].chunk(5, dim=1)
     k2 = k2.clamp(min=1e-6)
     u, a, b, c, d = 1 / k2, k3 / k2, k4 / k2, k5 / k2, k6 / k2
     second = u * (b / 8 - 5 * a**2 / 24)
     third = u**2 * (5 * a**4 / 16 - 25 * a**2 * b / 48 + 7 * a * c / 48 + b**2 / 12 - d / 48)
     log_p = -0.5 * (2 * math.pi * k2).log() + second + third
-    # Derivatives with respect to k_3, ..., k_6. The derivative with respect to k_2 follows from
-    # Euler's theorem, because the terms are homogeneous of the degrees -1 and -2.
-    by_k3 = u**3 * (5 * a**3 / 4 - 25 * a * b / 24 + 7 * c / 48) - u**2 * 5 * a / 12
-    by_k4 = u**3 * (b / 6 - 25 * a**2 / 48) + u**2 / 8
-    by_k5, by_k6 = u**3 * 7 * a / 48, -(u**3) / 48
-    by_k2 = -u * (0.5 + second + 2 * third) - a * by_k3 - b * by_k4 - c * by_k5 - d * by_k6
-    tilt = -(by_k2 * a + by_k3 * b + by_k4 * c + by_k5 * d + by_k6 * k7 / k2)
-    matrix = torch.tensor(_CUMULANTS, dtype=k2.dtype, device=k2.device)
-    by = torch.cat((tilt, by_k2, by_k3, by_k4, by_k5, by_k6), dim=1)
-    return log_p, by @ matrix, third
+    # Derivatives of the first two terms with respect to k_3 and k_4. The derivative with respect to
+    # k_2 follows from Euler's theorem, because the second term is homogeneous of degree -1.
+    by_k3, by_k4 = -(u**2) * 5 * a / 12, u**2 / 8
+    by_k2 = -u * (0.5 + second) - a * by_k3 - b * by_k4
+    by_w = -(by_k2 * a + by_k3 * b + by_k4 * c)
+    matrix = torch.tensor(_OF_ITEM, dtype=k2.dtype, device=k2.device)
+    coefficients = torch.cat((by_w, by_k2, by_k3, by_k4), dim=1) @ matrix
+    coefficients[:, 0] += 1
+    return log_p, coefficients, third
 
 
-def _circle(p: Tensor, n: Tensor) -> Iterator[tuple[Tensor, complex, Tensor]]:
-    """Yield the terms of P(S = n) = 1/M sum_k E exp(i a_k (S - n)), where a_k = 2 pi k / M.
+def circle(logits: Tensor, t: Tensor, n: Tensor, n_angles: int) -> Tensor:
+    """Compute log P(S = n) by a sum over the unit circle, and overwrite the logits.
 
-    The sum over k equals P(S = n) + P(S = n + M) + P(S = n - M) + ..., so M needs only to be larger
-    than the spread of S. M is odd. Otherwise one angle would be pi, where a factor can be 0.
+    P(S = n) = 1/M sum_k E exp(i a_k (S - n)), where a_k = 2 pi k / M. The sum over k equals
+    P(S = n) + P(S = n + M) + P(S = n - M) + ..., so M needs only to be larger than the spread of S.
+    M is odd. Otherwise one angle would be pi, where a factor can be 0. Terms k and M - k are
+    conjugate, so only the first (M + 1) / 2 are computed.
 
     Parameters
     ----------
-    p : Tensor of shape (n_rows, n_items)
-        Probabilities of the items.
-    n : Tensor of shape (n_rows, 1)
+    logits : Tensor of shape (n_rows, n_items)
+    t, n : Tensor of shape (n_rows, 1)
+    n_angles : int
+        (M + 1) / 2.
 
-    Yields
-    ------
-    term : Tensor of shape (n_rows, 1), complex
-        Term k. Only one of two conjugate terms is yielded, multiplied by 2. P(S = n) is the real
-        part of the sum of the terms.
-    turn : complex
-        exp(i a_k).
-    factors : Tensor of shape (n_rows, n_items), complex
-        1 - p + p exp(i a_k). The caller may overwrite them.
+    Returns
+    -------
+    numbers : Tensor of shape (n_rows, 1 + 3 n_angles)
+        log P(S = n), and three numbers of each angle. The probability of an item is p times the sum
+        over the angles of (first + second p) / (1 - third p (1 - p)).
     """
-    half = math.ceil(5 * float((p - p * p).sum(dim=1).max()) ** 0.5 + 6) if len(p) else 0
-    angle = 2 * math.pi / (2 * half + 1)
+    p = logits.add_(t).sigmoid_()
     complex_p = torch.complex(p, torch.zeros_like(p))
-    one = complex_p.new_ones(())
-    factors = torch.empty_like(complex_p)
-    for k in range(half + 1):
-        turn = cmath.rect(1, angle * k)
-        torch.add(one, complex_p, alpha=turn - 1, out=factors)
-        weight = torch.full_like(n, (1 if k == 0 else 2) / (2 * half + 1))
-        back = torch.polar(weight, -angle * (n * k % (2 * half + 1)))
-        yield factors.prod(dim=1, keepdim=True) * back, turn, factors
+    one, factors = complex_p.new_ones(()), torch.empty_like(complex_p)
+    M, terms, turns = 2 * n_angles - 1, [], []
+    for k in range(n_angles):
+        turn = cmath.rect(1, 2 * math.pi * k / M)
+        torch.add(one, complex_p, alpha=turn - 1, out=factors)  # E exp(i a_k) of each item
+        weight = torch.full_like(n, (1 if k == 0 else 2) / M)
+        back = torch.polar(weight, -2 * math.pi / M * (n * k % M))
+        terms.append(factors.prod(dim=1, keepdim=True) * back)
+        turns.append(turn)
+    term, at = torch.cat(terms, dim=1), torch.tensor(turns, dtype=factors.dtype, device=p.device)
+    total = term.real.sum(dim=1, keepdim=True)
+    # The derivative of term k is term turn / factor, and 1 / factor = conj(factor) / |factor|^2.
+    by = term * at / total
+    versine = (1 - at.real).expand_as(by.real)
+    numbers = torch.stack((by.real, by.imag * at.imag - by.real * versine, 2 * versine), dim=2)
+    return torch.cat((total.log(), numbers.flatten(1)), dim=1)
 
 
-def log_probability(logits: Tensor, t: Tensor, n: Tensor) -> Tensor:
-    """Compute log P(S = n) by the sum over the circle, and overwrite the logits."""
-    total = torch.zeros_like(n)
-    for term, _, _ in _circle(logits.add_(t).sigmoid_(), n):
-        total += term.real
-    return total.log()
+def marginals(logits: Tensor, numbers: Tensor) -> Tensor:
+    """Compute the probability of each item given that S = n, and overwrite the logits.
 
-
-def marginals(p: Tensor, n: Tensor) -> Tensor:
-    """Compute the probability that each item is in the set, given that S = n."""
-    total, marginals = torch.zeros_like(n), torch.zeros_like(p)
-    for term, turn, factors in _circle(p, n):
-        total += term.real
-        marginals += (factors.reciprocal_() * (term * turn)).real
-    return marginals.mul_(p).div_(total)
+    Parameters
+    ----------
+    logits : Tensor of shape (n_rows, n_items)
+    numbers : Tensor of shape (n_rows, 6 + 3 n_angles)
+        t, the five coefficients of a polynomial in p, and the numbers of ``circle``, which are
+        zeros in rows that do not need them.
+    """
+    t, *coefficients = numbers[:, :6].chunk(6, dim=1)
+    p = logits.add_(t).sigmoid_()
+    polynomial = (p * coefficients[4]).add_(coefficients[3])  # by Horner's rule
+    for coefficient in coefficients[2::-1]:
+        torch.addcmul(coefficient, polynomial, p, out=polynomial)
+    if numbers.shape[1] > 6:
+        rows, n_angles = numbers[:, 6].nonzero().squeeze(1), (numbers.shape[1] - 6) // 3
+        own = p[rows]
+        sums, w, one = torch.zeros_like(own), own - own * own, own.new_ones(())
+        for first, second, third in numbers[rows, 6:].T[:, :, None].chunk(n_angles):
+            sums.addcdiv_(torch.addcmul(first, second, own), torch.addcmul(one, third, w, value=-1))
+        polynomial[rows] = sums
+    return polynomial.mul_(p)

@@ -27,7 +27,7 @@ from skvaecf.neural import (
     likelihood_class,
 )
 from skvaecf.neural._layers import FactoredLogits
-from skvaecf.neural._likelihoods import LIKELIHOODS, _parts
+from skvaecf.neural._likelihoods import _KEPT, LIKELIHOODS, _parts, _pieces
 
 
 def log_elementary_symmetric(logits, counts):
@@ -201,17 +201,24 @@ def factors(dtype, n_users=7, n_in=3, n_items=11):
     return [torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in shapes]
 
 
-@pytest.fixture(params=[(11, 100), (4, 100), (4, 7 * 5), (4, 0), (1, 0)])
+@pytest.fixture(params=[(11, 11, 11), (8, 4, 4), (4, 4, 2), (4, 1, 1), (0, 4, 2), (0, 1, 1)])
 def parts(request, monkeypatch):
-    """Parts of some width, the last one narrower, of which all, one or none are kept."""
-    width, kept = request.param
+    """All, some or no scores are kept; the others are in parts, of one or more pieces."""
+    kept, part, piece = request.param
 
     def cut(h, n_items, likelihood):
-        size = width if likelihood.has_parts else n_items
-        return (slice(s, min(s + size, n_items)) for s in range(0, n_items, size))
+        first = kept if likelihood.has_parts else n_items
+        stops = sorted({0, first, *range(first, n_items, part), n_items})
+        return (slice(a, b) for a, b in pairwise(stops))
+
+    def cut_further(h, items):
+        starts = range(items.start, items.stop, piece)
+        return (slice(s, min(s + piece, items.stop)) for s in starts)
 
     monkeypatch.setattr("skvaecf.neural._likelihoods._parts", cut)
-    monkeypatch.setattr("skvaecf.neural._likelihoods._KEPT", kept)
+    monkeypatch.setattr("skvaecf.neural._likelihoods._pieces", cut_further)
+    monkeypatch.setattr("skvaecf.neural._likelihoods._KEPT", 7 * kept)
+    monkeypatch.setattr("skvaecf.neural._likelihoods._SUMS", 2)
 
 
 @pytest.mark.usefixtures("parts")
@@ -240,7 +247,7 @@ def compare_factored_with_dense_scores(likelihood, dtype, rtol):
 
 
 @pytest.mark.usefixtures("parts")
-@pytest.mark.parametrize("parts", [(4, 7 * 5)], indirect=True)
+@pytest.mark.parametrize("parts", [(4, 4, 2)], indirect=True)
 @pytest.mark.parametrize("likelihood", ["bernoulli", "multinomial"])
 def test_gradients_of_factored_scores_are_those_of_finite_differences(likelihood):
     _, _, x, _ = problem()
@@ -279,14 +286,27 @@ def test_fixed_weights_get_no_gradient():
     assert torch.equal(ours, same)
 
 
-def test_parts_cover_all_items_once():
-    for n_users, n_items in [(1, 1), (500, 20_108), (10_000, 100_001), (7, 5_000_000)]:
+def test_parts_and_pieces_cover_all_items_once():
+    for n_users, n_items in [(1, 1), (500, 20_108), (10_000, 100_001), (7, 5_000_000), (0, 9)]:
         h = torch.empty(n_users, 2, device="meta")
         for likelihood in LIKELIHOODS.values():
-            items = [slice(0, 0), *_parts(h, n_items, likelihood)]
-            assert all(a.stop == b.start < b.stop for a, b in pairwise(items))
-            assert items[-1].stop == n_items
-    assert len(list(_parts(torch.empty(1000, 2), 100_000, LIKELIHOODS["multinomial"]))) == 49
+            parts = list(_parts(h, n_items, likelihood))
+            pieces = list(_pieces(h, slice(0, n_items)))
+            for ranges in (parts, pieces):
+                items = [slice(0, 0), *ranges]
+                assert all(a.stop == b.start < b.stop for a, b in pairwise(items))
+                assert items[-1].stop == n_items
+            # A piece is kept, or it is not.
+            assert {part.stop for part in parts} <= {piece.stop for piece in pieces}
+
+
+def test_the_first_part_is_all_that_is_kept_and_the_rest_is_small():
+    multinomial = LIKELIHOODS["multinomial"]
+    first, *rest = _parts(torch.empty(1000, 2), 100_000, multinomial)
+    assert 1000 * first.stop <= _KEPT < 1000 * (first.stop + 1024)
+    assert [part.stop - part.start for part in rest[:-1]] == [4096] * (len(rest) - 1)
+    assert list(_parts(torch.empty(500, 2), 20_108, multinomial)) == [slice(0, 20_108)]
+    assert list(_parts(torch.empty(10, 2), 10**8, NChooseK)) == [slice(0, 10**8)]
 
 
 class Gaussian(ItemLikelihood):
