@@ -69,12 +69,11 @@ class Version:
         return csr_array(entries, shape=(1, len(self.encoder.item_ids_)))
 
     def items_of(self, user):
-        """Return the item numbers of a stored user. Raise a KeyError if there is none."""
+        """Return the item numbers of a stored user, or None."""
         ids = self.encoder.user_ids_
         place = bisect_left(ids, user)
-        if ids[place : place + 1].tolist() != [user]:
-            raise KeyError(user)
-        return self.indices[self.indptr[place] : self.indptr[place + 1]]
+        if ids[place : place + 1].tolist() == [user]:
+            return self.indices[self.indptr[place] : self.indptr[place + 1]]
 
     def entries(self, items, scores):
         """Return the ids, titles and scores of a list of item numbers; -1 is padding."""

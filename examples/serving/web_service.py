@@ -108,11 +108,10 @@ async def recommend(request):
             numbers[name] = found[found >= 0].tolist()
     own = numbers.pop("items")
     if "user" in fields:
-        [user] = check_ids("user", [fields["user"]], version.encoder.user_ids_)
-        try:
-            own += version.items_of(user).tolist()
-        except KeyError:
-            raise Refused(404, "user", f"{short(user)} is not stored") from None
+        items = version.items_of(*check_ids("user", [fields["user"]], version.encoder.user_ids_))
+        if items is None:
+            raise Refused(404, "user", f"{short(fields['user'])} is not stored")
+        own += items.tolist()
     row = version.row(own)
     if n_reasons and row.nnz > MAX_EXPLAINED:
         raise Refused(400, "reasons", f"the user has {row.nnz} items, more than {MAX_EXPLAINED}")
@@ -179,7 +178,6 @@ async def serve(folder, listener, tell_others):
     app, loop = make_app(folder, tell_others), asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(update(app.state)))
     server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning"))
-    gc.freeze()  # collections of garbage do not visit the objects that exist now
     unblock_signals()
     await server.serve(sockets=[listener])
 
@@ -191,8 +189,10 @@ def main():
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
     options = parser.parse_args()
+    Version(options.folder)  # loads further libraries, whose memory the processes share
+    gc.freeze()  # for the same reason: collections of garbage write to the objects they visit
     with socket.create_server((options.host, options.port), backlog=1024) as listener:
-        # Send a response at once: without this, its second packet waits 40 ms for the client.
+        # Without this, the second packet of a response waits 40 ms for the client.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         print("listening at {}:{}".format(*listener.getsockname()), flush=True)
         sys.exit(run_forked(options.workers, partial(serve, options.folder, listener)))
