@@ -2,8 +2,7 @@
 Serve a model over HTTP
 =======================
 
-JSON in and out, several processes, new models without downtime. A training job writes the folder,
-with ``publish`` of ``versions.py``::
+JSON in and out, forked processes, new models without downtime. ``versions.py`` writes the folder::
 
     pip install ".[web]"
     python examples/serving/web_service.py FOLDER --workers 2
@@ -24,9 +23,7 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
-from functools import partial
 from reprlib import repr as short
 
 import numpy as np
@@ -195,8 +192,8 @@ def main():
         # Without this, the second packet of a response waits 40 ms for the client.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         print("listening at {}:{}".format(*listener.getsockname()), flush=True)
-        sys.exit(run_forked(options.workers, partial(serve, options.folder, listener)))
+        return run_forked(options.workers, lambda tell: serve(options.folder, listener, tell))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
