@@ -192,7 +192,7 @@ def read_file(path: str | os.PathLike[str], mmap: bool = False) -> Any:
     if os.path.isdir(path):
         raise IsADirectoryError(f"{os.fspath(path)} is a folder, not a file.")
     try:
-        # The tensors of torch share one private map of the file. Their changes are not written to it.
+        # The tensors of torch share one private map of the file: their changes stay in memory.
         with safe_open(path, framework="pt" if mmap else "numpy") as file:
             node = _model_node((file.metadata() or {}).get("skvaecf"))
             arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
