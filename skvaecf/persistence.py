@@ -97,7 +97,7 @@ class SaveMixin(BaseEstimator):
 BASES = {"value": SavedValue, "estimator": SaveMixin}
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | os.PathLike[str], *, mmap: bool = False) -> Any:
     """Load an estimator from a file that its method ``save`` has written.
 
     No code of the file is run. Only classes of skvaecf are instantiated. The parameters, the
@@ -107,6 +107,9 @@ def load(path: str | os.PathLike[str]) -> Any:
     ----------
     path : str or path-like
         File to read.
+    mmap : bool, default=False
+        Whether to map the file into memory instead of reading its arrays. Processes that map the
+        same file share its memory, and an array is read from the file when it is used first.
 
     Returns
     -------
@@ -120,6 +123,13 @@ def load(path: str | os.PathLike[str]) -> Any:
         If the file is damaged, of another kind or of another version of the format.
     OSError
         If the file cannot be read.
+
+    Notes
+    -----
+    With ``mmap``, a change of an array is private to the process and does not change the file. The
+    file must not be overwritten while it is mapped. ``save`` does not overwrite it: the new file
+    takes its name, and the estimator keeps the old one. Windows does not replace mapped files. Ids
+    and other strings are not mapped, nor are arrays that are copied to a GPU.
 
     Examples
     --------
@@ -136,7 +146,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     array([[1., 3., 1.]], dtype=float32)
     """
     with errors_name(path):
-        model = read_file(path)
+        model = read_file(path, mmap)
         if not isinstance(model, SaveMixin):
             raise ValueError(f"it holds a {type(model).__name__} instead of an estimator")
         model._check_loaded()
@@ -177,14 +187,16 @@ def write_file(value: Any, path: Path, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_file(path: str | os.PathLike[str]) -> Any:
-    """Return the value that a file holds."""
+def read_file(path: str | os.PathLike[str], mmap: bool = False) -> Any:
+    """Return the value that a file holds. With ``mmap``, its arrays are memory maps of the file."""
     if os.path.isdir(path):
         raise IsADirectoryError(f"{os.fspath(path)} is a folder, not a file.")
     try:
-        with safe_open(path, framework="numpy") as file:
+        # The tensors of torch share one private map of the file: their changes stay in memory.
+        with safe_open(path, framework="pt" if mmap else "numpy") as file:
             node = _model_node((file.metadata() or {}).get("skvaecf"))
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            arrays = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            tensors = {name: a.numpy() for name, a in arrays.items()} if mmap else arrays
     except SafetensorError as error:
         raise ValueError(f"skvaecf did not write it, or it is damaged: {error}") from error
     value = _restore(node, tensors)

@@ -250,6 +250,63 @@ def test_a_memory_mapped_model_can_be_saved(name, fitted, X, tmp_path):
     assert_array_equal(reload(model, tmp_path).predict(X), fitted(name).predict(X))
 
 
+def test_a_mapped_file_gives_the_same_model(name, fitted, X, tmp_path):
+    path = saved(fitted(name), tmp_path)
+    content, mapped = path.read_bytes(), skvaecf.load(path, mmap=True)
+    assert same(mapped.__getstate__(), fitted(name).__getstate__())
+    assert_array_equal(mapped.predict(X), fitted(name).predict(X))
+    assert_array_equal(mapped.recommend(X, 4), fitted(name).recommend(X, 4))
+    assert same(pickle.loads(pickle.dumps(mapped)).__getstate__(), mapped.__getstate__())
+    assert_array_equal(mapped.fit(X).predict(X), fitted(name).predict(X))
+    assert path.read_bytes() == content
+
+
+LARGEST_ARRAYS = {
+    "EASE": lambda model: model.item_similarity_,
+    "ItemKNN": lambda model: model.item_similarity_.data,
+    "WMF": lambda model: model.item_factors_,
+    "MultVAE": lambda model: model.network_.decoder.logits.weight.detach().numpy(),
+}
+
+
+@pytest.mark.parametrize("name", LARGEST_ARRAYS)
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs Linux")
+def test_arrays_of_a_mapped_file_are_not_copied(name, fitted, tmp_path):
+    path = saved(fitted(name), tmp_path)
+
+    def is_mapped(model):
+        address = LARGEST_ARRAYS[name](model).__array_interface__["data"][0]
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        ranges = [line.split()[0].split("-") for line in maps if line.endswith(str(path))]
+        return any(int(start, 16) <= address < int(end, 16) for start, end in ranges)
+
+    assert is_mapped(skvaecf.load(path, mmap=True))
+    assert not is_mapped(skvaecf.load(path))
+
+
+@pytest.mark.parametrize("name", LARGEST_ARRAYS)
+def test_a_change_of_a_mapped_model_is_its_own(name, fitted, X, tmp_path):
+    path, array_of = saved(fitted(name), tmp_path), LARGEST_ARRAYS[name]
+    content, first, second = (
+        path.read_bytes(),
+        skvaecf.load(path, mmap=True),
+        skvaecf.load(path, mmap=True),
+    )
+    array_of(first)[:] = 7.0
+    assert (array_of(first) == 7.0).all()
+    assert path.read_bytes() == content
+    assert_array_equal(second.predict(X), fitted(name).predict(X))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not replace mapped files")
+def test_a_mapped_file_can_be_replaced(fitted, X, tmp_path):
+    path = saved(fitted("EASE"), tmp_path)
+    old = skvaecf.load(path, mmap=True)
+    EASE(l2=1e6).fit(X).save(path)
+    assert_array_equal(old.predict(X), fitted("EASE").predict(X))
+    assert skvaecf.load(path, mmap=True).l2 == 1e6
+
+
 def test_callbacks_and_metadata_requests_are_not_saved(X, tmp_path):
     model = make("MultVAE").fit(X)
     model._skl_callbacks = [RankingMonitor(X)]

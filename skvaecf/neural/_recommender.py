@@ -24,7 +24,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from .._checks import check_count, is_count
-from .._devices import check_device, check_precision, default_modes, device_or_cpu
+from .._devices import as_tensor, check_device, check_precision, default_modes, device_or_cpu
 from .._parameters import (
     AtLeastTwo,
     Device,
@@ -657,7 +657,11 @@ None, default=None
             as_fitted = type(self)(**built_with)
             BaseEstimator._validate_params(as_fitted)
             network = as_fitted._empty_network(self._shape, device_or_cpu(self.device))
-            network.load_state_dict({n: torch.tensor(a) for n, a in parameters.items()})
+            device = next(network.parameters()).device
+            # Memory maps are kept. Read-only arrays are copied: torch would write to them.
+            arrays = {n: a if a.flags.writeable else a.copy() for n, a in parameters.items()}
+            tensors = {name: as_tensor(array, device) for name, array in arrays.items()}
+            network.load_state_dict(tensors, assign=True)
             self.network_ = network.eval()
 
 
