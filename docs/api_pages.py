@@ -14,6 +14,7 @@ SECTIONS = {
     "Recommenders": [],
     "Priors and posteriors": ["neural"],
     "From a log to a matrix and back": ["encoding"],
+    "Weights of interactions": ["weighting"],
     "Recommending, saving, loading": ["ranking", "reranking", "persistence"],
     "Reasons of recommendations": ["inspection"],
     "Index of neighbours": ["neighbors"],

@@ -25,8 +25,14 @@ from ._devices import default_modes
 from ._parameters import AtLeastTwo, Fraction, RandomState
 from ._top_k import top_k
 from .base import BaseRecommender, Scorer
-from .inspection import Explainer, row_explainer, rows_of_entries
-from .interactions import binary_csr, check_rows, count_users
+from .inspection import Explainer, row_explainer
+from .interactions import (
+    binary_csr,
+    check_rows,
+    check_user_weights,
+    count_users,
+    rows_of_entries,
+)
 from .metrics import ndcg
 from .model_selection import UserSplitter, split_interactions
 from .neural._recommender import check_X_val
@@ -176,16 +182,19 @@ class Blend(_BaseComposition, BaseRecommender):
         return self
 
     @default_modes()
-    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, X_val: Any = None) -> Self:
         """Fit the members and, with ``weights="auto"``, choose the weights.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
             Interactions. The members get the stored values of X. The recommenders of this package
-            take a positive value for an interaction, whatever its size.
+            take a positive value for an interaction, whatever its size, unless ``use_values=True``.
         y : Ignored
             Present for scikit-learn's tools.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            Weights of the users, at least 0. They are passed to the members. The users by whom
+            ``weights="auto"`` chooses the weights of the members are not weighted.
         X_val : {array-like, sparse matrix} of shape (n_val_users, n_items), pair of them, or \
 None, default=None
             Interactions of the validation users. It is passed to the members whose ``fit`` has a
@@ -201,15 +210,23 @@ None, default=None
         Raises
         ------
         ValueError
-            If X or X_val holds NaN, infinity or negative values, or is empty or corrupt, if a
-            parameter is invalid, or if a member returns scores of another shape, NaN or infinity.
+            If X or X_val holds NaN, infinity or negative values, or is empty or corrupt, if
+            sample_weight is not one finite number of at least 0 per user or a member does not
+            support it, if a parameter is invalid, or if a member returns scores of another shape,
+            NaN or infinity.
         """
         self._validate_params()
         rows = check_rows(X, min_rows=1)
+        sample_weight = check_user_weights(sample_weight, rows)
+        for name, member in self._members():
+            if sample_weight is not None and not has_fit_parameter(member, "sample_weight"):
+                raise ValueError(
+                    f"sample_weight must be None: fit of the member {name!r} does not support it."
+                )
         if X_val is not None:
             check_X_val(X_val, rows.shape[1])
-        self._fit(rows, X_val)
-        self.item_counts_ = count_users(binary_csr(rows))
+        self._fit(rows, X_val, sample_weight)
+        self.item_counts_ = count_users(binary_csr(rows), sample_weight)
         validate_data(self, X, skip_check_array=True)  # records the number and names of the items
         return self
 
@@ -259,31 +276,36 @@ None, default=None
         normalized: NDArray[np.float64] = weights / weights.sum()
         return normalized
 
-    def _fit(self, X: Any, X_val: Any = None) -> None:
+    def _fit(self, X: Any, X_val: Any = None, sample_weight: Any = None) -> None:
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         names, members = zip(*self._members(), strict=True)
-        weights, train, validation = self._given_weights(), X, None
+        weights, rows, validation = self._given_weights(), slice(None), None
         if isinstance(self.weights, str):
-            train, validation = (X, X_val) if X_val is not None else self._hold_out(X, seed)
+            validation = X_val
+            if X_val is None:
+                rows, validation = self._hold_out(X, seed)
+        of_rows = sample_weight if sample_weight is None else sample_weight[rows]
         if validation is not None and not isinstance(validation, tuple):
             validation = self._split(check_rows(validation), seed)
-        fitted = self._fit_members(members, train, X_val)
+        fitted = self._fit_members(members, X[rows], X_val, of_rows)
         if validation is not None:
             fold_in, heldout = map(check_rows, validation)
             scorers = [*map(_standard_scorer, names, fitted)]
             weights = _best_weights(scorers, fold_in, heldout, seed)
-        if train is not X:
-            fitted = self._fit_members(members, X)
+        if not isinstance(rows, slice):
+            fitted = self._fit_members(members, X, None, sample_weight)
         self.estimators_, self.weights_, self._names = fitted, weights, list(names)
 
-    def _fit_members(self, members: Sequence[Any], X: Any, X_val: Any = None) -> list[Any]:
+    def _fit_members(
+        self, members: Sequence[Any], X: Any, X_val: Any, sample_weight: Any
+    ) -> list[Any]:
         fitted: list[Any] = Parallel(n_jobs=self.n_jobs, prefer="threads")(
-            delayed(_fit_clone)(member, X, X_val) for member in members
+            delayed(_fit_clone)(member, X, X_val, sample_weight) for member in members
         )
         return fitted
 
     def _hold_out(self, X: Any, seed: int) -> tuple[Any, Any]:
-        """Return the rows of the users to fit on, and those of the held-out users."""
+        """Return the row numbers of the users to fit on, and the rows of the held-out users."""
         counts = np.diff(binary_csr(X).indptr)
         if len(counts) < 2 or counts.max() < self.min_interactions:
             warnings.warn(
@@ -291,7 +313,7 @@ None, default=None
                 f" have min_interactions={self.min_interactions} interactions: they are equal.",
                 stacklevel=4,
             )
-            return X, None
+            return slice(None), None
         splitter = UserSplitter(
             1,
             test_size=self.validation_fraction,
@@ -299,7 +321,7 @@ None, default=None
             random_state=seed,
         )
         [(train, heldout)] = splitter.split(X)
-        return X[train], X[heldout]
+        return train, X[heldout]
 
     def _split(self, X: Any, seed: int) -> tuple[Any, csr_array]:
         """Hold out a part of each row; the rest is sparse or dense, as X is."""
@@ -373,10 +395,11 @@ def _is_dropped(member: Any) -> bool:
     return isinstance(member, str) and member == "drop"
 
 
-def _fit_clone(member: Any, X: Any, X_val: Any) -> Any:
-    takes_X_val = X_val is not None and has_fit_parameter(member, "X_val")
-    # FrozenEstimator needs y.
-    return clone(member).fit(X, None, **({"X_val": X_val} if takes_X_val else {}))
+def _fit_clone(member: Any, X: Any, X_val: Any, sample_weight: Any) -> Any:
+    options = {} if sample_weight is None else {"sample_weight": sample_weight}
+    if X_val is not None and has_fit_parameter(member, "X_val"):
+        options["X_val"] = X_val
+    return clone(member).fit(X, None, **options)  # FrozenEstimator needs y
 
 
 def _standard_scorer(name: str, member: Any) -> Scorer:

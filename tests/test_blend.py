@@ -151,11 +151,11 @@ def test_members_get_the_stored_values(many):
     liked = sp.csr_array(ratings > 3).astype(np.float32)
     pipeline = make_pipeline(Binarizer(threshold=3.5), EASE(5.0))
     for given in (ratings, ratings.toarray()):
-        blend = Blend([("liked", pipeline), ("counts", WMF(4, counts=True, random_state=0))])
+        blend = Blend([("liked", pipeline), ("counts", WMF(4, use_values=True, random_state=0))])
         blend.fit(given)
         z = [
             _standard_scorer("", model.fit(X))(X).numpy()
-            for model, X in ((EASE(5.0), liked), (WMF(4, counts=True, random_state=0), ratings))
+            for model, X in ((EASE(5.0), liked), (WMF(4, use_values=True, random_state=0), ratings))
         ]
         assert_allclose(blend.predict(given), (z[0] + z[1]) / 2, rtol=1e-5, atol=1e-5)
 

@@ -41,14 +41,20 @@ from .._top_k import as_index
 from .._version import __version__
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
 from ..inspection import Explainer, products_of_entries
-from ..interactions import InteractionBatch, binary_csr, check_rows, count_users
+from ..interactions import (
+    InteractionBatch,
+    binary_csr,
+    check_rows,
+    check_user_weights,
+    count_users,
+)
 from ..metrics import ndcg
 from ..model_selection import split_interactions
 from ..ranking import rank
 from ._callback_support import CallbackSupportMixin, with_callbacks
 from ._checkpoint import Checkpoint, arrays, digest, digest_rows
 from ._layers import TopItems, initialize, set_precision
-from ._likelihoods import LIKELIHOODS
+from ._likelihoods import LIKELIHOODS, likelihood_class
 from ._process_group import broadcast_from_rank_0, check_equal_on_ranks, copy_from_rank_0, n_ranks
 from ._svd_start import start_from_svd
 from ._training import Game, Order, Player, Progress, by_batch, by_epoch, move_average
@@ -198,6 +204,7 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
         self,
         X: Any,
         y: Any = None,
+        sample_weight: Any = None,
         *,
         X_val: Any = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
@@ -209,10 +216,15 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
-            Interactions. A stored positive value is an interaction, whatever its size: a rating of
-            1 star counts like one of 5. To keep those of 4 and more, pass ``X >= 4``.
+            Interactions. A stored positive value is an interaction. Its size counts only for a
+            recommender that has a parameter ``use_values`` and if this is True: otherwise, a rating
+            of 1 star counts like one of 5. To keep those of 4 and more, pass ``X >= 4``.
         y : Ignored
             Present for scikit-learn's tools.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            Weights of the users, at least 0. The loss of a user is multiplied by the weight. A user
+            with the weight 0 is left out. With None, all weights are 1. Validation users are not
+            weighted.
         X_val : {array-like, sparse matrix} of shape (n_val_users, n_items), pair of them, or \
 None, default=None
             Interactions of the validation users, by which the best epoch is chosen if
@@ -239,8 +251,10 @@ None, default=None
         ------
         ValueError
             If X or X_val holds NaN, infinity or negative values, or is empty or corrupt; if no user
-            of X_val has ``min_interactions`` interactions; if a parameter is invalid; or if the
-            file is damaged or belongs to a fit with other data or parameters.
+            of X_val has ``min_interactions`` interactions; if sample_weight is not one finite
+            number of at least 0 per user, or the model's loss has no terms of users to weigh; if a
+            parameter is invalid; or if the file is damaged or belongs to a fit with other data or
+            parameters.
         OSError
             If the file cannot be written when ``fit`` begins. Later, a state that cannot be written
             is a warning, and the file keeps the previous state.
@@ -263,8 +277,9 @@ None, default=None
         """
         self._validate_params()
         rows = check_rows(X, min_rows=1)
+        weights = check_user_weights(sample_weight, rows)
         if X_val is not None:
-            X_val = check_X_val(X_val, rows.shape[1])
+            X_val = check_X_val(X_val, rows.shape[1], self._interactions)
             of_users = isinstance(X_val, csr_array) and self.early_stopping
             if of_users and np.diff(X_val.indptr).max(initial=0) < self.min_interactions:
                 raise ValueError(
@@ -277,12 +292,15 @@ None, default=None
             validate_data(self, X, skip_check_array=True, reset=False)
         columns = BaseEstimator()
         validate_data(columns, X, skip_check_array=True)  # records their number and names
-        interactions = binary_csr(rows)
+        interactions = self._interactions(rows)
+        counts = count_users(interactions, weights)
+        if weights is not None and not weights.all():
+            interactions, weights = csr_array(interactions[weights > 0]), weights[weights > 0]
         self._fit(
             interactions,
             X_val,
-            columns={"feature_names_in_": None, "item_counts_": count_users(interactions)}
-            | vars(columns),
+            sample_weight=weights,
+            columns={"feature_names_in_": None, "item_counts_": counts} | vars(columns),
             checkpoint_path=checkpoint_path,
             checkpoint_every=checkpoint_every,
             checkpoint_seconds=checkpoint_seconds,
@@ -298,6 +316,12 @@ None, default=None
                 " instead."
             )
         super()._validate_params()
+        if getattr(self, "use_values", False) and not likelihood_class(likelihood).takes_values:
+            raise ValueError(
+                f"use_values=True needs a likelihood of weighted interactions, such as"
+                f" 'multinomial' or 'bernoulli'. Got likelihood={likelihood!r}, which is a"
+                " distribution of sets."
+            )
         for name, sizes in self.get_params(deep=False).items():
             if name.endswith("layer_sizes") and not all(map(is_count, sizes)):
                 raise ValueError(f"{name} must hold integers of at least 1, got {sizes!r}.")
@@ -307,6 +331,7 @@ None, default=None
         X: csr_array,
         X_val: csr_array | Pair | None = None,
         *,
+        sample_weight: np.ndarray | None = None,
         columns: dict[str, Any] | None = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
@@ -314,9 +339,9 @@ None, default=None
     ) -> None:
         """Train epoch by epoch and keep the best epoch."""
         checkpoint = self._open_checkpoint(
-            X, X_val, checkpoint_path, checkpoint_every, checkpoint_seconds
+            X, X_val, sample_weight, checkpoint_path, checkpoint_every, checkpoint_seconds
         )
-        x, validation = self._hold_out(X, X_val, checkpoint.seed)
+        x, validation = self._hold_out(X, X_val, sample_weight, checkpoint.seed)
         progress = self._begin(x, checkpoint)
         fitted_so_far = partial(self._fitted_so_far, x, columns or {}, progress)
         task = self._init_callback_context(max_subtasks=self.max_epochs - progress.n_epochs)
@@ -339,6 +364,7 @@ None, default=None
         self,
         X: csr_array,
         X_val: csr_array | Pair | None,
+        sample_weight: np.ndarray | None,
         path: Any,
         every: int,
         seconds: float | None,
@@ -346,7 +372,9 @@ None, default=None
         """Draw the seed and open the checkpoint."""
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         seed = broadcast_from_rank_0(seed)
-        identity = self._identity(X, X_val, seed) if path is not None or n_ranks() > 1 else {}
+        identity = {}
+        if path is not None or n_ranks() > 1:
+            identity = self._identity(X, X_val, sample_weight, seed)
         check_equal_on_ranks(identity)
         return Checkpoint(path, every, seconds, identity, seed)
 
@@ -465,16 +493,24 @@ None, default=None
         """Return the weight of the penalty next to the loss summed over the training users x."""
         l2: Any = self.l2
         if isinstance(l2, str):
-            l2 = self._auto_l2 * x.n_users**0.25 / x.structure ** (2 / 3)
+            l2 = self._auto_l2 * x.total_weight**0.25 / x.structure ** (2 / 3)
         return float(l2)
 
-    def _identity(self, X: csr_array, X_val: csr_array | Pair | None, seed: int) -> dict[str, str]:
+    def _identity(
+        self,
+        X: csr_array,
+        X_val: csr_array | Pair | None,
+        sample_weight: np.ndarray | None,
+        seed: int,
+    ) -> dict[str, str]:
         """Return everything that the learned numbers depend on, by name."""
         device = check_device(self.device)
         params = self.get_params(deep=False).items()
         identity = {name: repr(value) for name, value in params if name != "verbose"}
         if X_val is not None:
             identity["X_val"] = digest_rows(*(X_val if isinstance(X_val, tuple) else (X_val,)))
+        if sample_weight is not None:
+            identity["sample_weight"] = digest(sample_weight)
         warm = self._warm_network()
         if warm is not None:
             identity["warm_start"] = digest(*arrays(list(warm.state_dict().values())))
@@ -493,7 +529,8 @@ None, default=None
 
         The method ``forward(items, counts)`` of the module takes two int64 tensors: the item
         numbers of the seen items of all users, user by user, without duplicates within a user; and
-        the number of seen items of each user. It returns the k best unseen items of each user and
+        the number of seen items of each user. With ``use_values=True``, a third one takes the
+        values of the interactions, float32. It returns the k best unseen items of each user and
         their scores, as ``recommend(X, k, return_scores=True)`` does. Unlike there, items with
         equal scores may have any order.
 
@@ -552,7 +589,11 @@ None, default=None
         }
 
     def _hold_out(
-        self, X: csr_array, X_val: csr_array | Pair | None, seed: int
+        self,
+        X: csr_array,
+        X_val: csr_array | Pair | None,
+        sample_weight: np.ndarray | None,
+        seed: int,
     ) -> tuple[InteractionBatch, Pair | None]:
         """Return the training rows, on the device, and the cut rows of the validation users."""
         validation = X_val if self.early_stopping else None
@@ -562,7 +603,9 @@ None, default=None
             chosen = np.random.RandomState(seed).permutation(eligible)
             chosen = chosen[: min(n_val, X.shape[0] - 1)]
             if len(chosen):
-                validation, X = X[chosen], X[np.setdiff1d(np.arange(X.shape[0]), chosen)]
+                others = np.setdiff1d(np.arange(X.shape[0]), chosen)
+                validation, X = X[chosen], X[others]
+                sample_weight = None if sample_weight is None else sample_weight[others]
             else:
                 warnings.warn(
                     "early_stopping has no validation users, because no two users or more have"
@@ -575,7 +618,7 @@ None, default=None
                 validation, random_state=seed, min_interactions=self.min_interactions
             )
             validation = (fold_in, heldout) if heldout.nnz else None
-        return InteractionBatch.from_csr(X, check_device(self.device)), validation
+        return InteractionBatch.from_csr(X, check_device(self.device), sample_weight), validation
 
     def _validate(self, network: nn.Module, fold_in: csr_array, heldout: csr_array) -> float:
         """Compute the mean NDCG@100 of the validation users."""
@@ -682,16 +725,18 @@ def load_warm(network: nn.Module, warm: nn.Module) -> None:
         ) from error
 
 
-def check_X_val(X_val: Any, n_items: int) -> Any:
+def check_X_val(
+    X_val: Any, n_items: int, interactions: Callable[[Any], csr_array] = binary_csr
+) -> Any:
     """Validate a matrix, or a pair of fold-in and held-out matrix, of validation users."""
     if not isinstance(X_val, tuple):
         rows = check_rows(X_val, "X_val", min_rows=1)
         if rows.shape[1] != n_items:
             raise ValueError(f"X_val must have the {n_items} items of X, got {rows.shape[1]}.")
-        return binary_csr(rows)
+        return interactions(rows)
     if len(X_val) != 2:
         raise ValueError(f"X_val must be a matrix or a pair of them, got {len(X_val)} values.")
-    fold_in, heldout = (check_X_val(part, n_items) for part in X_val)
+    fold_in, heldout = (check_X_val(part, n_items, interactions) for part in X_val)
     if fold_in.shape != heldout.shape or not heldout.nnz:
         raise ValueError(
             f"The second matrix of X_val must hold interactions of the {fold_in.shape[0]} users of"

@@ -36,7 +36,7 @@ def wmf(**settings):
 
 
 def weights(model, X):
-    r = X.astype(np.float64) if model.counts else (X > 0).astype(np.float64)
+    r = X.astype(np.float64) if model.use_values else (X > 0).astype(np.float64)
     return model.unobserved_weight_ + model.confidence * r
 
 
@@ -198,7 +198,7 @@ def test_one_component_by_hand():
 
 def test_counts_weigh_interactions():
     X = [[5, 1, 0, 0], [5, 1, 0, 0], [0, 0, 1, 5], [0, 0, 1, 5]]
-    binary, counted = (wmf(n_components=2, counts=counts).fit(X) for counts in (False, True))
+    binary, counted = (wmf(n_components=2, use_values=values).fit(X) for values in (False, True))
     assert_array_equal(binary.predict(X), binary.predict(np.sign(X)))
     gaps = [model.predict(X)[0, 0] - model.predict(X)[0, 1] for model in (binary, counted)]
     assert gaps[1] > gaps[0] + 0.01
