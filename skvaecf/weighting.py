@@ -109,7 +109,7 @@ class TimeDecay(_ValueTransformer):
     """
 
     _parameter_constraints: ClassVar[Any] = {
-        "half_life": [Interval(Real, 0, None, closed="neither"), timedelta, np.timedelta64, str],
+        "half_life": [timedelta, np.timedelta64, str, Interval(Real, 0, None, closed="neither")],
     }
 
     def __init__(self, half_life: float | timedelta | str = "30D") -> None:

@@ -17,7 +17,7 @@ from skvaecf.recommenders.wmf import leading_subspace
 SETTINGS = [
     {},
     {"unobserved_weight": 1.0, "confidence": 9.0, "frequency_exponent": 0.0},
-    {"unobserved_weight": 0.1, "frequency_exponent": 0.5, "counts": True},
+    {"unobserved_weight": 0.1, "frequency_exponent": 0.5, "use_values": True},
     {"unobserved_weight": 0.0, "l2": 0.3},
 ]
 
