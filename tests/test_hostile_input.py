@@ -178,7 +178,9 @@ class Unchanged:
 
 # --- models and results
 
-MODELS = {name: (name, {}) for name in RECOMMENDERS} | {"WMF of values": ("WMF", {"use_values": True})}
+MODELS = {name: (name, {}) for name in RECOMMENDERS} | {
+    "WMF of values": ("WMF", {"use_values": True})
+}
 models, recommenders, scorers = map(st.sampled_from, (sorted(MODELS), RECOMMENDERS, SCORERS))
 
 

@@ -459,14 +459,14 @@ def test_likelihoods_of_values(likelihood, factored, weighted, monkeypatch):
         assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-class OfSets(ItemLikelihood):
+class SetLikelihood(ItemLikelihood):
     """A custom likelihood, which does not say that it takes values."""
 
     log_normalizer = Bernoulli.log_normalizer
     mean = Bernoulli.mean
 
 
-@pytest.mark.parametrize("likelihood", ["n-choose-k", OfSets])
+@pytest.mark.parametrize("likelihood", ["n-choose-k", SetLikelihood])
 def test_likelihoods_of_sets_refuse_values(likelihood, X, unchanged):
     model = MultVAE(4, use_values=True, likelihood=likelihood)
     check = unchanged(model)

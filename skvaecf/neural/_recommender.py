@@ -20,6 +20,7 @@ from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils._param_validation import InvalidParameterError
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -36,6 +37,7 @@ from .._parameters import (
     Rate,
     Verbose,
 )
+from .._partial_fit import grown_columns, widened
 from .._progress import ProgressBar
 from .._top_k import as_index
 from .._version import __version__
@@ -43,6 +45,7 @@ from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin
 from ..inspection import Explainer, products_of_entries
 from ..interactions import (
     InteractionBatch,
+    as_counts,
     binary_csr,
     check_rows,
     check_user_weights,
@@ -53,6 +56,7 @@ from ..model_selection import split_interactions
 from ..ranking import rank
 from ._callback_support import CallbackSupportMixin, with_callbacks
 from ._checkpoint import Checkpoint, arrays, digest, digest_rows
+from ._growth import load_grown
 from ._layers import TopItems, initialize, set_precision
 from ._likelihoods import LIKELIHOODS, likelihood_class
 from ._process_group import broadcast_from_rank_0, check_equal_on_ranks, copy_from_rank_0, n_ranks
@@ -123,9 +127,14 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
     warm_start: bool = False
 
     network_: Any = field(init=False)
+    _total_weight: float = field(init=False)
+    _built_with: dict[str, Any] = field(init=False)
+    _shape: tuple[int, int] = field(init=False)
 
     # The factor of U^(1/4) / S^(2/3), for a model that allows l2="auto".
     _auto_l2: ClassVar[float] = 0.0
+    # Whether ``partial_fit`` exists. A network with parameters of each user sets it to False.
+    _takes_further_users: ClassVar[bool] = True
     # The order in which the players make their updates.
     _order: ClassVar[Order] = staticmethod(by_batch)
 
@@ -307,6 +316,130 @@ None, default=None
         )
         return self
 
+    @available_if(lambda self: self._takes_further_users)
+    @default_modes()
+    def partial_fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, X_before: Any = None
+    ) -> Self:
+        """Train for one epoch on further users, starting from what was learned before.
+
+        The first call is a ``fit``. The following ones make one pass over the rows of X, with the
+        learning rate ``learning_rate``, and no validation: the parameters after the pass are kept.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions. X may have more columns than before: the last ones are new items. Their
+            parameters start from those of the known items of their users.
+        y : Ignored
+            Present for scikit-learn's tools.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            Weights of the users of X, as in ``fit``.
+        X_before : {array-like, sparse matrix} of shape (n_known_users, n_items) or None, \
+default=None
+            Rows of earlier calls, with the columns of X, that X replaces: those of users who return
+            with their whole new rows, or who are repeated. They are subtracted from
+            ``item_counts_``. What the network has learned from them stays.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If X or X_before holds NaN, infinity or negative values, is empty or corrupt, if it has
+            fewer columns than before or columns of other names, if X_before has more interactions
+            with an item than the earlier calls, if sample_weight is not one finite number of at
+            least 0 per user, or if a parameter is invalid or would change the sizes of the layers.
+        FloatingPointError
+            If a loss becomes NaN or infinite. Nothing is changed then.
+
+        Notes
+        -----
+        A network forgets: after passes over few users it knows the others less well. A pass over
+        the rows of all users, or of the further users and a sample of the others, keeps the quality
+        of a ``fit`` at the cost of one epoch (:ref:`fresh-data`).
+
+        ``l2_`` stays that of the first call if ``l2`` is "auto". Next to the loss of the n users of
+        X it is multiplied by n / U, where U is the number of users in all calls, so that its weight
+        for each user is that of a ``fit``. The weight that ``anneal_steps`` increases has its final
+        value. The averages of Adam start anew. ``history_`` gets one more epoch, which is
+        ``best_iter_``.
+        """
+        if not hasattr(self, "network_"):
+            if X_before is not None:
+                raise ValueError("X_before must hold rows of earlier calls.")
+            fitted: Self = self.fit(X, y, sample_weight)
+            return fitted
+        self._validate_params()
+        rows = check_rows(X, min_rows=1)
+        weights = check_user_weights(sample_weight, rows)
+        columns, interactions = grown_columns(self, X), self._interactions(rows)
+        n_items = interactions.shape[1]
+        counts = count_users(interactions, weights) + widened(self.item_counts_, n_items)
+        n_further = float(interactions.shape[0] if weights is None else weights.sum())
+        n_users = self._total_weight + n_further
+        if X_before is not None:
+            before = check_rows(X_before, "X_before")
+            if before.shape[1] != n_items:
+                raise ValueError("X_before must have the columns of X.")
+            counts, n_users = counts - count_users(binary_csr(before)), n_users - before.shape[0]
+            if counts.min() < 0:
+                raise ValueError("X_before must hold rows of earlier calls.")
+        if weights is not None and not weights.all():
+            interactions, weights = csr_array(interactions[weights > 0]), weights[weights > 0]
+        x = InteractionBatch.from_csr(interactions, check_device(self.device), weights)
+        learned = self._pass_over(x, interactions, counts, n_further / max(n_users, n_further))
+        self.__dict__.update(columns | learned)
+        self._total_weight, self.item_counts_ = n_users, as_counts(counts)
+        return self
+
+    def _pass_over(
+        self, x: InteractionBatch, X: csr_array, counts: np.ndarray, share: float
+    ) -> dict[str, Any]:
+        """Train for one epoch on these rows, the given share of all users."""
+        started = time.perf_counter()
+        device, params = x.values.device, self.get_params(deep=False)
+        # Values of "auto" that were computed from the data of the first call.
+        kept = {
+            name: getattr(self, f"{name}_")
+            for name, value in params.items()
+            if isinstance(value, str) and value == "auto" and hasattr(self, f"{name}_")
+        }
+        params |= kept
+        if self._auto_l2:
+            params["l2"] *= share
+        if "anneal_steps" in params:
+            params["anneal_steps"] = 0
+        trainer = type(self)(**params)
+        seed = broadcast_from_rank_0(self._draw_seed())
+        generator = torch.Generator(device).manual_seed(seed)
+        network: Any = trainer._empty_network((x.n_users, x.n_items), device)
+        load_grown(network, self.network_.state_dict(), self.n_features_in_, X, counts)
+        set_precision(network, check_precision(self.precision, device))
+        players = [p for p in trainer._players(network.train(), x) if not p.moves_first]
+        game = Game(players, x, self.batch_size, type(self)._order)
+        with ProgressBar(type(self).__name__, 1, self.verbose) as bar:
+            figures = game.play(0, generator, lambda: bar.move_to(game.share_of_epoch()))
+            bar.complete()
+        for player in players:
+            player.after_epoch(network)
+        copy_from_rank_0(network)
+        n_iter = self.n_iter_ + 1
+        figures["seconds"] = time.perf_counter() - started
+        return {
+            "network_": network.eval().requires_grad_(False),
+            "history_": [*self.history_, {"epoch": n_iter, **figures}],
+            "n_iter_": n_iter,
+            "best_iter_": n_iter,
+            "_shape": (self._shape[0], x.n_items),
+            "_built_with": self._built_with | kept,
+        }
+
+    def _draw_seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+
     def _validate_params(self) -> None:
         likelihood = getattr(self, "likelihood", "multinomial")
         if likelihood not in LIKELIHOODS and not isinstance(likelihood, type):
@@ -370,8 +503,7 @@ None, default=None
         seconds: float | None,
     ) -> Checkpoint:
         """Draw the seed and open the checkpoint."""
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        seed = broadcast_from_rank_0(seed)
+        seed = broadcast_from_rank_0(self._draw_seed())
         identity = {}
         if path is not None or n_ranks() > 1:
             identity = self._identity(X, X_val, sample_weight, seed)
@@ -581,6 +713,7 @@ None, default=None
             "n_iter_": len(progress.history),
             "best_iter_": progress.best.epoch,
             "_shape": (x.n_users, x.n_items),
+            "_total_weight": float(x.total_weight),
             # To build the network again, even if the parameters have been changed since.
             "_built_with": {n: value for n, value in params.items() if n not in of_training},
             "n_features_in_": x.n_items,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -172,6 +172,8 @@ class CDAE(TorchRecommender):
     l2: NonNegative = 4.0
     dropout: Rate = 0.5
     learning_rate: Positive = 1e-2
+
+    _takes_further_users: ClassVar[bool] = False
 
     def _build(self, n_users: int, n_items: int) -> CollaborativeAutoencoder:
         return CollaborativeAutoencoder(

@@ -209,6 +209,7 @@ class CFGAN(TorchRecommender):
     discriminator_learning_rate: Positive | None = None
 
     _order: ClassVar[Order] = staticmethod(by_epoch)
+    _takes_further_users: ClassVar[bool] = False  # in item mode, rows are those of the items
 
     def _build(self, n_users: int, n_items: int) -> UserGAN:
         sizes = self.n_components, self.generator_layer_sizes, self.discriminator_layer_sizes

@@ -183,6 +183,8 @@ class IRGAN(TorchRecommender):
 
     _order: ClassVar[Order] = staticmethod(by_epoch)
 
+    _takes_further_users: ClassVar[bool] = False
+
     def _build(self, n_users: int, n_items: int) -> MinimaxGame:
         return MinimaxGame(*(Factors(n_users, n_items, self.n_components) for _ in range(2)))
 

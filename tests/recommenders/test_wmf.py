@@ -64,8 +64,8 @@ def half_steps(model, X):
     """Record P and Q, with the products at the interactions, after every half-step of a fit."""
     states, step = [], model._step
 
-    def recording(x, P, Q, predicted, weights):
-        P, predicted = step(x, P, Q, predicted, weights)
+    def recording(x, P, Q, predicted, *weights):
+        P, predicted = step(x, P, Q, predicted, *weights)
         P_, Q_ = (P, Q) if x.n_items == X.shape[1] else (Q, P)
         assert_allclose(predicted, x.products(P, Q), rtol=1e-3, atol=1e-5)
         states.append((P_.clone(), Q_.clone(), x.n_items == X.shape[1]))
