@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import KW_ONLY
+from inspect import signature
 from itertools import combinations_with_replacement
 from math import comb
 from numbers import Integral
@@ -16,17 +18,19 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, issparse
 from sklearn.base import clone
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils.metaestimators import _BaseComposition
+from sklearn.utils.metaestimators import _BaseComposition, available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import has_fit_parameter, validate_data
 from torch import Tensor
 
 from ._devices import default_modes
 from ._parameters import AtLeastTwo, Fraction, RandomState
+from ._partial_fit import grown_columns, widened
 from ._top_k import top_k
 from .base import BaseRecommender, Scorer
 from .inspection import Explainer, row_explainer
 from .interactions import (
+    as_counts,
     binary_csr,
     check_rows,
     check_user_weights,
@@ -228,6 +232,68 @@ None, default=None
         self._fit(rows, X_val, sample_weight)
         self.item_counts_ = count_users(binary_csr(rows), sample_weight)
         validate_data(self, X, skip_check_array=True)  # records the number and names of the items
+        return self
+
+    @available_if(lambda self: all(hasattr(m, "partial_fit") for _, m in self._members()))
+    @default_modes()
+    def partial_fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, X_before: Any = None
+    ) -> Self:
+        """Update the members by further users; the weights of the members stay.
+
+        The first call is a ``fit``. The method exists if all members have it.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions. X may have more columns than before: the last ones are new items.
+        y : Ignored
+            Present for scikit-learn's tools.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            Weights of the users of X, as in ``fit``.
+        X_before : {array-like, sparse matrix} of shape (n_known_users, n_items) or None, \
+default=None
+            Rows of earlier calls that X replaces, for members that take them.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If X or X_before is invalid for a member or has fewer columns than before, or if a
+            member does not take sample_weight or X_before.
+
+        Notes
+        -----
+        The members are updated one after the other. After an error in one of them, the blend is
+        unchanged.
+        """
+        if not hasattr(self, "estimators_"):
+            if X_before is not None:
+                raise ValueError("X_before must hold rows of earlier calls.")
+            fitted: Self = self.fit(X, y, sample_weight)
+            return fitted
+        self._validate_params()
+        rows = check_rows(X, min_rows=1)
+        columns, weights = grown_columns(self, X), check_user_weights(sample_weight, rows)
+        counts = count_users(binary_csr(rows), weights) + widened(self.item_counts_, rows.shape[1])
+        given = {"sample_weight": weights, "X_before": X_before}
+        options = {name: value for name, value in given.items() if value is not None}
+        if X_before is not None:
+            counts = counts - count_users(binary_csr(check_rows(X_before, "X_before")))
+        for name, member in zip(self._names, self.estimators_, strict=True):
+            for option in options.keys() - signature(member.partial_fit).parameters.keys():
+                raise ValueError(
+                    f"{option} must be None: partial_fit of the member {name!r} does not take it."
+                )
+        updated = [deepcopy(member) for member in self.estimators_]
+        for member, before in zip(updated, self.estimators_, strict=True):
+            member.__dict__.update({n: v for n, v in vars(before).items() if n == "_rows"})
+            member.partial_fit(rows, None, **options)
+        self.estimators_, self.item_counts_ = updated, as_counts(counts)
+        self.__dict__.update(columns)
         return self
 
     def _validate_params(self) -> None:
