@@ -152,18 +152,17 @@ def test_weights_of_further_users(X):
     assert_array_equal(model.item_counts_, expected.item_counts_)
 
 
-def test_a_pass_over_all_users_learns_new_items_and_forgets_nothing():
-    """Items 30 to 39 come later; a model of the first days cannot recommend them."""
-    X = make_interactions(400, 40, n_blocks=4, noise=0.1, random_state=0)
-    test = make_interactions(200, 40, n_blocks=4, noise=0.1, random_state=1)
-    first = X[:200, :30]
-    model = MultDAE(8, random_state=0, device="cpu").fit(first)
-    for _ in range(3):
-        model.partial_fit(X, X_before=X[:200] if model.n_features_in_ == 30 else X)
-    refit = MultDAE(8, random_state=0, device="cpu").fit(X)
-    assert ndcg_at_k(model, test) > 0.9 * ndcg_at_k(refit, test)
-    shares = [(m.recommend(test, 5) >= 30).mean() for m in (model, refit)]
-    assert shares[0] == pytest.approx(shares[1], abs=0.1)
+def test_passes_over_all_users_keep_the_quality_of_a_fit():
+    items = np.random.RandomState(0).permutation(40)  # the last ten come later
+    X = make_interactions(400, 40, n_blocks=4, noise=0.1, random_state=0)[:, items]
+    test = make_interactions(200, 40, n_blocks=4, noise=0.1, random_state=1)[:, items]
+    model = MultDAE(8, max_epochs=12, random_state=0, device="cpu").fit(X[:200, :30])
+    earlier = X[:200].toarray()
+    earlier[:, 30:] = 0
+    model.partial_fit(X, X_before=earlier).partial_fit(X, X_before=X)
+    refit = MultDAE(8, max_epochs=12, random_state=0, device="cpu").fit(X)
+    assert ndcg_at_k(model, test) > 0.93 * ndcg_at_k(refit, test)
+    assert_array_equal(model.item_counts_, refit.item_counts_)
 
 
 @pytest.mark.parametrize("interrupted", [KeyboardInterrupt, FloatingPointError])
