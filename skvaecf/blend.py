@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, field
 from inspect import signature
 from itertools import combinations_with_replacement
 from math import comb
@@ -151,6 +151,9 @@ class Blend(_BaseComposition, BaseRecommender):
     min_interactions: AtLeastTwo = 5
     random_state: RandomState = None
     n_jobs: Annotated[int | None, Integral, None] = None
+
+    estimators_: list[Any] = field(init=False)
+    _names: list[str] = field(init=False)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters.
