@@ -14,6 +14,7 @@ SECTIONS = {
     "Recommenders": [],
     "Priors and posteriors": ["neural"],
     "From a log to a matrix and back": ["encoding"],
+    "Weights of interactions": ["weighting"],
     "Recommending, saving, loading": ["ranking", "reranking", "persistence"],
     "Reasons of recommendations": ["inspection"],
     "Index of neighbours": ["neighbors"],
@@ -172,7 +173,11 @@ def _methods(cls):
                 name
                 for name, value in vars(parent).items()
                 if (name == "__call__" or not name.startswith("_"))
-                and (inspect.isfunction(value) or isinstance(value, classmethod))
+                and (
+                    inspect.isfunction(value)
+                    or isinstance(value, classmethod)
+                    or hasattr(value, "attribute_name")  # of available_if
+                )
                 and inspect.getdoc(getattr(cls, name))
             ]
     return list(dict.fromkeys(names))

@@ -57,6 +57,7 @@ from .scorers import (
     tail_recall_at_k,
     unbiased_recall_at_k,
 )
+from .weighting import CountSaturation, TimeDecay
 
 __all__ = [
     "AWAE",
@@ -70,6 +71,7 @@ __all__ = [
     "BenchmarkDisplay",
     "Blend",
     "Comparison",
+    "CountSaturation",
     "Explanation",
     "HVampVAE",
     "InteractionEncoder",
@@ -85,6 +87,7 @@ __all__ = [
     "RankingScorer",
     "RecVAE",
     "SIVAERecommender",
+    "TimeDecay",
     "TrainingHistoryDisplay",
     "UserSplitter",
     "VAEGANRecommender",

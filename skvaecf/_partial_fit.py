@@ -11,29 +11,32 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 
 from ._devices import default_modes
-from .interactions import check_rows, count_users
+from .interactions import as_counts, check_rows, check_user_weights, count_users
 
 
 class PartialFitMixin:
     """``partial_fit`` for recommenders that can add users to what they have learned.
 
-    A subclass defines the hook ``_partial_fit(X)``. It gets the rows of further users, as ``_fit``
-    gets those of all users. If there are new items, they are the last columns.
+    A subclass defines the hook ``_partial_fit(X, weights=None)``. It gets the rows of further users
+    and their weights, as ``_fit`` gets those of all users. If there are new items, they are the
+    last columns.
     """
 
     @abstractmethod
-    def _partial_fit(self, X: csr_array) -> None:
+    def _partial_fit(self, X: csr_array, weights: np.ndarray | None = None) -> None:
         """Add users and set the fitted attributes.
 
         Parameters
         ----------
         X : csr_array of shape (n_users, n_items), float32
-            Rows of the further users, in canonical form with every value 1. ``item_counts_`` and
-            ``n_features_in_`` are still those before these users.
+            Rows of the further users, in canonical form. ``item_counts_`` and ``n_features_in_``
+            are still those before these users.
+        weights : ndarray of shape (n_users,), float64, or None, default=None
+            Weights of the users.
         """
 
     @default_modes()
-    def partial_fit(self, X: Any, y: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn from further users and keep what was learned before.
 
         The first call is a ``fit``.
@@ -45,6 +48,8 @@ class PartialFitMixin:
             the last ones are new items, which no earlier user has.
         y : Ignored
             Present for scikit-learn's tools.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            Weights of the users, as in ``fit``.
 
         Returns
         -------
@@ -54,19 +59,21 @@ class PartialFitMixin:
         ------
         ValueError
             If X holds NaN, infinity or negative values, is empty or corrupt, if it has fewer
-            columns than before or columns of other names, or if a parameter is invalid.
+            columns than before or columns of other names, if sample_weight is not one finite number
+            of at least 0 per user, or if a parameter is invalid.
         """
         self._validate_params()  # type: ignore[attr-defined]
         rows = check_rows(X, min_rows=1)
         columns = grown_columns(self, X)
+        weights = check_user_weights(sample_weight, rows)
         interactions = self._interactions(rows)  # type: ignore[attr-defined]
-        counts = count_users(interactions)
+        counts = count_users(interactions, weights)
         before: np.ndarray | None = getattr(self, "item_counts_", None)
         if before is None:
-            self._fit(interactions)  # type: ignore[attr-defined]
+            self._fit(interactions, weights)  # type: ignore[attr-defined]
         else:
-            self._partial_fit(interactions)
-            counts += widened(before, len(counts))
+            self._partial_fit(interactions, weights)
+            counts = as_counts(counts + widened(before, len(counts)))
         self.item_counts_ = counts
         self.__dict__.update(columns)
         return self

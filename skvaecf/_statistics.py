@@ -25,7 +25,7 @@ def typical_count(counts: NDArray[np.int64]) -> float:
     return float((c**2).sum() / max(c.sum(), 1))
 
 
-def structure(X: csr_array) -> float:
+def structure(X: csr_array, weights: NDArray[np.float64] | None = None) -> float:
     r"""Measure how much a user's items tell about the user's other items.
 
     .. math:: S = \bar n^{2/3} \rho, \qquad
@@ -43,6 +43,8 @@ def structure(X: csr_array) -> float:
     ----------
     X : csr_array of shape (n_users, n_items), float32
         Interactions in canonical form with every value 1.
+    weights : ndarray of shape (n_users,) or None, default=None
+        Weights of the users: a user with the weight 2 counts as two users.
 
     Returns
     -------
@@ -57,16 +59,20 @@ def structure(X: csr_array) -> float:
     """
     n_users, n_items = X.shape
     n_u = np.diff(X.indptr).astype(np.float64)
-    c = np.bincount(X.indices, minlength=n_items).astype(np.float64)
+    w = np.ones(n_users) if weights is None else weights
+    c = np.bincount(X.indices, w.repeat(np.diff(X.indptr)), n_items).astype(np.float64)
     partners = evenly_spaced(np.arange(n_users), PARTNERS)
     sampled = evenly_spaced(partners, SAMPLED_USERS)
     shared_pairs, items = 0.0, csr_array(X[partners].T)
     for start in range(0, len(sampled), ROWS_AT_ONCE):
         rows = sampled[start : start + ROWS_AT_ONCE]
-        shared = (X[rows] @ items).data.astype(np.float64)
-        shared_pairs += (shared**2 - shared).sum() - (n_u[rows] ** 2 - n_u[rows]).sum()
-    of_all = n_users * (n_users - 1) / max(len(sampled) * (len(partners) - 1), 1)
-    return _structure(c, (n_u**2).sum(), shared_pairs * of_all)
+        shared = csr_array(X[rows] @ items, dtype=np.float64)
+        shared.data = shared.data**2 - shared.data
+        itself = n_u[rows] ** 2 - n_u[rows]
+        shared_pairs += w[rows] @ (shared @ w[partners] - itself)
+    pairs, of_sample = (a.sum() * (b.sum() - 1) for a, b in ((w, w), (w[sampled], w[partners])))
+    of_all = pairs / of_sample if of_sample > 0 else 1.0
+    return _structure(c, (w * n_u**2).sum(), shared_pairs * of_all)
 
 
 def structure_of_gram(G: Any) -> float:

@@ -24,7 +24,13 @@ from ._parameters import constraints_of
 from ._top_k import as_index
 from ._version import __version__
 from .inspection import Explainer, Explanation, explain, leave_one_out
-from .interactions import binary_csr, check_rows, count_users
+from .interactions import (
+    binary_csr,
+    check_rows,
+    check_user_weights,
+    count_users,
+    value_csr,
+)
 from .persistence import SaveMixin
 from .ranking import Scores, check_item_numbers, rank, recommend, row_blocks
 from .scorers import ndcg_at_k
@@ -45,7 +51,8 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
       float32 tensor of shape (n_rows, n_items).
 
     ``_fit`` and this function get a ``scipy.sparse.csr_array`` in canonical form: sorted, without
-    duplicates, without stored zeros, with every value 1.
+    duplicates, without stored zeros, with every value 1. A subclass that declares the parameter
+    ``use_values`` gets the values of X instead of ones if it is True.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
@@ -167,10 +174,16 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
             If X holds NaN, infinity or negative values, is empty or corrupt, or if a
             parameter is invalid.
         """
+        return self._fit_valid(X)
+
+    def _fit_valid(self, X: Any, sample_weight: Any = None) -> Self:
+        """Validate everything, fit, and record what all recommenders know about the items."""
         self._validate_params()
-        interactions = self._interactions(check_rows(X, min_rows=1))
-        self._fit(interactions)
-        self.item_counts_ = count_users(interactions)
+        rows = check_rows(X, min_rows=1)
+        weights = check_user_weights(sample_weight, rows)
+        interactions = self._interactions(rows)
+        self._fit(interactions, *([] if weights is None else [weights]))
+        self.item_counts_ = count_users(interactions, weights)
         validate_data(self, X, skip_check_array=True)  # records the number and names of the items
         return self
 
@@ -358,7 +371,7 @@ None, default=None
 
     def _interactions(self, X: Any) -> csr_array:
         """Return validated rows in the form that the hooks get. A subclass may override it."""
-        return binary_csr(X)
+        return value_csr(X) if getattr(self, "use_values", False) else binary_csr(X)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state with the version of skvaecf."""
@@ -381,8 +394,8 @@ None, default=None
         if names is not None and names.shape != (n_items,):
             raise ValueError(f"it has the names of {len(names)} items instead of {n_items}")
         counts = self.item_counts_
-        if counts.shape != (n_items,) or counts.dtype.kind != "i" or counts.min() < 0:
-            raise ValueError(f"its numbers of users are not {n_items} integers of at least 0")
+        if counts.shape != (n_items,) or counts.dtype.kind not in "if" or not counts.min() >= 0:
+            raise ValueError(f"its numbers of users are not {n_items} numbers of at least 0")
         # Score a user with one item: this fails if the arrays do not fit together.
         scores = self._scorer()(_user_of_last_item(n_items))
         if scores.shape != (1, n_items) or scores.dtype != torch.float32:
@@ -400,6 +413,43 @@ None, default=None
 
 def _user_of_last_item(n_items: int) -> csr_array:
     return csr_array(([1.0], ([0], [n_items - 1])), shape=(1, n_items), dtype=np.float32)
+
+
+class SampleWeightMixin:
+    """``fit`` with weights of the users.
+
+    The hook ``_fit`` of a subclass gets the weights as its second argument, a float64 array of
+    shape (n_users,), if the user passes any.
+    """
+
+    @default_modes()
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Learn from an interaction matrix.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions. A stored positive value is an interaction. Its size counts only for a
+            recommender that has a parameter ``use_values`` and if this is True: otherwise, a rating
+            of 1 star counts like one of 5. To keep those of 4 and more, pass ``X >= 4``.
+        y : Ignored
+            Present for scikit-learn's tools.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            Weights of the users, at least 0. A user with the weight 2 counts as two users with the
+            same interactions, a user with the weight 0 is left out. With None, all weights are 1.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If X holds NaN, infinity or negative values, is empty or corrupt, if sample_weight is
+            not one finite number of at least 0 per user, if all weights are 0, or if a parameter is
+            invalid.
+        """
+        return self._fit_valid(X, sample_weight)  # type: ignore[attr-defined, no-any-return]
 
 
 class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):

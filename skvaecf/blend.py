@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY
+from copy import deepcopy
+from dataclasses import KW_ONLY, field
+from inspect import signature
 from itertools import combinations_with_replacement
 from math import comb
 from numbers import Integral
@@ -16,17 +18,25 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, issparse
 from sklearn.base import clone
 from sklearn.utils import Bunch, check_random_state
-from sklearn.utils.metaestimators import _BaseComposition
+from sklearn.utils.metaestimators import _BaseComposition, available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import has_fit_parameter, validate_data
 from torch import Tensor
 
 from ._devices import default_modes
 from ._parameters import AtLeastTwo, Fraction, RandomState
+from ._partial_fit import grown_columns, widened
 from ._top_k import top_k
 from .base import BaseRecommender, Scorer
-from .inspection import Explainer, row_explainer, rows_of_entries
-from .interactions import binary_csr, check_rows, count_users
+from .inspection import Explainer, row_explainer
+from .interactions import (
+    as_counts,
+    binary_csr,
+    check_rows,
+    check_user_weights,
+    count_users,
+    rows_of_entries,
+)
 from .metrics import ndcg
 from .model_selection import UserSplitter, split_interactions
 from .neural._recommender import check_X_val
@@ -142,6 +152,9 @@ class Blend(_BaseComposition, BaseRecommender):
     random_state: RandomState = None
     n_jobs: Annotated[int | None, Integral, None] = None
 
+    estimators_: list[Any] = field(init=False)
+    _names: list[str] = field(init=False)
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters.
 
@@ -176,16 +189,19 @@ class Blend(_BaseComposition, BaseRecommender):
         return self
 
     @default_modes()
-    def fit(self, X: Any, y: Any = None, *, X_val: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, X_val: Any = None) -> Self:
         """Fit the members and, with ``weights="auto"``, choose the weights.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
             Interactions. The members get the stored values of X. The recommenders of this package
-            take a positive value for an interaction, whatever its size.
+            take a positive value for an interaction, whatever its size, unless ``use_values=True``.
         y : Ignored
             Present for scikit-learn's tools.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            Weights of the users, at least 0. They are passed to the members. The users by whom
+            ``weights="auto"`` chooses the weights of the members are not weighted.
         X_val : {array-like, sparse matrix} of shape (n_val_users, n_items), pair of them, or \
 None, default=None
             Interactions of the validation users. It is passed to the members whose ``fit`` has a
@@ -201,16 +217,86 @@ None, default=None
         Raises
         ------
         ValueError
-            If X or X_val holds NaN, infinity or negative values, or is empty or corrupt, if a
-            parameter is invalid, or if a member returns scores of another shape, NaN or infinity.
+            If X or X_val holds NaN, infinity or negative values, or is empty or corrupt, if
+            sample_weight is not one finite number of at least 0 per user or a member does not
+            support it, if a parameter is invalid, or if a member returns scores of another shape,
+            NaN or infinity.
         """
         self._validate_params()
         rows = check_rows(X, min_rows=1)
+        sample_weight = check_user_weights(sample_weight, rows)
+        for name, member in self._members():
+            if sample_weight is not None and not has_fit_parameter(member, "sample_weight"):
+                raise ValueError(
+                    f"sample_weight must be None: fit of the member {name!r} does not support it."
+                )
         if X_val is not None:
             check_X_val(X_val, rows.shape[1])
-        self._fit(rows, X_val)
-        self.item_counts_ = count_users(binary_csr(rows))
+        self._fit(rows, X_val, sample_weight)
+        self.item_counts_ = count_users(binary_csr(rows), sample_weight)
         validate_data(self, X, skip_check_array=True)  # records the number and names of the items
+        return self
+
+    @available_if(lambda self: all(hasattr(m, "partial_fit") for _, m in self._members()))
+    @default_modes()
+    def partial_fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, X_before: Any = None
+    ) -> Self:
+        """Update the members by further users; the weights of the members stay.
+
+        The first call is a ``fit``. The method exists if all members have it.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions. X may have more columns than before: the last ones are new items.
+        y : Ignored
+            Present for scikit-learn's tools.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            Weights of the users of X, as in ``fit``.
+        X_before : {array-like, sparse matrix} of shape (n_known_users, n_items) or None, \
+default=None
+            Rows of earlier calls that X replaces, for members that take them.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If X or X_before is invalid for a member or has fewer columns than before, or if a
+            member does not take sample_weight or X_before.
+
+        Notes
+        -----
+        The members are updated one after the other. After an error in one of them, the blend is
+        unchanged.
+        """
+        if not hasattr(self, "estimators_"):
+            if X_before is not None:
+                raise ValueError("X_before must hold rows of earlier calls.")
+            fitted: Self = self.fit(X, y, sample_weight)
+            return fitted
+        self._validate_params()
+        rows = check_rows(X, min_rows=1)
+        columns, weights = grown_columns(self, X), check_user_weights(sample_weight, rows)
+        counts = count_users(binary_csr(rows), weights) + widened(self.item_counts_, rows.shape[1])
+        given = {"sample_weight": weights, "X_before": X_before}
+        options = {name: value for name, value in given.items() if value is not None}
+        if X_before is not None:
+            counts = counts - count_users(binary_csr(check_rows(X_before, "X_before")))
+        for name, member in zip(self._names, self.estimators_, strict=True):
+            for option in options.keys() - signature(member.partial_fit).parameters.keys():
+                raise ValueError(
+                    f"{option} must be None: partial_fit of the member {name!r} does not take it."
+                )
+        updated = [deepcopy(member) for member in self.estimators_]
+        for member, before in zip(updated, self.estimators_, strict=True):
+            member.__dict__.update({n: v for n, v in vars(before).items() if n == "_rows"})
+            member.partial_fit(rows, None, **options)
+        self.estimators_, self.item_counts_ = updated, as_counts(counts)
+        self.__dict__.update(columns)
         return self
 
     def _validate_params(self) -> None:
@@ -259,31 +345,36 @@ None, default=None
         normalized: NDArray[np.float64] = weights / weights.sum()
         return normalized
 
-    def _fit(self, X: Any, X_val: Any = None) -> None:
+    def _fit(self, X: Any, X_val: Any = None, sample_weight: Any = None) -> None:
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         names, members = zip(*self._members(), strict=True)
-        weights, train, validation = self._given_weights(), X, None
+        weights, rows, validation = self._given_weights(), slice(None), None
         if isinstance(self.weights, str):
-            train, validation = (X, X_val) if X_val is not None else self._hold_out(X, seed)
+            validation = X_val
+            if X_val is None:
+                rows, validation = self._hold_out(X, seed)
+        of_rows = sample_weight if sample_weight is None else sample_weight[rows]
         if validation is not None and not isinstance(validation, tuple):
             validation = self._split(check_rows(validation), seed)
-        fitted = self._fit_members(members, train, X_val)
+        fitted = self._fit_members(members, X[rows], X_val, of_rows)
         if validation is not None:
             fold_in, heldout = map(check_rows, validation)
             scorers = [*map(_standard_scorer, names, fitted)]
             weights = _best_weights(scorers, fold_in, heldout, seed)
-        if train is not X:
-            fitted = self._fit_members(members, X)
+        if not isinstance(rows, slice):
+            fitted = self._fit_members(members, X, None, sample_weight)
         self.estimators_, self.weights_, self._names = fitted, weights, list(names)
 
-    def _fit_members(self, members: Sequence[Any], X: Any, X_val: Any = None) -> list[Any]:
+    def _fit_members(
+        self, members: Sequence[Any], X: Any, X_val: Any, sample_weight: Any
+    ) -> list[Any]:
         fitted: list[Any] = Parallel(n_jobs=self.n_jobs, prefer="threads")(
-            delayed(_fit_clone)(member, X, X_val) for member in members
+            delayed(_fit_clone)(member, X, X_val, sample_weight) for member in members
         )
         return fitted
 
     def _hold_out(self, X: Any, seed: int) -> tuple[Any, Any]:
-        """Return the rows of the users to fit on, and those of the held-out users."""
+        """Return the row numbers of the users to fit on, and the rows of the held-out users."""
         counts = np.diff(binary_csr(X).indptr)
         if len(counts) < 2 or counts.max() < self.min_interactions:
             warnings.warn(
@@ -291,7 +382,7 @@ None, default=None
                 f" have min_interactions={self.min_interactions} interactions: they are equal.",
                 stacklevel=4,
             )
-            return X, None
+            return slice(None), None
         splitter = UserSplitter(
             1,
             test_size=self.validation_fraction,
@@ -299,7 +390,7 @@ None, default=None
             random_state=seed,
         )
         [(train, heldout)] = splitter.split(X)
-        return X[train], X[heldout]
+        return train, X[heldout]
 
     def _split(self, X: Any, seed: int) -> tuple[Any, csr_array]:
         """Hold out a part of each row; the rest is sparse or dense, as X is."""
@@ -373,10 +464,11 @@ def _is_dropped(member: Any) -> bool:
     return isinstance(member, str) and member == "drop"
 
 
-def _fit_clone(member: Any, X: Any, X_val: Any) -> Any:
-    takes_X_val = X_val is not None and has_fit_parameter(member, "X_val")
-    # FrozenEstimator needs y.
-    return clone(member).fit(X, None, **({"X_val": X_val} if takes_X_val else {}))
+def _fit_clone(member: Any, X: Any, X_val: Any, sample_weight: Any) -> Any:
+    options = {} if sample_weight is None else {"sample_weight": sample_weight}
+    if X_val is not None and has_fit_parameter(member, "X_val"):
+        options["X_val"] = X_val
+    return clone(member).fit(X, None, **options)  # FrozenEstimator needs y
 
 
 def _standard_scorer(name: str, member: Any) -> Scorer:

@@ -72,7 +72,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
 
     If several rows of the frame have the same user and item, their values are added up. Without
     ``value``, the entry of a pair of user and item is thus its number of events. Recommenders use
-    only whether a value is positive, except ``WMF(counts=True)``. A total of zero is not an
+    only whether a value is positive, unless ``use_values=True``. A total of zero is not an
     interaction and is not stored. To keep only some interactions, such as ratings of at least 4,
     filter the frame.
 
@@ -305,8 +305,8 @@ class InteractionEncoder(  # type: ignore[call-arg]
         Items that were not in ``fit`` are ignored, without the warning of ``transform``.
 
         The values of ``transform(frame)`` are totals over all rows of the frame. After a split in
-        time, the value of a training interaction includes later events of the same pair. Only
-        ``WMF(counts=True)`` uses values; for it, encode the log before the cut separately.
+        time, the value of a training interaction includes later events of the same pair. This
+        matters only with ``use_values=True``; then encode the log before the cut separately.
 
         Examples
         --------

@@ -16,7 +16,7 @@ from torch import Tensor
 from ._checks import check_count
 from ._devices import default_modes
 from ._top_k import as_index, top_k
-from .interactions import InteractionBatch, binary_csr, check_rows
+from .interactions import InteractionBatch, binary_csr, check_rows, rows_of_entries
 from .ranking import row_blocks, row_scorer
 
 # Maps rows and n item numbers per row, shape (n_rows, n), to what each stored entry of the rows
@@ -269,12 +269,6 @@ def _largest_of_each_row(X: csr_array, parts: Tensor, k: int) -> tuple[np.ndarra
     places, values = top_k(padded.reshape(n_rows * n, width), min(k, width))
     shape = (n_rows, n, places.shape[1])
     return places.reshape(shape), values.reshape(shape)
-
-
-def rows_of_entries(X: csr_array) -> np.ndarray:
-    """Return the row number of each stored entry, shape (n_entries,)."""
-    rows: np.ndarray = np.arange(X.shape[0]).repeat(np.diff(X.indptr))
-    return rows
 
 
 def _canonical(X: Any) -> csr_array:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import check_array
+from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -153,27 +154,69 @@ def binary_csr(X: Any) -> csr_array:
     return binary
 
 
-def count_csr(X: Any) -> csr_array:
+def value_csr(X: Any) -> csr_array:
     """Return a copy in canonical CSR: sorted, duplicates summed, every stored value positive.
 
     Raises
     ------
     ValueError
-        If a count is above 2**24. Up to this number float32 represents all integers exactly.
+        If a value is above 2**24. Up to this number float32 represents all integers exactly.
     """
-    counts = csr_array(X, dtype=np.float64, copy=True)
-    counts.sum_duplicates()
-    if counts.data.max(initial=0) > 2**24:
-        raise ValueError(f"X holds the count {counts.data.max():.3g}; counts must be up to 2**24.")
-    counts.eliminate_zeros()
-    # A count that float32 would round to 0 stays an interaction, as in binary_csr.
-    counts.data = np.maximum(counts.data, np.finfo(np.float32).tiny)
-    return csr_array(counts, dtype=np.float32)
+    weighted = csr_array(X, dtype=np.float64, copy=True)
+    weighted.sum_duplicates()
+    if weighted.data.max(initial=0) > 2**24:
+        raise ValueError(
+            f"X holds the value {weighted.data.max():.3g}; with use_values=True, values must be up"
+            " to 2**24."
+        )
+    weighted.eliminate_zeros()
+    # A value that float32 would round to 0 stays an interaction, as in binary_csr.
+    weighted.data = np.maximum(weighted.data, np.finfo(np.float32).tiny)
+    return csr_array(weighted, dtype=np.float32)
 
 
-def count_users(X: csr_array) -> np.ndarray:
-    """Count the users of each item of canonical rows, int64 of shape (n_items,)."""
-    return np.bincount(X.indices, minlength=X.shape[1])
+def with_ones(X: csr_array) -> csr_array:
+    """Return canonical rows with every value 1; they share the indices."""
+    return csr_array((np.ones_like(X.data), X.indices, X.indptr), shape=X.shape)
+
+
+def rows_of_entries(X: csr_array) -> np.ndarray:
+    """Return the row number of each stored entry, shape (n_entries,)."""
+    rows: np.ndarray = np.arange(X.shape[0]).repeat(np.diff(X.indptr))
+    return rows
+
+
+def count_users(X: csr_array, weights: np.ndarray | None = None) -> np.ndarray:
+    """Count the users of each item of canonical rows, shape (n_items,): see ``as_counts``."""
+    if weights is None:
+        return np.bincount(X.indices, minlength=X.shape[1])
+    return as_counts(np.bincount(X.indices, weights[rows_of_entries(X)], X.shape[1]))
+
+
+def as_counts(totals: np.ndarray) -> np.ndarray:
+    """Return sums of the weights of users: int64 if all are integers, else float64."""
+    rounded = np.rint(totals)
+    if (totals == rounded).all():
+        totals = rounded.astype(np.int64)
+    return totals
+
+
+def check_user_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
+    """Return the weights of the rows, float64 of shape (n_users,); None stays None.
+
+    Raises
+    ------
+    ValueError
+        If it is not one finite number of at least 0 per user, or if all are 0.
+    """
+    if sample_weight is None:
+        return None
+    weights: np.ndarray = _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    )
+    if not weights.any():
+        raise ValueError("sample_weight must be positive for a user, but all weights are zero.")
+    return weights
 
 
 @cache
@@ -203,27 +246,41 @@ class InteractionBatch:
         Positions at which the rows begin, followed by the number of entries.
     n_items : int
         Number of items, which is the number of columns.
+    weights : Tensor of shape (n_users,), float32, or None, default=None
+        Weights of the rows: the argument ``sample_weight`` of ``fit``. None stands for ones.
     """
 
     items: Tensor
     values: Tensor
     offsets: Tensor
     n_items: int
+    weights: Tensor | None = None
 
     @classmethod
-    def from_csr(cls, X: csr_array, device: torch.device | str = "cpu") -> InteractionBatch:
+    def from_csr(
+        cls,
+        X: csr_array,
+        device: torch.device | str = "cpu",
+        weights: np.ndarray | None = None,
+    ) -> InteractionBatch:
         """Return the rows of a canonical CSR matrix, copied to a device.
 
         Parameters
         ----------
         X : csr_array of shape (n_users, n_items)
         device : torch.device or str, default="cpu"
+        weights : ndarray of shape (n_users,) or None, default=None
+            Weights of the rows.
 
         Returns
         -------
         x : InteractionBatch
         """
+        of_rows = None
+        if weights is not None:
+            of_rows = torch.tensor(weights, dtype=torch.float32, device=device)
         x = cls(
+            weights=of_rows,
             items=torch.tensor(X.indices, dtype=torch.int32, device=device),
             values=torch.tensor(X.data, dtype=torch.float32, device=device),
             offsets=torch.tensor(X.indptr, dtype=torch.int64, device=device),
@@ -262,11 +319,23 @@ class InteractionBatch:
         rows_ended.index_add_(0, ends, torch.ones_like(ends))
         return rows_ended[:-1].cumsum(0)
 
+    @property
+    def row_weights(self) -> Tensor:
+        """Weights of the rows, shape (n_users,): ones if there are none."""
+        return self.values.new_ones(self.n_users) if self.weights is None else self.weights
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights of the rows; without weights, their number."""
+        return self.n_users if self.weights is None else float(self.weights.double().sum())
+
     @cached_property
     def structure(self) -> float:
         """Structure S of the data (:ref:`structure-of-data`), computed on the CPU."""
-        arrays = (part.cpu().numpy() for part in (self.values, self.items, self.offsets))
-        return structure(csr_array(tuple(arrays), shape=(self.n_users, self.n_items)))
+        ones = torch.ones_like(self.values)
+        arrays = (part.cpu().numpy() for part in (ones, self.items, self.offsets))
+        weights = None if self.weights is None else self.weights.double().cpu().numpy()
+        return structure(csr_array(tuple(arrays), shape=(self.n_users, self.n_items)), weights)
 
     def rows(self, users: Tensor) -> InteractionBatch:
         """Return the rows with the given numbers, in this order.
@@ -292,7 +361,13 @@ class InteractionBatch:
         )
         entries = torch.arange(int(offsets[-1]), device=self.offsets.device)
         entries += moved.repeat_interleave(repeats, output_size=len(entries))
-        x = replace(self, items=self.items[entries], values=self.values[entries], offsets=of_rows)
+        x = replace(
+            self,
+            items=self.items[entries],
+            values=self.values[entries],
+            offsets=of_rows,
+            weights=None if self.weights is None else self.weights[users.to(entries.device)],
+        )
         vars(x)["host_offsets"] = offsets
         return x
 
@@ -374,7 +449,11 @@ class InteractionBatch:
 
     def entries(self) -> InteractionBatch:
         """Return a batch of n_entries rows, each of which holds one of the stored entries."""
-        return replace(self, offsets=torch.arange(len(self.items) + 1, device=self.items.device))
+        return replace(
+            self,
+            offsets=torch.arange(len(self.items) + 1, device=self.items.device),
+            weights=None if self.weights is None else self.weights[self.users],
+        )
 
     def transposed(self) -> InteractionBatch:
         """Return the items x users matrix; the entries of a row are in the order of the users."""

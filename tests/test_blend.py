@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from conftest import make
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator, clone
 from sklearn.frozen import FrozenEstimator
@@ -151,11 +152,11 @@ def test_members_get_the_stored_values(many):
     liked = sp.csr_array(ratings > 3).astype(np.float32)
     pipeline = make_pipeline(Binarizer(threshold=3.5), EASE(5.0))
     for given in (ratings, ratings.toarray()):
-        blend = Blend([("liked", pipeline), ("counts", WMF(4, counts=True, random_state=0))])
+        blend = Blend([("liked", pipeline), ("counts", WMF(4, use_values=True, random_state=0))])
         blend.fit(given)
         z = [
             _standard_scorer("", model.fit(X))(X).numpy()
-            for model, X in ((EASE(5.0), liked), (WMF(4, counts=True, random_state=0), ratings))
+            for model, X in ((EASE(5.0), liked), (WMF(4, use_values=True, random_state=0), ratings))
         ]
         assert_allclose(blend.predict(given), (z[0] + z[1]) / 2, rtol=1e-5, atol=1e-5)
 
@@ -473,3 +474,35 @@ def test_invalid_validation_users(many):
         with pytest.raises(ValueError, match=message):
             blend.fit(many, X_val=X_val)
         assert not hasattr(blend, "estimators_")
+
+
+# --- partial_fit
+
+
+def test_partial_fit_updates_the_members(X):
+    members = [("ease", EASE(5.0)), ("vae", make("MultVAE"))]
+    blend = Blend(members, weights=(2, 1)).partial_fit(X[:30, :20])
+    alone = [clone(member).fit(X[:30, :20]) for _, member in members]
+    returning, fitted_first = X[20:30].toarray(), blend.estimators_
+    returning[:, 20:] = 0  # new items
+    blend.partial_fit(X[20:], X_before=returning)
+    for member, expected in zip(blend.estimators_, alone, strict=True):
+        expected.partial_fit(X[20:], X_before=returning)
+        assert_array_equal(member.predict(X), expected.predict(X))
+        assert_array_equal(blend.item_counts_, expected.item_counts_)
+    assert blend.n_features_in_ == 24
+    assert_array_equal(blend.weights_, [2 / 3, 1 / 3])
+    assert fitted_first[0].n_features_in_ == 20  # the former members are unchanged
+    assert blend.recommend(X, 3).shape == (60, 3)
+
+
+def test_partial_fit_needs_it_in_every_member(X, unchanged):
+    pipeline = make_pipeline(Binarizer(), EASE())
+    assert not hasattr(Blend([("ease", EASE()), ("pipe", pipeline)]), "partial_fit")
+    assert not hasattr(Blend([("ease", EASE()), ("cdae", make("CDAE"))]), "partial_fit")
+    assert hasattr(Blend([("ease", EASE()), ("pipe", "drop")]), "partial_fit")
+    blend = Blend([("ease", EASE()), ("wmf", make("WMF"))]).fit(X)
+    check = unchanged(blend)
+    with pytest.raises(ValueError, match="X_before must be None: partial_fit of the member 'wmf'"):
+        blend.partial_fit(X, X_before=X)
+    check()

@@ -63,7 +63,7 @@ def test_without_value_events_are_counted(kind):
 def test_wmf_can_use_the_counts():
     X = InteractionEncoder().fit_transform(LOG)
     scores = [
-        WMF(3, counts=c, device="cpu", random_state=0).fit(X).predict(X) for c in (False, True)
+        WMF(3, use_values=c, device="cpu", random_state=0).fit(X).predict(X) for c in (False, True)
     ]
     assert not np.allclose(*scores)
 

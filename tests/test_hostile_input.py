@@ -178,7 +178,9 @@ class Unchanged:
 
 # --- models and results
 
-MODELS = {name: (name, {}) for name in RECOMMENDERS} | {"WMF of counts": ("WMF", {"counts": True})}
+MODELS = {name: (name, {}) for name in RECOMMENDERS} | {
+    "WMF of values": ("WMF", {"use_values": True})
+}
 models, recommenders, scorers = map(st.sampled_from, (sorted(MODELS), RECOMMENDERS, SCORERS))
 
 
@@ -196,14 +198,14 @@ def fitted_once(key):
 
 def reference(key, X, A):
     """Return the form to compare with: the plain one, unless values matter to the model."""
-    if key != "WMF of counts" or isinstance(X, (list, np.ndarray)):
-        return A if key != "WMF of counts" else np.asarray(X, dtype=np.float64)
+    if key != "WMF of values" or isinstance(X, (list, np.ndarray)):
+        return A if key != "WMF of values" else np.asarray(X, dtype=np.float64)
     return None  # sums of duplicates are tested elsewhere
 
 
 def refused(key, X):
     """Return whether a count is too large, the only reason to refuse a valid matrix."""
-    if key != "WMF of counts":
+    if key != "WMF of values":
         return False
     values = np.asarray(X, float) if isinstance(X, (list, np.ndarray)) else X.astype(float).tocsr()
     return sp.csr_array(values).toarray().max() > 2**24

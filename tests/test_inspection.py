@@ -208,7 +208,7 @@ def test_contributions_of_a_blend_are_sums_of_standardised_contributions(rows_of
     search = GridSearchCV(make("EASE"), {"l2": [1.0, 50.0]}, cv=2)
     members = {
         "knn": make("ItemKNN"),
-        "wmf": make("WMF", counts=True),  # uses the values
+        "wmf": make("WMF", use_values=True),  # uses the values
         "liked": make_pipeline(Binarizer(threshold=2), make("EASE")),
         "search": search,
         "frozen": FrozenEstimator(make("ELSA").fit(X)),
@@ -395,7 +395,7 @@ def test_refuses_wrong_arguments(fitted, X):
 
 
 def test_tiny_counts_are_interactions(X):
-    model = make("WMF", counts=True).fit(X)
+    model = make("WMF", use_values=True).fit(X)
     row = np.zeros((1, N_ITEMS))
     row[0, [3, 7]] = 1, 1e-60
     assert_array_equal(np.sort(model.explain(row, [1], k=3).reasons), [[[-1, 3, 7]]])

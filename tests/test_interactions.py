@@ -268,9 +268,9 @@ def test_sums_of_duplicates_may_exceed_the_type(container, half):
 
 def test_counts_above_2_to_the_24_are_refused():
     X = np.array([[2.0**24, 0, 1], [1, 3, 0]])
-    model = WMF(2, counts=True, random_state=0).fit(X)
+    model = WMF(2, use_values=True, random_state=0).fit(X)
     assert np.isfinite(model.predict(X)).all()
-    with pytest.raises(ValueError, match=r"X holds the count 1e\+300; counts must be up to"):
+    with pytest.raises(ValueError, match=r"X holds the value 1e\+300; with use_values=True"):
         model.predict(np.where(X == 3, 1e300, X))
 
 

@@ -82,7 +82,7 @@ def test_chunks_of_users_equal_one_fit(exact, sizes, seed, fitted, X):
 def test_every_call_gives_a_fitted_model(gram_model, X):
     model = clone(GRAM_MODELS[gram_model])
     for stop in (100, 101, 300):
-        start = model._sums["n_users"] if hasattr(model, "_sums") else 0
+        start = int(model._sums["n_users"]) if hasattr(model, "_sums") else 0
         model.partial_fit(X[start:stop])
         assert_equal_models(model, clone(model).fit(X[:stop]), X)
 
@@ -94,7 +94,7 @@ def test_fit_then_partial_fit(exact, fitted, X):
 
 def test_rows_of_fit_are_not_kept_beside_the_sums(gram_model, X):
     model = clone(GRAM_MODELS[gram_model]).fit(X[:20])
-    assert model._rows.shape == (20, 50)
+    assert model._rows[0].shape == (20, 50)
     assert not hasattr(model.partial_fit(X[20:]), "_rows")
 
 
@@ -381,7 +381,7 @@ def test_wmf_learns_new_items_and_keeps_the_others():
 def test_wmf_with_counts_and_copies(X, tmp_path):
     X = X.copy()
     X.data = np.random.RandomState(0).randint(1, 5, X.nnz).astype(np.float32)
-    model = make_wmf(counts=True).fit(X[:200])
+    model = make_wmf(use_values=True).fit(X[:200])
     model.save(tmp_path / "model")
     loaded = skvaecf.load(tmp_path / "model")
     scores = model.partial_fit(X[200:]).predict(X)

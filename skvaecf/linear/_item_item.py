@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..base import Scorer
 from ..inspection import Explainer
-from ..interactions import InteractionBatch, weighted_sums
+from ..interactions import InteractionBatch, rows_of_entries, weighted_sums
 from ..ranking import row_blocks
 
 # Numbers of a block of items that are in memory at once.
@@ -70,11 +70,11 @@ def dense_gram(
     padding: int = 0,
     *,
     out: Tensor | None = None,
-    alpha: int = 1,
+    weights: np.ndarray | None = None,
 ) -> Tensor:
     """Compute X'X in float32, followed by ``padding`` rows and columns of zeros.
 
-    ``alpha`` times this is added to ``out``, if that is given.
+    It is added to ``out``, if that is given. With weights of the rows, it is X' diag(weights) X.
 
     The products are computed in blocks, which need little memory. A sparse product multiplies the
     pairs of items that a user has. A dense product multiplies all pairs, but takes a DENSE_SPEED-th
@@ -85,16 +85,21 @@ def dense_gram(
     gram = out
     if gram is None:
         gram = torch.zeros((n_items + padding,) * 2, dtype=torch.float32, device=device)
+    weighted = X if weights is None else with_row_factors(X, weights)
     pairs = float((np.diff(X.indptr).astype(float) ** 2).sum())
     speed = DENSE_SPEED if device.type == "cpu" else GPU_DENSE_SPEED
     if n_users * n_items**2 < speed * pairs:
         for rows in row_blocks(n_users, n_items):
             dense = _to_dense(X[rows], device)
-            gram[:n_items, :n_items].addmm_(dense.T, dense, alpha=alpha)
+            if weights is None:
+                gram[:n_items, :n_items].addmm_(dense.T, dense)
+                continue
+            factors = torch.tensor(weights[rows, None], dtype=torch.float32, device=device)
+            gram[:n_items, :n_items].addmm_(dense.T, dense * factors)
         return gram
     users = csr_array(X.T)
     for block in item_blocks(n_items):
-        gram[block, :n_items] += alpha * _to_dense(users[block] @ X, device)
+        gram[block, :n_items] += _to_dense(users[block] @ weighted, device)
     return gram
 
 
@@ -107,6 +112,23 @@ def _spread(rows: csr_array, device: torch.device) -> Tensor:
     x = InteractionBatch.from_csr(rows, device)
     dense = torch.zeros(rows.shape, dtype=torch.float32, device=device)
     return dense.index_put_((x.users, x.items.long()), x.values)
+
+
+def with_row_factors(X: csr_array, factors: np.ndarray) -> csr_array:
+    """Return rows multiplied by one factor each, float32; they share the indices."""
+    data = X.data * factors.astype(np.float32).repeat(np.diff(X.indptr))
+    return csr_array((data, X.indices, X.indptr), shape=X.shape)
+
+
+def sums_of_squares(X: csr_array) -> np.ndarray:
+    """Return the sum of the squared values of each row, float64."""
+    squares = X.data.astype(np.float64) ** 2
+    return np.bincount(rows_of_entries(X), squares, X.shape[0])
+
+
+def unless_ones(weights: np.ndarray) -> np.ndarray | None:
+    """Return None for weights that are all 1, which need no multiplication."""
+    return None if (weights == 1).all() else weights
 
 
 class DenseGram:
@@ -131,10 +153,13 @@ class DenseGram:
 class SparseGram:
     """Parts of X'X, computed from X at every call.
 
-    It is slower than ``DenseGram``, but its memory does not grow with n_items^2.
+    It is slower than ``DenseGram``, but its memory does not grow with n_items^2. With weights of
+    the rows, it is X' diag(weights) X.
     """
 
-    def __init__(self, X: csr_array, device: torch.device) -> None:
+    def __init__(
+        self, X: csr_array, device: torch.device, weights: np.ndarray | None = None
+    ) -> None:
         self.n_items = X.shape[1]
         n_users = X.shape[0]
         transposed = csr_array(X.T)
@@ -142,18 +167,26 @@ class SparseGram:
         self.users = csr_array(
             (transposed.data, transposed.indices, indptr), shape=(self.n_items + 1, n_users)
         )
+        self.weights = np.ones(n_users, dtype=np.float32)
+        if weights is not None:
+            self.weights = weights.astype(np.float32)
+        of_entries = transposed.data * self.weights[transposed.indices]
+        weighted = csr_array((of_entries, transposed.indices, indptr), shape=self.users.shape)
         # Sums of thousands of similar numbers are inaccurate in float32. The users of an item are
         # therefore added in parts of at most SUMMANDS, and then the parts are added.
         n_parts = -(-np.diff(indptr) // SUMMANDS)
         first = np.append(0, n_parts.cumsum())
         place = np.arange(first[-1]) - first[:-1].repeat(n_parts)
-        by_item = InteractionBatch.from_csr(self.users, device)
+        by_item = InteractionBatch.from_csr(weighted, device)
         starts = np.append(indptr[:-1].repeat(n_parts) + place * SUMMANDS, indptr[-1])
         self.by_part = replace(by_item, offsets=torch.tensor(starts, device=device).long())
         parts = (np.ones(first[-1], dtype=np.float32), np.arange(first[-1]), first)
         self.by_item = InteractionBatch.from_csr(csr_array(parts), device)
         self.by_user = InteractionBatch.from_csr(X, device)
-        self.counts = torch.tensor(np.diff(indptr), dtype=torch.float32, device=device)
+        squares = (of_entries * transposed.data).astype(np.float64)
+        items = np.arange(self.n_items + 1).repeat(np.diff(indptr))
+        counts = np.bincount(items, squares, self.n_items + 1)
+        self.counts = torch.tensor(counts, dtype=torch.float32, device=device)
 
     def among(self, items: Tensor) -> Tensor:
         """Compute the products of all pairs of each row's items, shape (n_rows, m, m)."""
@@ -166,7 +199,10 @@ class SparseGram:
         own = csr_array(
             (users.data, columns, users.indptr), shape=(n_rows * m, columns.max(initial=0) + 1)
         )
-        products = (own @ own.T).tocoo()
+        weighted = csr_array(
+            (own.data * self.weights[users.indices], columns, own.indptr), own.shape
+        )
+        products = (weighted @ own.T).tocoo()
         first, second = products.coords
         result = np.zeros((n_rows, m, m), dtype=np.float32)
         result[first // m, first % m, second % m] = products.data
@@ -228,7 +264,7 @@ def sparse_scorer(item_similarity: csr_array) -> Scorer:
 
 
 def item_item_explainer(entries: Callable[[np.ndarray, np.ndarray], Tensor]) -> Explainer:
-    """Return the explainer of the scores x B: the contribution of item i to item j is B_ij.
+    """Return the explainer of the scores x B: item i contributes x_i B_ij to the score of j.
 
     Parameters
     ----------
@@ -239,6 +275,7 @@ def item_item_explainer(entries: Callable[[np.ndarray, np.ndarray], Tensor]) -> 
 
     def contribute(X: csr_array, items: np.ndarray) -> tuple[Tensor, Tensor]:
         parts = entries(X.indices[:, None], items.repeat(np.diff(X.indptr), axis=0))
+        parts = parts * torch.as_tensor(X.data, device=parts.device)[:, None]
         return parts, parts.new_zeros(items.shape)
 
     return contribute

@@ -20,12 +20,12 @@ class FixedFactors:
     """Fixed factors of a half-step, with the products that all its problems share."""
 
     Q: Tensor  # (n_columns, n_components)
-    gram: Tensor  # (n_components, n_components), Q'Q
+    gram: Tensor  # (n_components, n_components), Q' diag(s) Q
 
     @classmethod
-    def from_factors(cls, Q: Tensor) -> FixedFactors:
-        """Compute the products of Q."""
-        return cls(Q, Q.T @ Q)
+    def from_factors(cls, Q: Tensor, weights: Tensor | None = None) -> FixedFactors:
+        """Compute the products of Q, with weights s of the columns; None stands for ones."""
+        return cls(Q, weighted_rows(Q, weights).T @ Q)
 
     @cached_property
     def squares(self) -> Tensor:
@@ -37,13 +37,14 @@ class FixedFactors:
 class LeastSquares:
     r"""One least squares problem per row of P, with Q fixed.
 
-    .. math:: f(p) = \sum_{i \in S} c_i (1 - p^\top q_i)^2 - \alpha_0 (p^\top q_i)^2
-              + \alpha_0 \sum_i (p^\top q_i)^2 + \rho \|p\|^2
+    .. math:: f(p) = \sum_{i \in S} c_i (1 - p^\top q_i)^2 - \alpha_0 s_i (p^\top q_i)^2
+              + \alpha_0 \sum_i s_i (p^\top q_i)^2 + \rho \|p\|^2
 
-    where S are the interactions of the row; the third term is a sum over all columns. The gradient
-    is zero if :math:`(\alpha_0 Q^\top Q + \sum_{i \in S} w_i q_i q_i^\top + \rho I) \, p
-    = \sum_{i \in S} c_i q_i`, with :math:`w_i = c_i - \alpha_0`. In the methods below, A is the
-    matrix of this system.
+    where S are the interactions of the row; the third term is a sum over all columns. The weights
+    :math:`s_i` of the columns are 1, or those of the users in the problems of the items. The
+    gradient is zero if :math:`(\alpha_0 Q^\top \operatorname{diag}(s) Q
+    + \sum_{i \in S} w_i q_i q_i^\top + \rho I) \, p = \sum_{i \in S} c_i q_i`, with
+    :math:`w_i = c_i - \alpha_0 s_i`. In the methods below, A is the matrix of this system.
     """
 
     x: InteractionBatch
@@ -51,6 +52,12 @@ class LeastSquares:
     weight: Tensor  # (n_entries,), w
     unobserved_weight: float | Tensor  # alpha_0; of each row in conjugate_gradients: (n_rows, 1)
     ridge: Tensor  # (n_rows, 1), rho
+    column_weight: float | Tensor = 1.0  # s at the entries; a number in ``solve``
+
+    @property
+    def unobserved_at_entries(self) -> float | Tensor:
+        """Weights alpha_0 s of the entries if they were not interactions."""
+        return self.unobserved_weight * self.column_weight
 
     def block(self, columns: slice) -> LeastSquares:
         """Return the problems for some components, with the others fixed."""
@@ -67,20 +74,21 @@ class LeastSquares:
         x = replace_entries(self.x, items=items, n_items=len(present))
         return replace(self, x=x, fixed=replace(self.fixed, Q=self.fixed.Q[present]))
 
-    def penalty(self, P: Tensor) -> float:
-        """Compute the sum of rho times the squared norms of the rows."""
-        return float((self.ridge * P.square()).sum(dtype=widest_float_dtype(P.device)))
+    def penalty(self, P: Tensor, weights: Tensor | None = None) -> float:
+        """Compute the sum of rho times the squared norms of the rows, times their weights."""
+        terms = weighted_rows(self.ridge * P.square(), weights)
+        return float(terms.sum(dtype=widest_float_dtype(P.device)))
 
     def objective(self, P: Tensor, predicted: Tensor) -> float:
         """Compute the sum of f over the rows; ``predicted`` is p . q at the interactions."""
-        a0, dtype = self.unobserved_weight, widest_float_dtype(P.device)
+        a0, dtype = self.unobserved_at_entries, widest_float_dtype(P.device)
         observed = (a0 + self.weight) * (1 - predicted).square() - a0 * predicted.square()
-        everywhere = a0 * ((P.T @ P) * self.fixed.gram).sum(dtype=dtype)
+        everywhere = self.unobserved_weight * ((P.T @ P) * self.fixed.gram).sum(dtype=dtype)
         return float(observed.sum(dtype=dtype) + everywhere) + self.penalty(P)
 
     def residual(self, P: Tensor, predicted: Tensor) -> Tensor:
         """Compute the right side minus A p, half the negative gradient of f, shape of P."""
-        values = self.unobserved_weight + self.weight - self.weight * predicted
+        values = self.unobserved_at_entries + self.weight - self.weight * predicted
         return self._spread(values) - self._dense(P)
 
     def _dense(self, P: Tensor) -> Tensor:
@@ -230,10 +238,18 @@ def solve_positive(A: Tensor, b: Tensor) -> Tensor:
     return x
 
 
-def principal_axes(P: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate P and Q so that Q'Q is diagonal and ascending; the products P Q' do not change."""
-    axes = eigh(Q.T @ Q)[1]
+def principal_axes(P: Tensor, Q: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Rotate P and Q so that Q'Q is diagonal and ascending; the products P Q' do not change.
+
+    With weights s of the rows of Q, Q' diag(s) Q becomes diagonal.
+    """
+    axes = eigh(weighted_rows(Q, weights).T @ Q)[1]
     return P @ axes, Q @ axes
+
+
+def weighted_rows(Q: Tensor, weights: Tensor | None) -> Tensor:
+    """Multiply the rows by their weights; None stands for ones."""
+    return Q if weights is None else Q * weights[:, None]
 
 
 def eigh(gram: Tensor) -> tuple[Tensor, Tensor]:

@@ -172,9 +172,10 @@ def _map(state: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
 
 
 def digest_rows(*matrices: csr_array) -> str:
-    """Return a hash of canonical binary matrices."""
+    """Return a hash of canonical matrices."""
     parts = (part for m in matrices for part in (m.shape, m.indptr, m.indices))
-    return digest(*(np.asarray(part, dtype=np.int64) for part in parts))
+    values = (m.data for m in matrices)
+    return digest(*(np.asarray(part, dtype=np.int64) for part in parts), *values)
 
 
 def digest(*parts: np.ndarray) -> str:

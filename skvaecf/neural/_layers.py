@@ -434,7 +434,9 @@ class TopItems(nn.Module):
         self.k = k
 
     @torch.no_grad()
-    def forward(self, items: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, items: Tensor, counts: Tensor, values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Find the k best unseen items of each user.
 
         Parameters
@@ -443,6 +445,8 @@ class TopItems(nn.Module):
             Item numbers of the seen items of all users, user by user.
         counts : Tensor of shape (n_users,), int64
             Number of seen items of each user.
+        values : Tensor of shape (n_interactions,), float32, or None, default=None
+            Values of the interactions, for ``use_values=True``. None stands for ones.
 
         Returns
         -------
@@ -451,7 +455,8 @@ class TopItems(nn.Module):
         scores : Tensor of shape (n_users, k), float32
             ``-inf`` where items is -1.
         """
-        values = torch.ones_like(items, dtype=torch.float32)
+        if values is None:
+            values = torch.ones_like(items, dtype=torch.float32)
         n_items = self.item_counts.shape[0]
         x = InteractionBatch(items, values, F.pad(counts.cumsum(0), (1, 0)), n_items)
         scores = self.logits(self.network, x)

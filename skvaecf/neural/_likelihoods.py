@@ -58,6 +58,9 @@ class ItemLikelihood(ABC):
 
     Attributes
     ----------
+    takes_values : bool, default=False
+        Whether the entries of x may be other positive numbers than 1, so that recommenders with
+        ``use_values=True`` accept the likelihood. N is then the sum of the entries.
     has_parts : bool, default=True
         Whether ``log_normalizer`` may get the items in parts. If True, factors are multiplied out
         for one part of the items at a time. A subclass whose A needs all items at once sets it to
@@ -69,6 +72,7 @@ class ItemLikelihood(ABC):
     must not change any state. Inside it torch uses one thread.
     """
 
+    takes_values: ClassVar[bool] = False
     has_parts: ClassVar[bool] = True
 
     def __init__(self, logits: Tensor | FactoredLogits) -> None:
@@ -106,7 +110,7 @@ class ItemLikelihood(ABC):
             Logits of one part of the items after another, of any floating-point type. If
             ``has_parts`` is False, there is one part with all items.
         n : Tensor of shape (n_rows, 1)
-            Number of interactions of each row.
+            Number of interactions of each row: the sum of its entries.
 
         Returns
         -------
@@ -137,16 +141,30 @@ class ItemLikelihood(ABC):
             The caller overwrites it.
         """
 
+    @staticmethod
+    def observed(x: InteractionBatch, logits: Tensor) -> Tensor:
+        """Compute the terms of the stored entries, by default x_i eta_i, shape (n_entries,)."""
+        return x.values * x.gather(logits).to(reduction_dtype(logits))
+
+    @staticmethod
+    def observed_slope(x: InteractionBatch, logits: Tensor) -> Tensor:
+        """Compute the derivatives of these terms, by default x_i, shape (n_entries,)."""
+        return x.values
+
 
 class Multinomial(ItemLikelihood):
     r"""Multinomial: each of the user's N interactions is item i with probability softmax(logits)_i.
 
     .. math:: \log p(x | \eta, N) = \sum_i x_i \eta_i - N \log \sum_i e^{\eta_i} + \text{const}
 
+    With weighted interactions, x holds the weights, and N is their sum.
+
     References
     ----------
     Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018, eq. 2.
     """
+
+    takes_values = True
 
     @staticmethod
     def log_normalizer(parts: Iterable[Tensor], n: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,10 +186,16 @@ class Bernoulli(ItemLikelihood):
 
     .. math:: \log p(x | \eta) = \sum_i x_i \eta_i - \sum_i \log(1 + e^{\eta_i})
 
+    With weighted interactions, the terms of the user's items S are multiplied by the weights
+    :math:`x_i`, and those of the other items are not:
+    :math:`\sum_{i \in S} x_i \log \sigma(\eta_i) + \sum_{i \notin S} \log(1 - \sigma(\eta_i))`.
+
     References
     ----------
     Liang et al., "Variational autoencoders for collaborative filtering", WWW 2018, eq. 4.
     """
+
+    takes_values = True
 
     @staticmethod
     def log_normalizer(parts: Iterable[Tensor], n: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,6 +207,20 @@ class Bernoulli(ItemLikelihood):
     def mean(logits: Tensor, n: Tensor, saved: Tensor) -> Tensor:
         """Compute sigmoid(logits)."""
         return logits.sigmoid_()
+
+    # x log sigmoid(eta) = x eta - softplus(eta) - (x - 1) softplus(eta); A has the second term.
+
+    @staticmethod
+    def observed(x: InteractionBatch, logits: Tensor) -> Tensor:
+        """Compute x_i eta_i - (x_i - 1) softplus(eta_i)."""
+        eta = x.gather(logits).to(reduction_dtype(logits))
+        return x.values * eta - _excess(x) * F.softplus(eta)
+
+    @staticmethod
+    def observed_slope(x: InteractionBatch, logits: Tensor) -> Tensor:
+        """Compute x_i - (x_i - 1) sigmoid(eta_i)."""
+        eta = x.gather(logits).to(reduction_dtype(logits))
+        return x.values - _excess(x) * eta.sigmoid()
 
 
 class NChooseK(ItemLikelihood):
@@ -309,7 +347,7 @@ class _LogProb(torch.autograd.Function):
         normalizer, saved = likelihood.log_normalizer([logits], n)
         ctx.save_for_backward(logits, n, saved)
         ctx.x, ctx.likelihood = x, likelihood
-        return _observed(x, logits) - normalizer.squeeze(1)
+        return _observed(likelihood, x, logits) - normalizer.squeeze(1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -349,7 +387,7 @@ class _FactoredLogProb(torch.autograd.Function):
             nonlocal kept
             for items in _parts(h, x.n_items, likelihood):
                 logits = _multiply_out(factored, items)
-                observed.add_(_observed(x.restrict_to(items), logits))
+                observed.add_(_observed(likelihood, x.restrict_to(items), logits))
                 if items.start == 0 and logits.numel() <= _KEPT:
                     kept = logits
                 yield logits
@@ -392,9 +430,14 @@ def _counts(x: InteractionBatch, logits: Tensor) -> Tensor:
     return x.sum(x.values).to(reduction_dtype(logits))[:, None]
 
 
-def _observed(x: InteractionBatch, logits: Tensor) -> Tensor:
-    """Compute x . logits, shape (n_users,)."""
-    return x.sum(x.values * x.gather(logits).to(reduction_dtype(logits)))
+def _observed(likelihood: type[ItemLikelihood], x: InteractionBatch, logits: Tensor) -> Tensor:
+    """Compute the sum of the terms of the stored entries, shape (n_users,)."""
+    return x.sum(likelihood.observed(x, logits))
+
+
+def _excess(x: InteractionBatch) -> Tensor:
+    """Return x_i - 1 for interactions, and 0 for entries of items outside of a part."""
+    return torch.where(x.values > 0, x.values - 1, 0)
 
 
 def _gradient(
@@ -415,7 +458,7 @@ def _gradient(
 
     in_threads(subtract_mean, cached_blocks(logits), logits.device)
     users = x.users
-    observed = (x.values * scale[users]).to(gradient.dtype)
+    observed = (likelihood.observed_slope(x, logits) * scale[users]).to(gradient.dtype)
     return gradient.index_put_((users, x.items.long()), observed, accumulate=True)
 
 

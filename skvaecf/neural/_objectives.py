@@ -164,7 +164,7 @@ class _SquaredNorm(torch.autograd.Function):
         return gradient
 
 
-def density_ratio_loss(real: Tensor, fake: Tensor) -> Tensor:
+def density_ratio_loss(real: Tensor, fake: Tensor, weights: Tensor | float = 1.0) -> Tensor:
     """Compute the mean of - log sigmoid(real) - log(1 - sigmoid(fake)).
 
     The loss is lowest if the scores are the logarithm of the density of the real samples divided by
@@ -176,12 +176,14 @@ def density_ratio_loss(real: Tensor, fake: Tensor) -> Tensor:
         Scores that the discriminator gives to real samples.
     fake : Tensor of the same shape
         Scores that the discriminator gives to fake samples.
+    weights : Tensor of the same shape or float, default=1.0
+        Factors of the terms: ``Batch.weights``.
 
     Returns
     -------
     loss : Tensor of shape ()
     """
-    return (F.softplus(-real) + F.softplus(fake)).mean()
+    return (weights * (F.softplus(-real) + F.softplus(fake))).mean()
 
 
 def ratio_accuracy(real: Tensor, fake: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils._param_validation import InvalidParameterError
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
@@ -36,19 +37,28 @@ from .._parameters import (
     Rate,
     Verbose,
 )
+from .._partial_fit import grown_columns, widened
 from .._progress import ProgressBar
 from .._top_k import as_index
 from .._version import __version__
 from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
 from ..inspection import Explainer, products_of_entries
-from ..interactions import InteractionBatch, binary_csr, check_rows, count_users
+from ..interactions import (
+    InteractionBatch,
+    as_counts,
+    binary_csr,
+    check_rows,
+    check_user_weights,
+    count_users,
+)
 from ..metrics import ndcg
 from ..model_selection import split_interactions
 from ..ranking import rank
 from ._callback_support import CallbackSupportMixin, with_callbacks
 from ._checkpoint import Checkpoint, arrays, digest, digest_rows
+from ._growth import load_grown
 from ._layers import TopItems, initialize, set_precision
-from ._likelihoods import LIKELIHOODS
+from ._likelihoods import LIKELIHOODS, likelihood_class
 from ._process_group import broadcast_from_rank_0, check_equal_on_ranks, copy_from_rank_0, n_ranks
 from ._svd_start import start_from_svd
 from ._training import Game, Order, Player, Progress, by_batch, by_epoch, move_average
@@ -117,9 +127,14 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
     warm_start: bool = False
 
     network_: Any = field(init=False)
+    _total_weight: float = field(init=False)
+    _built_with: dict[str, Any] = field(init=False)
+    _shape: tuple[int, int] = field(init=False)
 
     # The factor of U^(1/4) / S^(2/3), for a model that allows l2="auto".
     _auto_l2: ClassVar[float] = 0.0
+    # Whether ``partial_fit`` exists. A network with parameters of each user sets it to False.
+    _takes_further_users: ClassVar[bool] = True
     # The order in which the players make their updates.
     _order: ClassVar[Order] = staticmethod(by_batch)
 
@@ -198,6 +213,7 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
         self,
         X: Any,
         y: Any = None,
+        sample_weight: Any = None,
         *,
         X_val: Any = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
@@ -209,10 +225,15 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
-            Interactions. A stored positive value is an interaction, whatever its size: a rating of
-            1 star counts like one of 5. To keep those of 4 and more, pass ``X >= 4``.
+            Interactions. A stored positive value is an interaction. Its size counts only for a
+            recommender that has a parameter ``use_values`` and if this is True: otherwise, a rating
+            of 1 star counts like one of 5. To keep those of 4 and more, pass ``X >= 4``.
         y : Ignored
             Present for scikit-learn's tools.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            Weights of the users, at least 0. The loss of a user is multiplied by the weight. A user
+            with the weight 0 is left out. With None, all weights are 1. Validation users are not
+            weighted.
         X_val : {array-like, sparse matrix} of shape (n_val_users, n_items), pair of them, or \
 None, default=None
             Interactions of the validation users, by which the best epoch is chosen if
@@ -239,8 +260,10 @@ None, default=None
         ------
         ValueError
             If X or X_val holds NaN, infinity or negative values, or is empty or corrupt; if no user
-            of X_val has ``min_interactions`` interactions; if a parameter is invalid; or if the
-            file is damaged or belongs to a fit with other data or parameters.
+            of X_val has ``min_interactions`` interactions; if sample_weight is not one finite
+            number of at least 0 per user, or the model's loss has no terms of users to weigh; if a
+            parameter is invalid; or if the file is damaged or belongs to a fit with other data or
+            parameters.
         OSError
             If the file cannot be written when ``fit`` begins. Later, a state that cannot be written
             is a warning, and the file keeps the previous state.
@@ -263,8 +286,9 @@ None, default=None
         """
         self._validate_params()
         rows = check_rows(X, min_rows=1)
+        weights = check_user_weights(sample_weight, rows)
         if X_val is not None:
-            X_val = check_X_val(X_val, rows.shape[1])
+            X_val = check_X_val(X_val, rows.shape[1], self._interactions)
             of_users = isinstance(X_val, csr_array) and self.early_stopping
             if of_users and np.diff(X_val.indptr).max(initial=0) < self.min_interactions:
                 raise ValueError(
@@ -277,17 +301,144 @@ None, default=None
             validate_data(self, X, skip_check_array=True, reset=False)
         columns = BaseEstimator()
         validate_data(columns, X, skip_check_array=True)  # records their number and names
-        interactions = binary_csr(rows)
+        interactions = self._interactions(rows)
+        counts = count_users(interactions, weights)
+        if weights is not None and not weights.all():
+            interactions, weights = csr_array(interactions[weights > 0]), weights[weights > 0]
         self._fit(
             interactions,
             X_val,
-            columns={"feature_names_in_": None, "item_counts_": count_users(interactions)}
-            | vars(columns),
+            sample_weight=weights,
+            columns={"feature_names_in_": None, "item_counts_": counts} | vars(columns),
             checkpoint_path=checkpoint_path,
             checkpoint_every=checkpoint_every,
             checkpoint_seconds=checkpoint_seconds,
         )
         return self
+
+    @available_if(lambda self: self._takes_further_users)
+    @default_modes()
+    def partial_fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, X_before: Any = None
+    ) -> Self:
+        """Train for one epoch on further users, starting from what was learned before.
+
+        The first call is a ``fit``. The following ones make one pass over the rows of X, with the
+        learning rate ``learning_rate``, and no validation: the parameters after the pass are kept.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_users, n_items)
+            Interactions. X may have more columns than before: the last ones are new items. Their
+            parameters start from those of the known items of their users.
+        y : Ignored
+            Present for scikit-learn's tools.
+        sample_weight : array-like of shape (n_users,) or None, default=None
+            Weights of the users of X, as in ``fit``.
+        X_before : {array-like, sparse matrix} of shape (n_known_users, n_items) or None, \
+default=None
+            Rows of earlier calls, with the columns of X, that X replaces: those of users who return
+            with their whole new rows, or who are repeated. They are subtracted from
+            ``item_counts_``. What the network has learned from them stays.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If X or X_before holds NaN, infinity or negative values, is empty or corrupt, if it has
+            fewer columns than before or columns of other names, if X_before has more interactions
+            with an item than the earlier calls, if sample_weight is not one finite number of at
+            least 0 per user, or if a parameter is invalid or would change the sizes of the layers.
+        FloatingPointError
+            If a loss becomes NaN or infinite. Nothing is changed then.
+
+        Notes
+        -----
+        A network forgets: after passes over few users it knows the others less well. A pass over
+        the rows of all users, or of the further users and a sample of the others, keeps the quality
+        of a ``fit`` at the cost of one epoch (:ref:`fresh-data`).
+
+        ``l2_`` stays that of the first call if ``l2`` is "auto". Next to the loss of the n users of
+        X it is multiplied by n / U, where U is the number of users in all calls, so that its weight
+        for each user is that of a ``fit``. The weight that ``anneal_steps`` increases has its final
+        value. The averages of Adam start anew. ``history_`` gets one more epoch, which is
+        ``best_iter_``.
+        """
+        if not hasattr(self, "network_"):
+            if X_before is not None:
+                raise ValueError("X_before must hold rows of earlier calls.")
+            fitted: Self = self.fit(X, y, sample_weight)
+            return fitted
+        self._validate_params()
+        rows = check_rows(X, min_rows=1)
+        weights = check_user_weights(sample_weight, rows)
+        columns, interactions = grown_columns(self, X), self._interactions(rows)
+        n_items = interactions.shape[1]
+        counts = count_users(interactions, weights) + widened(self.item_counts_, n_items)
+        n_further = float(interactions.shape[0] if weights is None else weights.sum())
+        n_users = self._total_weight + n_further
+        if X_before is not None:
+            before = check_rows(X_before, "X_before")
+            if before.shape[1] != n_items:
+                raise ValueError("X_before must have the columns of X.")
+            counts, n_users = counts - count_users(binary_csr(before)), n_users - before.shape[0]
+            if counts.min() < 0:
+                raise ValueError("X_before must hold rows of earlier calls.")
+        if weights is not None and not weights.all():
+            interactions, weights = csr_array(interactions[weights > 0]), weights[weights > 0]
+        x = InteractionBatch.from_csr(interactions, check_device(self.device), weights)
+        learned = self._pass_over(x, interactions, counts, n_further / max(n_users, n_further))
+        self.__dict__.update(columns | learned)
+        self._total_weight, self.item_counts_ = n_users, as_counts(counts)
+        return self
+
+    def _pass_over(
+        self, x: InteractionBatch, X: csr_array, counts: np.ndarray, share: float
+    ) -> dict[str, Any]:
+        """Train for one epoch on these rows, the given share of all users."""
+        started = time.perf_counter()
+        device, params = x.values.device, self.get_params(deep=False)
+        # Values of "auto" that were computed from the data of the first call.
+        kept = {
+            name: getattr(self, f"{name}_")
+            for name, value in params.items()
+            if isinstance(value, str) and value == "auto" and hasattr(self, f"{name}_")
+        }
+        params |= kept
+        if self._auto_l2:
+            params["l2"] *= share
+        if "anneal_steps" in params:
+            params["anneal_steps"] = 0
+        trainer = type(self)(**params)
+        seed = broadcast_from_rank_0(self._draw_seed())
+        generator = torch.Generator(device).manual_seed(seed)
+        network: Any = trainer._empty_network((x.n_users, x.n_items), device)
+        load_grown(network, self.network_.state_dict(), self.n_features_in_, X, counts)
+        set_precision(network, check_precision(self.precision, device))
+        players = [p for p in trainer._players(network.train(), x) if not p.moves_first]
+        game = Game(players, x, self.batch_size, type(self)._order)
+        with ProgressBar(type(self).__name__, 1, self.verbose) as bar:
+            figures = game.play(0, generator, lambda: bar.move_to(game.share_of_epoch()))
+            bar.complete()
+        for player in players:
+            player.after_epoch(network)
+        copy_from_rank_0(network)
+        n_iter = self.n_iter_ + 1
+        figures["seconds"] = time.perf_counter() - started
+        return {
+            "network_": network.eval().requires_grad_(False),
+            "history_": [*self.history_, {"epoch": n_iter, **figures}],
+            "n_iter_": n_iter,
+            "best_iter_": n_iter,
+            "_shape": (self._shape[0], x.n_items),
+            "_built_with": self._built_with | kept,
+        }
+
+    def _draw_seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
 
     def _validate_params(self) -> None:
         likelihood = getattr(self, "likelihood", "multinomial")
@@ -298,6 +449,12 @@ None, default=None
                 " instead."
             )
         super()._validate_params()
+        if getattr(self, "use_values", False) and not likelihood_class(likelihood).takes_values:
+            raise ValueError(
+                f"use_values=True needs a likelihood of weighted interactions, such as"
+                f" 'multinomial' or 'bernoulli'. Got likelihood={likelihood!r}, which is a"
+                " distribution of sets."
+            )
         for name, sizes in self.get_params(deep=False).items():
             if name.endswith("layer_sizes") and not all(map(is_count, sizes)):
                 raise ValueError(f"{name} must hold integers of at least 1, got {sizes!r}.")
@@ -307,6 +464,7 @@ None, default=None
         X: csr_array,
         X_val: csr_array | Pair | None = None,
         *,
+        sample_weight: np.ndarray | None = None,
         columns: dict[str, Any] | None = None,
         checkpoint_path: str | os.PathLike[str] | None = None,
         checkpoint_every: int = 1,
@@ -314,9 +472,9 @@ None, default=None
     ) -> None:
         """Train epoch by epoch and keep the best epoch."""
         checkpoint = self._open_checkpoint(
-            X, X_val, checkpoint_path, checkpoint_every, checkpoint_seconds
+            X, X_val, sample_weight, checkpoint_path, checkpoint_every, checkpoint_seconds
         )
-        x, validation = self._hold_out(X, X_val, checkpoint.seed)
+        x, validation = self._hold_out(X, X_val, sample_weight, checkpoint.seed)
         progress = self._begin(x, checkpoint)
         fitted_so_far = partial(self._fitted_so_far, x, columns or {}, progress)
         task = self._init_callback_context(max_subtasks=self.max_epochs - progress.n_epochs)
@@ -339,14 +497,16 @@ None, default=None
         self,
         X: csr_array,
         X_val: csr_array | Pair | None,
+        sample_weight: np.ndarray | None,
         path: Any,
         every: int,
         seconds: float | None,
     ) -> Checkpoint:
         """Draw the seed and open the checkpoint."""
-        seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        seed = broadcast_from_rank_0(seed)
-        identity = self._identity(X, X_val, seed) if path is not None or n_ranks() > 1 else {}
+        seed = broadcast_from_rank_0(self._draw_seed())
+        identity = {}
+        if path is not None or n_ranks() > 1:
+            identity = self._identity(X, X_val, sample_weight, seed)
         check_equal_on_ranks(identity)
         return Checkpoint(path, every, seconds, identity, seed)
 
@@ -465,16 +625,24 @@ None, default=None
         """Return the weight of the penalty next to the loss summed over the training users x."""
         l2: Any = self.l2
         if isinstance(l2, str):
-            l2 = self._auto_l2 * x.n_users**0.25 / x.structure ** (2 / 3)
+            l2 = self._auto_l2 * x.total_weight**0.25 / x.structure ** (2 / 3)
         return float(l2)
 
-    def _identity(self, X: csr_array, X_val: csr_array | Pair | None, seed: int) -> dict[str, str]:
+    def _identity(
+        self,
+        X: csr_array,
+        X_val: csr_array | Pair | None,
+        sample_weight: np.ndarray | None,
+        seed: int,
+    ) -> dict[str, str]:
         """Return everything that the learned numbers depend on, by name."""
         device = check_device(self.device)
         params = self.get_params(deep=False).items()
         identity = {name: repr(value) for name, value in params if name != "verbose"}
         if X_val is not None:
             identity["X_val"] = digest_rows(*(X_val if isinstance(X_val, tuple) else (X_val,)))
+        if sample_weight is not None:
+            identity["sample_weight"] = digest(sample_weight)
         warm = self._warm_network()
         if warm is not None:
             identity["warm_start"] = digest(*arrays(list(warm.state_dict().values())))
@@ -493,7 +661,8 @@ None, default=None
 
         The method ``forward(items, counts)`` of the module takes two int64 tensors: the item
         numbers of the seen items of all users, user by user, without duplicates within a user; and
-        the number of seen items of each user. It returns the k best unseen items of each user and
+        the number of seen items of each user. With ``use_values=True``, a third one takes the
+        values of the interactions, float32. It returns the k best unseen items of each user and
         their scores, as ``recommend(X, k, return_scores=True)`` does. Unlike there, items with
         equal scores may have any order.
 
@@ -544,6 +713,7 @@ None, default=None
             "n_iter_": len(progress.history),
             "best_iter_": progress.best.epoch,
             "_shape": (x.n_users, x.n_items),
+            "_total_weight": float(x.total_weight),
             # To build the network again, even if the parameters have been changed since.
             "_built_with": {n: value for n, value in params.items() if n not in of_training},
             "n_features_in_": x.n_items,
@@ -552,7 +722,11 @@ None, default=None
         }
 
     def _hold_out(
-        self, X: csr_array, X_val: csr_array | Pair | None, seed: int
+        self,
+        X: csr_array,
+        X_val: csr_array | Pair | None,
+        sample_weight: np.ndarray | None,
+        seed: int,
     ) -> tuple[InteractionBatch, Pair | None]:
         """Return the training rows, on the device, and the cut rows of the validation users."""
         validation = X_val if self.early_stopping else None
@@ -562,7 +736,9 @@ None, default=None
             chosen = np.random.RandomState(seed).permutation(eligible)
             chosen = chosen[: min(n_val, X.shape[0] - 1)]
             if len(chosen):
-                validation, X = X[chosen], X[np.setdiff1d(np.arange(X.shape[0]), chosen)]
+                others = np.setdiff1d(np.arange(X.shape[0]), chosen)
+                validation, X = X[chosen], X[others]
+                sample_weight = None if sample_weight is None else sample_weight[others]
             else:
                 warnings.warn(
                     "early_stopping has no validation users, because no two users or more have"
@@ -575,7 +751,7 @@ None, default=None
                 validation, random_state=seed, min_interactions=self.min_interactions
             )
             validation = (fold_in, heldout) if heldout.nnz else None
-        return InteractionBatch.from_csr(X, check_device(self.device)), validation
+        return InteractionBatch.from_csr(X, check_device(self.device), sample_weight), validation
 
     def _validate(self, network: nn.Module, fold_in: csr_array, heldout: csr_array) -> float:
         """Compute the mean NDCG@100 of the validation users."""
@@ -686,16 +862,18 @@ def load_warm(network: nn.Module, warm: nn.Module) -> None:
         ) from error
 
 
-def check_X_val(X_val: Any, n_items: int) -> Any:
+def check_X_val(
+    X_val: Any, n_items: int, interactions: Callable[[Any], csr_array] = binary_csr
+) -> Any:
     """Validate a matrix, or a pair of fold-in and held-out matrix, of validation users."""
     if not isinstance(X_val, tuple):
         rows = check_rows(X_val, "X_val", min_rows=1)
         if rows.shape[1] != n_items:
             raise ValueError(f"X_val must have the {n_items} items of X, got {rows.shape[1]}.")
-        return binary_csr(rows)
+        return interactions(rows)
     if len(X_val) != 2:
         raise ValueError(f"X_val must be a matrix or a pair of them, got {len(X_val)} values.")
-    fold_in, heldout = (check_X_val(part, n_items) for part in X_val)
+    fold_in, heldout = (check_X_val(part, n_items, interactions) for part in X_val)
     if fold_in.shape != heldout.shape or not heldout.nnz:
         raise ValueError(
             f"The second matrix of X_val must hold interactions of the {fold_in.shape[0]} users of"

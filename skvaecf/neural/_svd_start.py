@@ -46,10 +46,12 @@ def start_from_svd(
     from the latent vectors that the encoder computes, by ridge regression. The latent vectors of a
     linear encoder whose components are all trusted are the rows of :math:`N^{-1/2} X W`. The more
     noise there is, the smaller the weights are, because noise of the start remains after training.
-    At last, the weights :math:`d_i` of each item are divided by :math:`(1 + \|d_i\|^2 / 4)^{1/2}`,
-    so that their length is below 2: where items are many, singular vectors are concentrated in few
-    items, whose scores would follow the noise of the latent vectors. The constants were chosen on
-    the validation users of ten data sets.
+    With weights of the users, the rows of :math:`N^{-1/2} X C^{-1/3}` are multiplied by the roots
+    of the weights, U is their sum and :math:`c_i` the sum over the users of item i; so are the rows
+    of the regression. At last, the weights :math:`d_i` of each item are divided by :math:`(1 +
+    \|d_i\|^2 / 4)^{1/2}`, so that their length is below 2: where items are many, singular vectors
+    are concentrated in few items, whose scores would follow the noise of the latent vectors. The
+    constants were chosen on the validation users of ten data sets.
 
     Parameters
     ----------
@@ -68,15 +70,17 @@ def start_from_svd(
     Horn, "A rationale and test for the number of factors in factor analysis", Psychometrika 1965
     (parallel analysis).
     """
+    n_users = x.total_weight
     counts = x.values.new_zeros(x.n_items)
-    counts.index_add_(0, x.items.long(), x.values)
-    decoder.logits.bias.copy_((counts + 0.5).log() - (x.n_users - counts + 0.5).log())
+    counts.index_add_(0, x.items.long(), x.row_weights[x.users])
+    others = (n_users - counts).clamp(min=0)
+    decoder.logits.bias.copy_((counts + 0.5).log() - (others + 0.5).log())
 
     scale = counts.clamp(min=1) ** (-1 / 3)
 
     def scaled(x: InteractionBatch) -> InteractionBatch:
-        rows = x.normalized()
-        return rows.with_values(rows.values * scale[rows.items.long()])
+        rows, root = x.normalized(), x.row_weights.sqrt()
+        return rows.with_values(rows.values * scale[rows.items.long()] * root[rows.users])
 
     sigma, V = truncated_svd(scaled(x), item_weights.shape[1], generator)
     shuffled = torch.randperm(len(x.items), generator=generator, device=x.items.device)
@@ -86,7 +90,7 @@ def start_from_svd(
     strength = (sigma / typical).clamp(min=1e-6, max=1)
     trust = (1 - ((tau / typical) ** 2 / strength) ** 2).clamp(min=0)
 
-    encoder = 0.6 * x.n_users**0.5 / tau * V
+    encoder = 0.6 * n_users**0.5 / tau * V
     columns = item_weights[:, : len(sigma)]
     columns.mul_(1 - trust).add_(scale[:, None] * encoder * trust)
 
@@ -94,7 +98,7 @@ def start_from_svd(
     gram, moments = V.new_zeros(n_hidden, n_hidden), V.new_zeros(n_hidden, len(sigma))
     for users in blocks_of_users(x):
         rows = x.rows(users)
-        h = decoder.hidden(latent(rows))
+        h = decoder.hidden(latent(rows)) * rows.row_weights.sqrt()[:, None]
         gram += h.T @ h
         moments += h.T @ (scaled(rows) @ encoder)
     gram.diagonal().add_(1e-3 * gram.trace() / n_hidden + 1e-6)

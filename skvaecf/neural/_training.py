@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..interactions import InteractionBatch
+from ..interactions import InteractionBatch, replace_entries
 from ._process_group import own_generator, own_rows, sum_over_ranks
 
 __all__ = ["Batch", "Order", "Player", "by_batch", "by_epoch"]
@@ -47,6 +47,9 @@ class Batch(NamedTuple):
         the rows that is complete.
     generator : torch.Generator
         Source of all random numbers. A loss must not use any other source.
+    weights : Tensor of shape (n_rows,), float32
+        Weights of the rows: the argument ``sample_weight`` of ``fit``, or ones. A loss multiplies
+        the terms of each row by the weight before it takes the mean.
     log : callable
         ``log(name, value)`` adds a value to ``history_``. The value is a tensor of shape (), such
         as a mean over the rows of the mini-batch. ``history_`` holds its mean over the updates of
@@ -59,6 +62,11 @@ class Batch(NamedTuple):
     epoch: float
     generator: torch.Generator
     log: Callable[[str, Tensor], None] = _not_logged
+
+    @property
+    def weights(self) -> Tensor:
+        """Weights of the rows."""
+        return self.x.row_weights
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,8 @@ class Player:
         Parameters that the player updates. It does not change any others.
     loss : callable
         Maps a :class:`~skvaecf.neural.Batch` to the loss, a tensor of shape (): the mean over the
-        rows of the mini-batch, with any penalties added.
+        rows of the mini-batch, with any penalties added. The terms of each row are multiplied by
+        ``Batch.weights``. Otherwise, ``fit`` with ``sample_weight`` raises a ValueError.
     learning_rate : float
         Step size of Adam.
     n_passes : int, default=1
@@ -209,6 +218,8 @@ class Game:
         self.order = order
         self.schedule = schedule
         self.steps: dict[str, int] = defaultdict(int)
+        # Losses are divided by the mean weight, so that their scale does not matter to Adam.
+        self.mean_weight = 1.0 if x.weights is None else x.total_weight / x.n_users
         self._begin_epoch()
         self.optimizers = {p.name: _adam(p) for p in players}
         if len(self.optimizers) < len(players):
@@ -287,7 +298,12 @@ class Game:
 
         step, x = self.steps[player.name], self._rows(player).rows(own)
         own = own.to(x.offsets.device, non_blocking=True)
+        if self.x.weights is not None and x.weights is not None:
+            x = replace_entries(x, weights=x.weights.requires_grad_())
         loss = player.loss(Batch(own, x, step, progress, generator, log))
+        if self.x.weights is not None:
+            check_depends_on_weights(player, loss, x.weights)
+            loss = loss / self.mean_weight
         weights = torch.full_like(loss, weight)
         for parameter, gradient in zip(
             player.parameters,
@@ -405,6 +421,18 @@ class Game:
         device = self.x.values.device
         for name, values in epoch["figures"].items():
             self.figures[name] = [value.to(device) for value in values]
+
+
+def check_depends_on_weights(player: Player, loss: Tensor, weights: Tensor | None) -> None:
+    """Raise a ValueError if a loss ignores the weights of the rows."""
+    if weights is not None and loss.requires_grad:
+        [gradient] = torch.autograd.grad(loss, [weights], retain_graph=True, allow_unused=True)
+        if gradient is not None:
+            return
+    raise ValueError(
+        f"sample_weight must be None: the loss of the {player.name} does not depend on the weights"
+        " of the users."
+    )
 
 
 def _read(values: Sequence[Tensor]) -> list[float]:

@@ -53,6 +53,8 @@ class AWAE(TorchRecommender):
         Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
         distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
+    use_values : bool, default=False
+        Whether the values of X weigh the interactions. If False, every positive value counts as 1.
     mmd_weight : float, default=10.0
         Weight :math:`\lambda` of the MMD between the latent vectors of a mini-batch and draws from
         the prior. 0 removes the term.
@@ -171,6 +173,7 @@ class AWAE(TorchRecommender):
     encoder_layer_sizes: LayerSizes = ()
     decoder_layer_sizes: LayerSizes = ()
     likelihood: LikelihoodLike = "n-choose-k"
+    use_values: bool = False
     mmd_weight: NonNegative = 10.0
     kl_weight: NonNegative = 0.2
     anneal_steps: NonNegativeInt | Literal["auto"] = 0
@@ -206,7 +209,9 @@ class AWAE(TorchRecommender):
             discrepancy = mmd(z, p.rsample(generator=batch.generator))
             log_p = likelihood(network.decoder.factored(z)).log_prob(x)
             penalty = weight_penalty(l2, network.encoder, network.decoder)
-            return (beta * kl + l1 - log_p).mean() + self.mmd_weight * discrepancy + penalty
+            terms = batch.weights * (beta * kl + l1 - log_p)
+            mmd_weight = self.mmd_weight * batch.weights.mean()
+            return terms.mean() + mmd_weight * discrepancy + penalty
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,8 @@ class CDAE(TorchRecommender):
         loss is the logistic loss of the paper. "n-choose-k" is the distribution of "bernoulli"
         given the number of the user's items. A custom likelihood is a subclass of
         :class:`skvaecf.neural.ItemLikelihood`.
+    use_values : bool, default=False
+        Whether the values of X weigh the interactions. If False, every positive value counts as 1.
     l2 : float, default=4.0
         Weight :math:`\lambda` of the squared norms of the users' vectors and of both weight
         matrices, next to the loss summed over all users. The biases are not penalised.
@@ -166,9 +168,12 @@ class CDAE(TorchRecommender):
     _: KW_ONLY
     activation: Literal["sigmoid", "tanh", "linear"] = "tanh"
     likelihood: LikelihoodLike = "n-choose-k"
+    use_values: bool = False
     l2: NonNegative = 4.0
     dropout: Rate = 0.5
     learning_rate: Positive = 1e-2
+
+    _takes_further_users: ClassVar[bool] = False
 
     def _build(self, n_users: int, n_items: int) -> CollaborativeAutoencoder:
         return CollaborativeAutoencoder(
@@ -184,7 +189,7 @@ class CDAE(TorchRecommender):
             dropped = batch.x.normalized().dropout(self.dropout, batch.generator)
             v = network.users[batch.users]
             rows = self._objective(network, batch.x, network.encoder(dropped), v)
-            return rows.mean() + weight_penalty(
+            return (batch.weights * rows).mean() + weight_penalty(
                 self.l2 / x.n_users, network.encoder, network.decoder
             )
 

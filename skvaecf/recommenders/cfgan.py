@@ -209,6 +209,7 @@ class CFGAN(TorchRecommender):
     discriminator_learning_rate: Positive | None = None
 
     _order: ClassVar[Order] = staticmethod(by_epoch)
+    _takes_further_users: ClassVar[bool] = False  # in item mode, rows are those of the items
 
     def _build(self, n_users: int, n_items: int) -> UserGAN:
         sizes = self.n_components, self.generator_layer_sizes, self.discriminator_layer_sizes
@@ -232,8 +233,9 @@ class CFGAN(TorchRecommender):
                 fake = masked(batch, network(batch.x))
             of_real, of_fake = discriminator(batch.x, batch.x), discriminator(batch.x, fake)
             batch.log("accuracy", ratio_accuracy(of_real, of_fake))
-            ratio_loss = density_ratio_loss(of_real, of_fake)
-            return ratio_loss + weight_penalty(self.discriminator_l2, discriminator)
+            ratio_loss = density_ratio_loss(of_real, of_fake, batch.weights)
+            penalty = weight_penalty(self.discriminator_l2, discriminator)
+            return ratio_loss + batch.weights.mean() * penalty
 
         def generator_loss(batch: Batch) -> Tensor:
             """softplus(-D(c, y * m)) + alpha sum_Z y^2 + lambda_G sum ||W||^2."""
@@ -241,8 +243,9 @@ class CFGAN(TorchRecommender):
             zeros = y * unobserved(batch.x, self.reconstruction_ratio, batch.generator)
             to_zero = zeros.square().sum(dim=1, dtype=torch.float32)
             adversarial = F.softplus(-discriminator(batch.x, masked(batch, y)))
-            objective = (adversarial + self.reconstruction_weight * to_zero).mean()
-            loss: Tensor = objective + weight_penalty(self.l2, *generator)
+            terms = batch.weights * (adversarial + self.reconstruction_weight * to_zero)
+            penalty = weight_penalty(self.l2, *generator)
+            loss: Tensor = terms.mean() + batch.weights.mean() * penalty
             return loss
 
         D, rate_D = [*discriminator.parameters()], self.discriminator_learning_rate

@@ -20,8 +20,15 @@ from .._statistics import structure, structure_of_gram
 from .._top_k import as_index
 from ..base import Scorer
 from ..inspection import Explainer
-from ..interactions import InteractionBatch, count_users
-from ..linear._item_item import dense_gram, item_blocks, item_item_explainer
+from ..interactions import InteractionBatch, count_users, with_ones
+from ..linear._item_item import (
+    dense_gram,
+    item_blocks,
+    item_item_explainer,
+    sums_of_squares,
+    unless_ones,
+    with_row_factors,
+)
 from ..linear._sums import GramRecommender, Sums
 
 
@@ -42,13 +49,18 @@ class EASE(GramRecommender):
     the constraint is :math:`B_{jj} \leq \xi`. With the counts :math:`c_i` of the items, the
     weights are :math:`c_i^\alpha B_{ij} c_j^{-\alpha}`, which lowers the scores of popular items.
 
+    With ``use_values``, the entries of X are its values instead of ones, in ``fit`` and in the rows
+    that are scored. :math:`n_u` and :math:`c_i` remain numbers of items and of users. With
+    ``sample_weight``, the squared error of a user is multiplied by the weight.
+
     Parameters
     ----------
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the penalty on B. Like the entries of :math:`X^\top X`, it is a
         number of users. "auto" is :math:`1300 \, U^{1/4} / S` for U users, where S is the structure
         of the data (:ref:`structure-of-data`): the more a user's items tell about the others, the
-        smaller the penalty.
+        smaller the penalty. With ``use_values`` or ``user_exponent``, it is multiplied by the mean
+        of :math:`n_u^{-\beta} x_{ui}^2` over the interactions.
     dropout : float, default=0.0
         Probability p of dropping an interaction of the input. 0 gives EASE [1]_. A larger value
         gives EDLAE [2]_: the objective is the mean, over all random draws, of that of a denoising
@@ -62,6 +74,8 @@ class EASE(GramRecommender):
     relaxation : float, default=0.0
         Largest weight :math:`\xi` of an item for itself, in [0, 1). These weights are not used for
         scores, but they make the others smaller [4]_.
+    use_values : bool, default=False
+        Whether the values of X weigh the interactions. If False, every positive value counts as 1.
     device : str or torch.device, default="auto"
         Device of the computations: "auto" (CUDA if available, otherwise MPS, otherwise the CPU) or
         any torch device.
@@ -119,22 +133,24 @@ class EASE(GramRecommender):
     user_exponent: NonNegative = 0.0
     item_exponent: NonNegative = 0.0
     relaxation: Rate = 0.0
+    use_values: bool = False
     device: Device = "auto"
     verbose: Verbose = 0
 
-    _sums_depend_on = "user_exponent"
+    _sums_depend_on = ("user_exponent", "use_values")
 
-    def _fit_rows(self, X: csr_array) -> None:
+    def _fit_rows(self, X: csr_array, weights: np.ndarray) -> None:
         device = self._device_for(X.shape[1])
         l2 = self.l2
         if isinstance(l2, str):
-            n_u = np.diff(X.indptr)
-            mean_weight = (n_u * self._weights(n_u)).sum() / max(X.nnz, 1)
-            l2 = 1300 * X.shape[0] ** 0.25 / structure(X) * mean_weight
+            n_u, squares = np.diff(X.indptr), sums_of_squares(X)
+            total = (weights * squares * self._weights(n_u)).sum()
+            mean_square = total / max((weights * n_u).sum(), 1)
+            l2 = 1300 * weights.sum() ** 0.25 / structure(with_ones(X), weights) * mean_square
         with ProgressBar("EASE", 3, self.verbose, unit="steps") as bar:
-            gram = dense_gram(self._weighted(X), device)
+            gram = dense_gram(self._weighted(X), device, weights=unless_ones(weights))
             bar.move_to(1)
-            self._solve(gram, count_users(X), l2, bar)
+            self._solve(gram, count_users(X, weights), l2, bar)
 
     def _device_for(self, n_items: int, n_kept: int = 0) -> torch.device:
         """Return the device, if it has memory for a fit and ``n_kept`` matrices besides."""
@@ -151,13 +167,14 @@ class EASE(GramRecommender):
 
     def _weighted(self, X: csr_array) -> csr_array:
         """Return the rows, multiplied by the roots of the weights of the users."""
-        n_u = np.diff(X.indptr)
-        values = (self._weights(n_u) ** 0.5).astype(np.float32).repeat(n_u)
-        return csr_array((values, X.indices, X.indptr), shape=X.shape)
+        return with_row_factors(X, self._weights(np.diff(X.indptr)) ** 0.5)
 
-    def _added(self, grams: list[np.ndarray], X: csr_array, signs: np.ndarray) -> list[np.ndarray]:
-        # The first one is X'X, for the structure; the second one is weighted, if users are.
-        parts, n_items = [X, self._weighted(X)] if self.user_exponent else [X], X.shape[1]
+    def _added(
+        self, grams: list[np.ndarray], X: csr_array, weights: np.ndarray
+    ) -> list[np.ndarray]:
+        # The first one is of ones, for the structure; the second one has values or weights.
+        second = [self._weighted(X)] if self.user_exponent or self.use_values else []
+        parts, n_items = [with_ones(X), *second], X.shape[1]
         device = self._device_for(n_items, 2 * len(parts))
         totals = []
         for place, part in enumerate(parts):
@@ -166,9 +183,7 @@ class EASE(GramRecommender):
                 n_before = len(grams[place])
                 total[:n_before, :n_before] = grams[place]
             out = torch.from_numpy(total).to(device)
-            for rows, alpha in ((part[signs > 0], 1), (part[signs < 0], -1)):
-                if rows.shape[0]:
-                    dense_gram(rows, device, out=out, alpha=alpha)
+            dense_gram(part, device, out=out, weights=unless_ones(weights))
             totals.append(out.cpu().numpy())
         return totals
 
@@ -176,8 +191,8 @@ class EASE(GramRecommender):
         gram, counts = sums.grams[-1], sums.grams[0].diagonal()
         device, l2 = self._device_for(len(gram)), self.l2
         if isinstance(l2, str):
-            mean_weight = gram.trace(dtype=np.float64) / max(counts.sum(dtype=np.float64), 1)
-            l2 = 1300 * sums.n_users**0.25 / structure_of_gram(sums.grams[0]) * mean_weight
+            mean_square = gram.trace(dtype=np.float64) / max(counts.sum(dtype=np.float64), 1)
+            l2 = 1300 * sums.n_users**0.25 / structure_of_gram(sums.grams[0]) * mean_square
         with ProgressBar("EASE", 3, self.verbose, unit="steps") as bar:
             bar.move_to(1)
             self._solve(torch.tensor(gram, device=device), counts, l2, bar)

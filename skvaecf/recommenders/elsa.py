@@ -177,7 +177,8 @@ class ELSA(TorchRecommender):
             n, squares = batch.x.counts, h.square().sum(dim=1)
             xy = squares - n
             yy = ((h @ gram) * h).sum(dim=1) - 2 * squares + n
-            return (2 - 2 * xy / (n * yy).clamp(min=1e-6).sqrt()).mean()
+            terms = 2 - 2 * xy / (n * yy).clamp(min=1e-6).sqrt()
+            return (batch.weights * terms).mean()
 
         auto = max(100, min(x.n_users // 20, x.n_items))
         return [
@@ -252,7 +253,9 @@ class UnitVectors(SelfInitialized):
     @torch.no_grad()
     def initialize(self, generator: torch.Generator, x: InteractionBatch) -> None:
         """Start near the leading singular vectors; items without users get random vectors."""
-        Q = leading_subspace(x, x.transposed(), self.weight.shape[1], generator)
+        items = x.transposed()
+        items = items.with_values(items.values * x.row_weights[items.items])
+        Q = leading_subspace(x, items, self.weight.shape[1], generator)
         self.weight.mul_(1e-6).add_(Q)
         self.weight.div_(row_lengths(self.weight)[:, None])
         self.measure()

@@ -60,6 +60,8 @@ class HVampVAE(TorchRecommender):
         Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
         distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
+    use_values : bool, default=False
+        Whether the values of X weigh the interactions. If False, every positive value counts as 1.
     kl_weight : float, default=0.2
         Final weight :math:`\beta` of the KL term. 0 removes the term.
     anneal_steps : int or "auto", default="auto"
@@ -175,6 +177,7 @@ class HVampVAE(TorchRecommender):
     layer_size: PositiveInt = 600
     n_pseudo_inputs: PositiveInt = 100
     likelihood: LikelihoodLike = "n-choose-k"
+    use_values: bool = False
     kl_weight: NonNegative = 0.2
     anneal_steps: NonNegativeInt | Literal["auto"] = "auto"
     l2: NonNegative | Literal["auto"] = "auto"
@@ -210,7 +213,8 @@ class HVampVAE(TorchRecommender):
             share = anneal(batch.step, batch.epoch, self.anneal_steps, self.max_epochs)
             beta = self.kl_weight * share
             kl = divergence(q1, network.p1(z2), z1) + divergence(q2, network.p2(z2), z2)
-            return (beta * kl - p.log_prob(x)).mean() + weight_penalty(l2, *layers)
+            terms = batch.weights * (beta * kl - p.log_prob(x))
+            return terms.mean() + weight_penalty(l2, *layers)
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 

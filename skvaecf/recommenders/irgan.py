@@ -183,6 +183,8 @@ class IRGAN(TorchRecommender):
 
     _order: ClassVar[Order] = staticmethod(by_epoch)
 
+    _takes_further_users: ClassVar[bool] = False
+
     def _build(self, n_users: int, n_items: int) -> MinimaxGame:
         return MinimaxGame(*(Factors(n_users, n_items, self.n_components) for _ in range(2)))
 
@@ -197,7 +199,7 @@ class IRGAN(TorchRecommender):
             margin = generator.pairs(users, items) - generator.pairs(users, j)
             norms = generator.norms(users, items) + generator.norms(users, j)
             # The loss is 0 if the user has all candidates.
-            return ((F.softplus(-margin) + self.l2 * norms) * some).mean()
+            return (batch.weights * (F.softplus(-margin) + self.l2 * norms) * some).mean()
 
         def discriminator_loss(batch: Batch) -> Tensor:
             """Sum softplus(-s_D(i)) + softplus(s_D(j)) + lambda (norms), j ~ softmax(s_G / tau)."""
@@ -211,7 +213,8 @@ class IRGAN(TorchRecommender):
             ratio_loss = F.softplus(-of_real) + F.softplus(of_drawn)
             users = batch.users[x.users]
             norms = discriminator.norms(users, x.items) + discriminator.norms(users, drawn)
-            loss: Tensor = (ratio_loss + self.l2 * norms).sum() / x.n_users
+            pairs = batch.weights[x.users] * (ratio_loss + self.l2 * norms)
+            loss: Tensor = pairs.sum() / x.n_users
             return loss
 
         def generator_loss(batch: Batch) -> Tensor:
@@ -225,7 +228,7 @@ class IRGAN(TorchRecommender):
             with torch.no_grad():
                 reward = 2 * torch.sigmoid(discriminator(batch.users)[users, drawn]) - 1
                 weight = reward / proposal[users, drawn] / (2 * x.counts[users])
-            return -(weight * p[users, drawn]).sum() / x.n_users
+            return -(batch.weights[users] * weight * p[users, drawn]).sum() / x.n_users
 
         D, rate_D = [*discriminator.parameters()], self.discriminator_learning_rate
         G, rate_G = [*generator.parameters()], self.learning_rate

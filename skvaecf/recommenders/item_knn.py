@@ -17,7 +17,7 @@ from .._statistics import structure, structure_of_gram
 from .._top_k import largest_positive
 from ..base import Scorer
 from ..inspection import Explainer
-from ..interactions import count_users
+from ..interactions import count_users, with_ones
 from ..linear._item_item import (
     blocks_of_rows,
     sparse_explainer,
@@ -44,6 +44,10 @@ class ItemKNN(GramRecommender):
     and the ranking score of item j for a user with the row x is
     :math:`\sum_{i \in N(j)} x_i s_{ij}`, where :math:`N(j)` are the items most similar to j.
 
+    With ``use_values``, :math:`a_{ui}` is multiplied by the value of X, and :math:`x_i` is the
+    value in the row that is scored instead of 1. With ``sample_weight``, the products
+    :math:`a_i^\top a_j` are sums over the users that are multiplied by the weights.
+
     Parameters
     ----------
     n_neighbors : int, default=200
@@ -64,6 +68,8 @@ class ItemKNN(GramRecommender):
         :math:`a_{ui}^2` over the interactions times :math:`(25 / S)^5`, at most 1000 times, where S
         is the structure of the data (:ref:`structure-of-data`): little, unless a user's items tell
         little about the others.
+    use_values : bool, default=False
+        Whether the values of X weigh the interactions. If False, every positive value counts as 1.
 
     Attributes
     ----------
@@ -102,19 +108,23 @@ class ItemKNN(GramRecommender):
     metric: Literal["cosine", "jaccard"] = "cosine"
     weighting: Literal["tfidf", "bm25"] | None = "tfidf"
     shrinkage: NonNegative | Literal["auto"] = "auto"
+    use_values: bool = False
 
-    _sums_depend_on = "weighting"
+    _sums_depend_on = ("weighting", "use_values")
 
-    def _fit_rows(self, X: csr_array) -> None:
-        n_u, n_items = np.diff(X.indptr), X.shape[1]
-        of_user = self._largest(n_items) - self._term(n_u)
-        of_item = self._of_item(count_users(X))
-        A = csr_array((of_user.repeat(n_u) * of_item[X.indices], X.indices, X.indptr), X.shape)
+    def _fit_rows(self, X: csr_array, weights: np.ndarray) -> None:
+        n_u, n_items, counts = np.diff(X.indptr), X.shape[1], count_users(X, weights)
+        of_user, of_item = self._largest(n_items) - self._term(n_u), self._of_item(counts)
+        factors = of_user.repeat(n_u) * of_item[X.indices]
+        A = csr_array((factors * X.data, X.indices, X.indptr), X.shape)
+        weighted = csr_array((weights.repeat(n_u) * A.data, A.indices, A.indptr), A.shape)
+        squares = weighted.data * A.data
         h = self.shrinkage
         if isinstance(h, str):
-            h = auto_shrinkage(structure(X), (A.data**2).sum() / max(A.nnz, 1))
-        items = csr_array(A.T)
-        squared = np.bincount(A.indices, A.data**2, minlength=n_items)  # |a_i|^2
+            mean_square = squares.sum() / max(counts.sum(), 1)
+            h = auto_shrinkage(structure(with_ones(X), weights), mean_square)
+        items = csr_array(weighted.T)
+        squared = np.bincount(A.indices, squares, minlength=n_items)  # |a_i|^2
         self._solve(sparse_item_blocks(A), lambda block: items[block] @ A, squared, h)
 
     # a_ui is the product of a weight of the user and one of the item. The weight of a user is the
@@ -145,21 +155,23 @@ class ItemKNN(GramRecommender):
         weights: np.ndarray = (BM25_SATURATION + 1) / saturated
         return weights
 
-    def _added(self, grams: list[csr_array], X: csr_array, signs: np.ndarray) -> list[csr_array]:
+    def _added(self, grams: list[csr_array], X: csr_array, weights: np.ndarray) -> list[csr_array]:
         m = self._term(np.diff(X.indptr))
-        powers = [signs, signs * m, signs * m**2] if self.weighting else [signs]
-        return added_products(grams, X, powers)
+        powers = [weights, weights * m, weights * m**2] if self.weighting else [weights]
+        first = [(with_ones(X), weights)] if self.use_values else []
+        return added_products(grams, [*first, *((X, power) for power in powers)])
 
     def _solve_sums(self, sums: Sums) -> None:
-        grams, counts = sums.grams, sums.grams[0].diagonal()
+        grams, counts = sums.grams[int(self.use_values) :], sums.grams[0].diagonal()
         L, of_item = self._largest(len(counts)), self._of_item(counts)
         coefficients = [L**2, -2 * L, 1] if self.weighting else [1]
+        mean_square = grams[0].diagonal().sum() / max(counts.sum(), 1)
 
         def products_of(block: np.ndarray) -> csr_array:
             parts = [c * gram[block] for c, gram in zip(coefficients, grams, strict=True)]
             products = sum(parts[1:], start=parts[0])
             # Users with all items have the weight 0; what rounding leaves of it is no similarity.
-            products.data[products.data < 1e-13 * L**2] = 0
+            products.data[products.data < 1e-13 * L**2 * mean_square] = 0
             rows = block.repeat(np.diff(products.indptr))
             products.data *= of_item[rows] * of_item[products.indices]
             return products
@@ -167,7 +179,9 @@ class ItemKNN(GramRecommender):
         squared = of_item**2 * np.dot(coefficients, [gram.diagonal() for gram in grams])
         h = self.shrinkage
         if isinstance(h, str):
-            h = auto_shrinkage(structure_of_gram(grams[0]), squared.sum() / max(counts.sum(), 1))
+            h = auto_shrinkage(
+                structure_of_gram(sums.grams[0]), squared.sum() / max(counts.sum(), 1)
+            )
         self._solve(blocks_of_rows(np.diff(grams[0].indptr)), products_of, squared, h)
 
     def _solve(

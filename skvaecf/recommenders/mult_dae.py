@@ -47,6 +47,8 @@ class MultDAE(TorchRecommender):
         Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
         distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
+    use_values : bool, default=False
+        Whether the values of X weigh the interactions. If False, every positive value counts as 1.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
         next to the loss summed over all users. "auto" is :math:`2.75 \, U^{1/4} / S^{2/3}` for U
@@ -148,6 +150,7 @@ class MultDAE(TorchRecommender):
     encoder_layer_sizes: LayerSizes = ()
     decoder_layer_sizes: LayerSizes = ()
     likelihood: LikelihoodLike = "n-choose-k"
+    use_values: bool = False
     l2: NonNegative | Literal["auto"] = "auto"
     dropout: Rate = 0.5
     learning_rate: Positive = 5e-3
@@ -171,7 +174,7 @@ class MultDAE(TorchRecommender):
             x = batch.x
             z = encode(network, x.normalized().dropout(self.dropout, batch.generator))
             p = likelihood(network.decoder.factored(z))
-            return -p.log_prob(x).mean() + weight_penalty(l2, network)
+            return -(batch.weights * p.log_prob(x)).mean() + weight_penalty(l2, network)
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 

@@ -59,6 +59,8 @@ class MultVAE(TorchRecommender):
         model is the logistic VAE of the paper. "n-choose-k" is the distribution of "bernoulli"
         given the number of the user's items. A custom likelihood is a subclass of
         :class:`skvaecf.neural.ItemLikelihood`.
+    use_values : bool, default=False
+        Whether the values of X weigh the interactions. If False, every positive value counts as 1.
     prior : {"normal", "vamp"} or object, default="normal"
         Distribution p(z) of the latent vectors. "normal" is N(0, I). "vamp" is a mixture of
         posteriors; a :class:`VampPrior` sets the number of its components. A custom prior is an
@@ -180,6 +182,7 @@ class MultVAE(TorchRecommender):
     encoder_layer_sizes: LayerSizes = ()
     decoder_layer_sizes: LayerSizes = ()
     likelihood: LikelihoodLike = "n-choose-k"
+    use_values: bool = False
     prior: PriorLike = "normal"
     posterior: PosteriorLike = "normal"
     kl_weight: NonNegative = 0.2
@@ -214,7 +217,7 @@ class MultVAE(TorchRecommender):
             beta = self.kl_weight * share
             kl = divergence(q, network.p(z), z)
             penalty = weight_penalty(l2, network.encoder, network.decoder)
-            return (beta * kl - p.log_prob(x)).mean() + penalty
+            return (batch.weights * (beta * kl - p.log_prob(x))).mean() + penalty
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 

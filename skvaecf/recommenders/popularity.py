@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from scipy.sparse import csr_array
 
 from .._partial_fit import PartialFitMixin
-from ..base import BaseRecommender, Scorer
+from ..base import BaseRecommender, SampleWeightMixin, Scorer
 
 
-class Popularity(PartialFitMixin, BaseRecommender):
+class Popularity(SampleWeightMixin, PartialFitMixin, BaseRecommender):
     r"""Baseline: recommends the most popular items to everybody.
 
     The ranking score of an item is the number of users who have it,
@@ -35,10 +36,10 @@ class Popularity(PartialFitMixin, BaseRecommender):
            [0]])
     """
 
-    def _fit(self, X: csr_array) -> None:
+    def _fit(self, X: csr_array, weights: np.ndarray | None = None) -> None:
         """Learn nothing else: ``fit`` of every recommender sets ``item_counts_``."""
 
-    def _partial_fit(self, X: csr_array) -> None:
+    def _partial_fit(self, X: csr_array, weights: np.ndarray | None = None) -> None:
         """Learn nothing else: ``partial_fit`` adds to ``item_counts_``."""
 
     def _scorer(self) -> Scorer:

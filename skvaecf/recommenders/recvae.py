@@ -63,6 +63,8 @@ class RecVAE(TorchRecommender):
         Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
         distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
+    use_values : bool, default=False
+        Whether the values of X weigh the interactions. If False, every positive value counts as 1.
     prior_weights : tuple of 3 floats, default=(0.15, 0.75, 0.1)
         Weights w of the standard normal distribution, of the old posterior and of the wide normal
         distribution in the prior. They must be non-negative and add up to 1.
@@ -173,6 +175,7 @@ class RecVAE(TorchRecommender):
     _: KW_ONLY
     encoder_layer_sizes: LayerSizes = (600, 600, 600, 600, 600)
     likelihood: LikelihoodLike = "n-choose-k"
+    use_values: bool = False
     prior_weights: Annotated[Sequence[float], "array-like"] = (0.15, 0.75, 0.1)
     kl_weight: NonNegative = 0.0
     kl_weight_per_item: NonNegative = 0.005
@@ -224,14 +227,15 @@ class RecVAE(TorchRecommender):
             weight = self.kl_weight + self.kl_weight_per_item * x.sum(x.values)
             # Not as factors, which would also compute the gradient of the decoder's weights.
             log_p = likelihood(network.decoder(z)).log_prob(x)
-            return (weight * kl - log_p).mean() + weight_penalty(l2, network.encoder)
+            terms = batch.weights * (weight * kl - log_p)
+            return terms.mean() + weight_penalty(l2, network.encoder)
 
         def decoder_loss(batch: Batch) -> Tensor:
             """- E_q log p(x|z) + lambda/U ||W||^2: all terms that depend on the decoder."""
             with torch.no_grad():
                 z = network.encoder(batch.x.normalized()).rsample(generator=batch.generator)
             log_p = likelihood(network.decoder(z)).log_prob(batch.x)
-            return weight_penalty(l2, network.decoder) - log_p.mean()
+            return weight_penalty(l2, network.decoder) - (batch.weights * log_p).mean()
 
         encoder, decoder = [*network.encoder.parameters()], [*network.decoder.parameters()]
         rate, times = self.learning_rate, (self.n_encoder_passes, self.n_decoder_passes)

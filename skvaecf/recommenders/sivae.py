@@ -79,6 +79,8 @@ class SIVAERecommender(TorchRecommender):
         Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
         distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
+    use_values : bool, default=False
+        Whether the values of X weigh the interactions. If False, every positive value counts as 1.
     noise : {"gaussian", "bernoulli"}, default="gaussian"
         Distribution of the noise: standard normal, or -1 and 1 with equal probabilities. Both have
         the mean 0 and the variance 1.
@@ -209,6 +211,7 @@ class SIVAERecommender(TorchRecommender):
     encoder_layer_sizes: LayerSizes = (100,)
     decoder_layer_sizes: LayerSizes = ()
     likelihood: LikelihoodLike = "n-choose-k"
+    use_values: bool = False
     noise: Literal["gaussian", "bernoulli"] = "gaussian"
     noise_size: PositiveInt = 100
     shared_sigma: bool = False
@@ -259,7 +262,8 @@ class SIVAERecommender(TorchRecommender):
             share = anneal(batch.step, batch.epoch, self.anneal_steps, self.max_epochs)
             beta = self.kl_weight * share
             bound = log_p + beta * (standard_normal(z).log_prob(z) - h.log_prob(z))
-            return weight_penalty(l2, network.encoder, network.decoder) - bound.mean()
+            penalty = weight_penalty(l2, network.encoder, network.decoder)
+            return penalty - (batch.weights * bound).mean()
 
         return [Player("autoencoder", list(network.parameters()), loss, self.learning_rate)]
 

@@ -22,7 +22,7 @@ from .._parameters import Device, NonNegative, Positive, Verbose
 from .._statistics import structure, structure_of_gram, typical_count
 from ..base import Scorer
 from ..inspection import Explainer
-from ..interactions import count_users
+from ..interactions import count_users, with_ones
 from ..linear._block_pivoting import BlockPivoting
 from ..linear._item_item import (
     DenseGram,
@@ -33,6 +33,8 @@ from ..linear._item_item import (
     sparse_explainer,
     sparse_scorer,
     stored_similarities,
+    sums_of_squares,
+    unless_ones,
 )
 from ..linear._sums import GramRecommender, Sums, added_products
 
@@ -46,6 +48,10 @@ class SLIM(GramRecommender):
     for every item j, where :math:`x_j` is the column of item j in X [1]_. The ranking scores of a
     user with the row x are :math:`x W`.
 
+    With ``use_values``, the entries of X are its values instead of ones, in ``fit`` and in the rows
+    that are scored. With ``sample_weight``, the squared error of a user is multiplied by the
+    weight.
+
     Parameters
     ----------
     l1 : float or "auto", default="auto"
@@ -57,15 +63,19 @@ class SLIM(GramRecommender):
         users of item i.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda_2`, in the same unit. "auto" is :math:`500 \, U^{1/4} / S` for U
-        users, where S is the structure of the data (:ref:`structure-of-data`).
+        users, where S is the structure of the data (:ref:`structure-of-data`). With
+        ``use_values``, both values of "auto" are multiplied by the mean of the squared values.
     nonnegative : bool, default=True
         Whether the weights must satisfy :math:`w_j \geq 0`.
     tol : float, default=1e-5
         Largest allowed violation of the optimality conditions (Karush, Kuhn, Tucker), as a share of
-        the number of users who have item j. With :math:`g = X^\top (x_j - X w_j)`, the violation by
-        an item i is :math:`|g_i - \lambda_2 w_{ij} - \lambda_1 \operatorname{sign} w_{ij}|` if
+        :math:`x_j^\top x_j`, the number of users who have item j. With
+        :math:`g = X^\top (x_j - X w_j)`, the violation by an item i is
+        :math:`|g_i - \lambda_2 w_{ij} - \lambda_1 \operatorname{sign} w_{ij}|` if
         :math:`w_{ij} \neq 0`. Otherwise it is :math:`g_i - \lambda_1` or, without ``nonnegative``,
         :math:`|g_i| - \lambda_1`.
+    use_values : bool, default=False
+        Whether the values of X weigh the interactions. If False, every positive value counts as 1.
     device : str or torch.device, default="auto"
         Device of the computations: "auto" (CUDA if available, otherwise MPS, otherwise the CPU) or
         any torch device.
@@ -134,27 +144,35 @@ class SLIM(GramRecommender):
     _: KW_ONLY
     nonnegative: bool = True
     tol: Positive = 1e-5
+    use_values: bool = False
     device: Device = "auto"
     n_jobs: Annotated[int | None, Integral, None] = None
     verbose: Verbose = 0
 
-    def _fit_rows(self, X: csr_array) -> None:
-        device, counts = check_device(self.device), count_users(X)
-        l2 = 500 * X.shape[0] ** 0.25 / structure(X) if isinstance(self.l2, str) else self.l2
+    def _fit_rows(self, X: csr_array, weights: np.ndarray) -> None:
+        device, counts, l2 = check_device(self.device), count_users(X, weights), self.l2
+        if isinstance(l2, str):
+            l2 = 500 * weights.sum() ** 0.25 / structure(with_ones(X), weights)
+        mean_square = (weights * sums_of_squares(X)).sum() / max(counts.sum(), 1)
         order = by_popularity(counts)
         X = csr_array(X[:, order])
-        dense = fits(X.shape[1], device)
-        gram = DenseGram(dense_gram(X, device, padding=1)) if dense else SparseGram(X, device)
-        self._solve(gram, order, counts, l2, device)
+        gram: DenseGram | SparseGram
+        if fits(X.shape[1], device):
+            gram = DenseGram(dense_gram(X, device, padding=1, weights=unless_ones(weights)))
+        else:
+            gram = SparseGram(X, device, weights)
+        self._solve(gram, order, counts, l2, mean_square, device)
 
-    def _added(self, grams: list[csr_array], X: csr_array, signs: np.ndarray) -> list[csr_array]:
-        return added_products(grams, X, [signs])
+    def _added(self, grams: list[csr_array], X: csr_array, weights: np.ndarray) -> list[csr_array]:
+        second = [(X, weights)] if self.use_values else []
+        return added_products(grams, [(with_ones(X), weights), *second])
 
     def _solve_sums(self, sums: Sums) -> None:
-        device, [products], l2 = check_device(self.device), sums.grams, self.l2
+        device, products, l2 = check_device(self.device), sums.grams[-1], self.l2
         if isinstance(l2, str):
-            l2 = 500 * sums.n_users**0.25 / structure_of_gram(products)
-        counts, n_items = products.diagonal(), products.shape[0]
+            l2 = 500 * sums.n_users**0.25 / structure_of_gram(sums.grams[0])
+        counts, n_items = sums.grams[0].diagonal(), products.shape[0]
+        mean_square = products.diagonal().sum() / max(counts.sum(), 1)
         order = by_popularity(counts)
         values = csr_array(products[order][:, order], dtype=np.float32)
         values.resize(n_items + 1, n_items + 1)  # for padding
@@ -163,7 +181,7 @@ class SLIM(GramRecommender):
             gram = DenseGram(torch.from_numpy(values.toarray()).to(device))
         else:
             gram = StoredGram(values, device)
-        self._solve(gram, order, counts, l2, device)
+        self._solve(gram, order, counts, l2, mean_square, device)
 
     def _solve(
         self,
@@ -171,11 +189,15 @@ class SLIM(GramRecommender):
         order: np.ndarray,
         counts: np.ndarray,
         l2: float,
+        mean_square: float,
         device: torch.device,
     ) -> None:
         """Compute the weights from products of the items in this order."""
-        n_items = len(order)
-        l1 = 0.15 * typical_count(counts) ** 0.5 if isinstance(self.l1, str) else self.l1
+        n_items, l1 = len(order), self.l1
+        if isinstance(l1, str):
+            l1 = 0.15 * typical_count(counts) ** 0.5 * mean_square
+        if isinstance(self.l2, str):
+            l2 = l2 * mean_square
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         n_violated = n_rounds = 0
 

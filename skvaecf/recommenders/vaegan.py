@@ -79,6 +79,8 @@ class VAEGANRecommender(TorchRecommender):
         Distribution of a user's interactions given the scores of all items. "n-choose-k" is the
         distribution of "bernoulli" given the number of the user's items. A custom likelihood is a
         subclass of :class:`skvaecf.neural.ItemLikelihood`.
+    use_values : bool, default=False
+        Whether the values of X weigh the interactions. If False, every positive value counts as 1.
     normalize : bool, default=True
         Whether to scale the input rows of the encoder to length 1.
     noise_size : int, default=32
@@ -242,6 +244,7 @@ class VAEGANRecommender(TorchRecommender):
     encoder_layer_sizes: LayerSizes = ()
     decoder_layer_sizes: LayerSizes = ()
     likelihood: LikelihoodLike = "n-choose-k"
+    use_values: bool = False
     normalize: bool = True
     noise_size: PositiveInt = 32
     adversary_weight: NonNegative = 0.05
@@ -301,7 +304,8 @@ class VAEGANRecommender(TorchRecommender):
             with torch.no_grad():
                 fake = _clicks(batch.x, decoder(sample(batch)[0]))
             z_c = D.condition(batch.x)
-            return _discriminate(D(batch.x, z_c), D(fake, z_c), batch)
+            real = batch.x.with_values(torch.ones_like(batch.x.values))
+            return _discriminate(D(real, z_c), D(fake, z_c), batch)
 
         def autoencoder_loss(batch: Batch) -> Tensor:
             """- log p(x|z) + alpha T - beta log sigmoid D + lambda ||dz/dx||^2 + rho/U ||W||^2."""
@@ -319,7 +323,7 @@ class VAEGANRecommender(TorchRecommender):
                 norm = CONTRACTIONS[self.contractive_estimator]
                 squares = norm(encoder.weights, slopes, batch.generator)
                 loss = loss + self.contractive_weight * squares
-            return loss.mean() + weight_penalty(l2, encoder, decoder)
+            return (batch.weights * loss).mean() + weight_penalty(l2, encoder, decoder)
 
         autoencoder = [*encoder.parameters(), *decoder.parameters()]
         rate = self.discriminator_learning_rate
@@ -369,7 +373,7 @@ def _clicks(x: InteractionBatch, logits: Tensor) -> InteractionBatch:
 
 def _discriminate(real: Tensor, fake: Tensor, batch: Batch) -> Tensor:
     batch.log("accuracy", ratio_accuracy(real, fake))
-    return density_ratio_loss(real, fake)
+    return density_ratio_loss(real, fake, batch.weights)
 
 
 class VAEGAN(Autoencoder):

@@ -30,10 +30,22 @@ from .._partial_fit import PartialFitMixin, widened
 from .._progress import ProgressBar
 from .._statistics import structure
 from .._top_k import as_index
-from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
+from ..base import (
+    BaseRecommender,
+    LatentFactorMixin,
+    SampleWeightMixin,
+    Scorer,
+    SimilarItemsMixin,
+    cosines,
+)
 from ..inspection import Explainer, products_of_entries
-from ..interactions import InteractionBatch, binary_csr, count_csr, replace_entries
-from ..linear._least_squares import FixedFactors, LeastSquares, principal_axes
+from ..interactions import InteractionBatch, replace_entries, with_ones
+from ..linear._least_squares import (
+    FixedFactors,
+    LeastSquares,
+    principal_axes,
+    weighted_rows,
+)
 from ..linear._subspace import leading_subspace
 from ..ranking import Scores
 
@@ -41,7 +53,9 @@ FOLD_IN_ROWS = 2048  # a multiple of the rows that are scored at a time
 BFLOAT16_ROWS = 16  # for fewer rows, converting the items' factors takes longer than it saves
 
 
-class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender):
+class WMF(
+    SampleWeightMixin, SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
+):
     r"""Weighted matrix factorisation by alternating least squares (WMF, iALS).
 
     The score of an item for a user is the product :math:`p_u^\top q_i` of two vectors. It is fitted
@@ -52,11 +66,12 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
               + \lambda \Big( \sum_u C_u^\nu \|p_u\|^2 + \sum_i C_i^\nu \|q_i\|^2 \Big),
               \qquad c_{ui} = \alpha_0 + \alpha \, r_{ui}.
 
-    The first sum is over all pairs of users and items. :math:`r_{ui}` is 1 for an interaction (or
-    its count) and 0 otherwise, :math:`C_u = \sum_i c_{ui}` and :math:`C_i = \sum_u c_{ui}`. With Q
-    fixed, each row of P is the solution of a separate least squares problem; with P fixed, each row
-    of Q. No step builds a dense users x items matrix. New users are folded in by solving their
-    problems.
+    The first sum is over all pairs of users and items. :math:`r_{ui}` is 1 for an interaction (with
+    ``use_values``, its value, for example a count) and 0 otherwise, :math:`C_u = \sum_i c_{ui}` and
+    :math:`C_i = \sum_u c_{ui}`. With Q fixed, each row of P is the solution of a separate least
+    squares problem; with P fixed, each row of Q. No step builds a dense users x items matrix. New
+    users are folded in by solving their problems. With ``sample_weight``, all terms of a user u are
+    multiplied by the weight, those in :math:`C_i` included.
 
     Parameters
     ----------
@@ -77,9 +92,8 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
     frequency_exponent : float, default=1.0
         Exponent :math:`\nu` of the total weight of a user or an item in the penalty. With 0 the
         penalty is the same for all.
-    counts : bool, default=False
-        Whether the values in X are the counts :math:`r_{ui}`, at most 2**24. If False, every
-        interaction has the count 1.
+    use_values : bool, default=False
+        Whether the values of X weigh the interactions. If False, every positive value counts as 1.
     solver : {"cg", "cholesky"}, default="cg"
         How the least squares problems are solved. "cg" makes ``cg_steps`` steps of preconditioned
         conjugate gradients from the previous factors. "cholesky" is exact.
@@ -183,7 +197,7 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
     confidence: Positive = 1.0
     l2: Positive | Literal["auto"] = "auto"
     frequency_exponent: NonNegative = 1.0
-    counts: bool = False
+    use_values: bool = False
     solver: Literal["cg", "cholesky"] = "cg"
     cg_steps: PositiveInt = 2
     block_size: PositiveInt | None = None
@@ -194,7 +208,7 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
     random_state: RandomState = None
     verbose: Verbose = 0
 
-    def _fit(self, X: csr_array) -> None:
+    def _fit(self, X: csr_array, sample_weight: np.ndarray | None = None) -> None:
         device = check_device(self.device)
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         generator = torch.Generator(device).manual_seed(seed)
@@ -204,7 +218,10 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
         by_user = torch.empty_like(by_item)
         by_user[by_item] = torch.arange(X.nnz, device=device)
         users, items = _rows(X, device), _rows(X.T.tocsr(), device)
-        weights = self._weights(X)
+        weights = self._weights(X, sample_weight)
+        s = as_weights(sample_weight, device)
+        if s is not None:
+            items = items.with_values(items.values * s[items.items])
 
         Q = leading_subspace(users, items, self.n_components, generator)
         P = torch.zeros(X.shape[0], self.n_components, dtype=torch.float32, device=device)
@@ -218,11 +235,12 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
                     P, Q = principal_axes(P, Q)
                     P, predicted = self._step(users, P, Q, predicted, weights)
                     bar.move_to(epoch - 0.5)
-                    Q, P = principal_axes(Q, P)
-                    Q, predicted = self._step(items, Q, P, predicted[by_item], weights)
-                    given_P, given_Q = map(FixedFactors.from_factors, (P, Q))
-                    objective = self._problem(items, given_P, weights).objective(Q, predicted)
-                    objective += self._problem(users, given_Q, weights).penalty(P)
+                    Q, P = principal_axes(Q, P, s)
+                    Q, predicted = self._step(items, Q, P, predicted[by_item], weights, s)
+                    fixed = FixedFactors.from_factors(P, s)
+                    objective = self._problem(items, fixed, weights, s).objective(Q, predicted)
+                    fixed = FixedFactors.from_factors(Q)
+                    objective += self._problem(users, fixed, weights).penalty(P, s)
                     predicted = predicted[by_user]
                     seconds = time.perf_counter() - started
                     history.append({"epoch": epoch, "objective": objective, "seconds": seconds})
@@ -237,7 +255,7 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
                 ) from None
             warnings.warn(
                 f"fit was interrupted in epoch {len(history) + 1}; the factors so far are kept.",
-                stacklevel=3,
+                stacklevel=4,
             )
         P, Q = principal_axes(P, Q)
         user_factors, item_factors = P.cpu().numpy(), Q.cpu().numpy()
@@ -246,55 +264,75 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
         self.user_factors_, self.item_factors_ = user_factors, item_factors
         self.unobserved_weight_, self.l2_ = weights
         self._item_weights = (self.confidence * items.sum(items.values)).cpu().numpy()
+        self._user_weights = None if sample_weight is None else sample_weight.astype(np.float32)
         self._item_gram = (Q.T @ Q).cpu().numpy()  # a request must not wait for this product
         self.history_, self.n_iter_ = history, len(history)
 
-    def _partial_fit(self, X: csr_array) -> None:
+    def _partial_fit(self, X: csr_array, sample_weight: np.ndarray | None = None) -> None:
         """Fold the users in, and update the items' factors once."""
         device, weights = check_device(self.device), (self.unobserved_weight_, self.l2_)
         factors = (widened(self.item_factors_, X.shape[1]), self.user_factors_)
         Q, P = (as_tensor(array, device) for array in factors)
         before = as_tensor(widened(self._item_weights, X.shape[1]), device)  # w_i
         items, further = _rows(X.T.tocsr(), device), self._fold_in(X, FixedFactors.from_factors(Q))
+        earlier = as_weights(self._user_weights, device)
+        s = as_weights(sample_weight, device)
+        if s is not None:
+            items = items.with_values(items.values * s[items.items])
         # The objective of the further users, and that of all users around the factors so far.
-        problem = self._problem(items, FixedFactors.from_factors(further), weights)
+        problem = self._problem(items, FixedFactors.from_factors(further, s), weights, s)
         residual = problem.residual(Q, items.products(Q, further))
-        total = before + self.unobserved_weight_ * len(P)
-        everybody = FixedFactors(further, P.T @ P + problem.fixed.gram)
+        n_users = len(P) if earlier is None else float(earlier.double().sum())
+        total = before + self.unobserved_weight_ * n_users
+        everybody = FixedFactors(further, weighted_rows(P, earlier).T @ P + problem.fixed.gram)
         of_all = replace(
             problem,
             fixed=everybody,
-            unobserved_weight=self.unobserved_weight_ + before[:, None] / len(P),
+            unobserved_weight=self.unobserved_weight_ + before[:, None] / n_users,
             ridge=problem.ridge + self.l2_ * total[:, None] ** self.frequency_exponent,
         )
         Q = Q + of_all.conjugate_gradients(residual, self.cg_steps)[0]
         P, Q = principal_axes(torch.cat([P, further]), Q)
         user_factors, item_factors = P.cpu().numpy(), Q.cpu().numpy()
         check_finite(self, item_factors)
+        if earlier is not None or sample_weight is not None:
+            parts = (self._user_weights, len(P) - len(further)), (sample_weight, len(further))
+            of_all_users = [np.ones(n) if given is None else given for given, n in parts]
+            self._user_weights = np.concatenate(of_all_users).astype(np.float32)
         self.user_factors_, self.item_factors_ = user_factors, item_factors
         self._item_gram = (Q.T @ Q).cpu().numpy()
         self._item_weights = (before + self.confidence * items.sum(items.values)).cpu().numpy()
 
-    def _weights(self, X: csr_array) -> tuple[float, float]:
+    def _weights(
+        self, X: csr_array, sample_weight: np.ndarray | None = None
+    ) -> tuple[float, float]:
         """Return the weight of a pair without an interaction and that of the penalty."""
-        a0, l2 = self.unobserved_weight, self.l2
-        observed = self.confidence * float(X.data.sum(dtype=np.float64))
+        a0, l2, s, n_items = self.unobserved_weight, self.l2, sample_weight, X.shape[1]
+        values = X.data if s is None else X.data * s.repeat(np.diff(X.indptr))
+        n_users = X.shape[0] if s is None else float(s.sum())
+        observed = self.confidence * float(values.sum(dtype=np.float64))
         if isinstance(a0, str):
-            a0 = 10 * observed / (X.shape[0] * X.shape[1])
+            a0 = 10 * observed / (n_users * n_items)
         if isinstance(l2, str):
-            totals = (observed + a0 * X.shape[0] * X.shape[1]) / np.array(X.shape)
+            totals = (observed + a0 * n_users * n_items) / np.array([n_users, n_items])
             scale = float(max(totals.prod(), 1e-12)) ** ((1 - self.frequency_exponent) / 2)
-            l2 = min(0.28 / structure(binary_csr(X)), 0.1) * scale
+            l2 = min(0.28 / structure(with_ones(X), s), 0.1) * scale
         return float(a0), float(l2)
 
     def _problem(
-        self, x: InteractionBatch, fixed: FixedFactors, weights: tuple[float, float]
+        self,
+        x: InteractionBatch,
+        fixed: FixedFactors,
+        weights: tuple[float, float],
+        s: Tensor | None = None,
     ) -> LeastSquares:
+        """Return the problems of rows; s are the weights of the columns, which the values have."""
         (a0, l2), weight = weights, self.confidence * x.values
+        n_columns = x.n_items if s is None else float(s.double().sum())
         # Not 0: with unobserved_weight=0 an empty row would have no unique solution.
-        total = (a0 * x.n_items + x.sum(weight)).clamp(min=1e-6)
+        total = (a0 * n_columns + x.sum(weight)).clamp(min=1e-6)
         ridge = l2 * total[:, None] ** self.frequency_exponent
-        return LeastSquares(x, fixed, weight, a0, ridge)
+        return LeastSquares(x, fixed, weight, a0, ridge, 1.0 if s is None else s[x.items])
 
     def _step(
         self,
@@ -303,9 +341,10 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
         Q: Tensor,
         predicted: Tensor,
         weights: tuple[float, float],
+        s: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Update P for a fixed Q, one block of components after the other."""
-        P, problem = P.clone(), self._problem(x, FixedFactors.from_factors(Q), weights)
+        """Update P for a fixed Q, whose rows have the weights s, block by block of components."""
+        P, problem = P.clone(), self._problem(x, FixedFactors.from_factors(Q, s), weights, s)
         n_components = P.shape[1]
         size = self.block_size or n_components
         for columns in (slice(i, i + size) for i in range(0, n_components, size)):
@@ -383,8 +422,12 @@ class WMF(SimilarItemsMixin, LatentFactorMixin, PartialFitMixin, BaseRecommender
     def _similarities(self) -> Callable[[np.ndarray], Tensor]:
         return cosines(self._items().Q)
 
-    def _interactions(self, X: Any) -> csr_array:
-        return count_csr(X) if self.counts else binary_csr(X)
+
+def as_weights(sample_weight: np.ndarray | None, device: torch.device) -> Tensor | None:
+    """Copy weights of users to a device; None stays None."""
+    if sample_weight is None:
+        return None
+    return torch.tensor(sample_weight, dtype=torch.float32, device=device)
 
 
 def _rows(X: csr_array, device: torch.device) -> InteractionBatch:

@@ -238,9 +238,9 @@ def test_a_fit_without_a_seed_resumes_with_the_seed_it_began_with(begun, path, X
     seeds = []
     hold_out = MultVAE._hold_out
 
-    def note(self, X, X_val, seed):
+    def note(self, X, X_val, sample_weight, seed):
         seeds.append(seed)
-        return hold_out(self, X, X_val, seed)
+        return hold_out(self, X, X_val, sample_weight, seed)
 
     monkeypatch.setattr(MultVAE, "_hold_out", note)
     model = make("MultVAE", **LONG, random_state=None).fit(X, checkpoint_path=path)

@@ -17,7 +17,7 @@ from skvaecf.recommenders.wmf import leading_subspace
 SETTINGS = [
     {},
     {"unobserved_weight": 1.0, "confidence": 9.0, "frequency_exponent": 0.0},
-    {"unobserved_weight": 0.1, "frequency_exponent": 0.5, "counts": True},
+    {"unobserved_weight": 0.1, "frequency_exponent": 0.5, "use_values": True},
     {"unobserved_weight": 0.0, "l2": 0.3},
 ]
 
@@ -36,7 +36,7 @@ def wmf(**settings):
 
 
 def weights(model, X):
-    r = X.astype(np.float64) if model.counts else (X > 0).astype(np.float64)
+    r = X.astype(np.float64) if model.use_values else (X > 0).astype(np.float64)
     return model.unobserved_weight_ + model.confidence * r
 
 
@@ -64,8 +64,8 @@ def half_steps(model, X):
     """Record P and Q, with the products at the interactions, after every half-step of a fit."""
     states, step = [], model._step
 
-    def recording(x, P, Q, predicted, weights):
-        P, predicted = step(x, P, Q, predicted, weights)
+    def recording(x, P, Q, predicted, *weights):
+        P, predicted = step(x, P, Q, predicted, *weights)
         P_, Q_ = (P, Q) if x.n_items == X.shape[1] else (Q, P)
         assert_allclose(predicted, x.products(P, Q), rtol=1e-3, atol=1e-5)
         states.append((P_.clone(), Q_.clone(), x.n_items == X.shape[1]))
@@ -198,7 +198,7 @@ def test_one_component_by_hand():
 
 def test_counts_weigh_interactions():
     X = [[5, 1, 0, 0], [5, 1, 0, 0], [0, 0, 1, 5], [0, 0, 1, 5]]
-    binary, counted = (wmf(n_components=2, counts=counts).fit(X) for counts in (False, True))
+    binary, counted = (wmf(n_components=2, use_values=values).fit(X) for values in (False, True))
     assert_array_equal(binary.predict(X), binary.predict(np.sign(X)))
     gaps = [model.predict(X)[0, 0] - model.predict(X)[0, 1] for model in (binary, counted)]
     assert gaps[1] > gaps[0] + 0.01
