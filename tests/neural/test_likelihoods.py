@@ -48,7 +48,9 @@ def plain_log_prob(name, logits, dense):
     if name == "n-choose-k":
         log_e = log_elementary_symmetric(logits, dense.sum(dim=1))
         return (dense * logits).sum(dim=1) - log_e
-    return (dense * logits - F.softplus(logits)).sum(dim=1)
+    # A value multiplies the term of its interaction.
+    of_items = F.logsigmoid(torch.where(dense > 0, logits, -logits))
+    return torch.where(dense > 0, dense * of_items, of_items).sum(dim=1)
 
 
 def plain(name, logits, dense, upstream):
