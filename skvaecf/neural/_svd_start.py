@@ -82,7 +82,10 @@ def start_from_svd(
         rows, root = x.normalized(), x.row_weights.sqrt()
         return rows.with_values(rows.values * scale[rows.items.long()] * root[rows.users])
 
-    sigma, V = truncated_svd(scaled(x), item_weights.shape[1], generator)
+    M = scaled(x)
+    sigma, V = truncated_svd(M, item_weights.shape[1], generator)
+    if sigma.square().sum() < M.values.square().sum() / 6:
+        return
     shuffled = torch.randperm(len(x.items), generator=generator, device=x.items.device)
     noise, _ = truncated_svd(scaled(replace(x, items=x.items[shuffled])), 2, generator)
     typical = sigma[:2][-1:].clamp(min=1e-6)

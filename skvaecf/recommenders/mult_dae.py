@@ -56,7 +56,7 @@ class MultDAE(TorchRecommender):
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder in
         training.
-    learning_rate : float, default=5e-3
+    learning_rate : float, default=7.5e-3
         Learning rate of the Adam optimizer.
     learning_rate_schedule : {"constant", "linear"}, default="linear"
         Course of the learning rate. "linear" lowers it from update to update, from its value at the
@@ -153,7 +153,7 @@ class MultDAE(TorchRecommender):
     use_values: bool = False
     l2: NonNegative | Literal["auto"] = "auto"
     dropout: Rate = 0.5
-    learning_rate: Positive = 5e-3
+    learning_rate: Positive = 7.5e-3
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     init: Literal["svd", "random"] = "svd"
     max_epochs: PositiveInt = 24

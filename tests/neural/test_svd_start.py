@@ -190,6 +190,19 @@ def test_sivae_starts_the_means_alone(shared_sigma):
     assert changed.tolist() == [False] * 8 + [True] * 6 + [False] * 6
 
 
+def test_components_that_explain_little_are_not_used():
+    """7 of 40 separate blocks of equal size explain a sixth, 6 explain less."""
+    X = csr_array(np.kron(np.eye(40), np.ones((5, 4))))
+    for n_components, used in ((6, False), (7, True)):
+        model = make("MultDAE", n_components=n_components, encoder_layer_sizes=())
+        network, random, x = start(model, X)
+        fresh = model._build(*X.shape)
+        initialize(fresh, seeded(), x)
+        assert torch.equal(network.encoder.item_weights, random) != used
+        assert torch.equal(network.decoder.logits.weight, fresh.decoder.logits.weight) != used
+        assert_allclose(network.decoder.logits.bias.detach(), np.log(5.5 / 195.5), rtol=1e-5)
+
+
 def test_noise_is_measured_on_shuffled_items(exact):
     X = blocks()
     start(make("MultDAE"), X)
