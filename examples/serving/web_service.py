@@ -186,6 +186,8 @@ def main():
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
     options = parser.parse_args()
+    if options.workers < 1:
+        parser.error(f"--workers must be at least 1, got {options.workers}")
     Version(options.folder)  # loads further libraries, whose memory the processes share
     gc.freeze()  # for the same reason: collections of garbage write to the objects they visit
     with socket.create_server((options.host, options.port), backlog=1024) as listener:
