@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ._devices import check_device, default_modes
+from ._devices import check_device, default_modes, device_or_cpu
 from ._parameters import constraints_of
 from ._top_k import as_index
 from ._version import __version__
@@ -56,6 +56,8 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
+    # Whether several threads may call the function that _scorer returns at the same time.
+    _scores_in_threads: ClassVar[bool] = True
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -83,7 +85,9 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         """Return the function that scores blocks of rows.
 
         Each public method calls ``_scorer`` once, and the function once per block. Expensive
-        preparations, such as a copy to the device, therefore belong in ``_scorer`` itself.
+        preparations, such as a copy to the device, therefore belong in ``_scorer`` itself. On a CPU
+        several threads call the function at the same time, unless the class attribute
+        ``_scores_in_threads`` is False.
 
         Returns
         -------
@@ -538,7 +542,12 @@ class LatentFactorMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
                 f"users must be a list of row numbers of X, in [0, {len(vectors)}), got {users!r}."
             )
         similar, scores = _most_similar(
-            cosines(torch.from_numpy(vectors)), numbers, len(vectors), k, type(self).__name__
+            cosines(torch.from_numpy(vectors)),
+            numbers,
+            len(vectors),
+            k,
+            type(self).__name__,
+            torch.device("cpu"),
         )
         return (similar, scores) if return_scores else similar
 
@@ -625,7 +634,12 @@ class SimilarItemsMixin:
         n_items: int = self.n_features_in_  # type: ignore[attr-defined]
         numbers = check_item_numbers("items", items, n_items)
         similar, scores = _most_similar(
-            self._similarities(), np.maximum(numbers, 0), n_items, k, type(self).__name__
+            self._similarities(),
+            np.maximum(numbers, 0),
+            n_items,
+            k,
+            type(self).__name__,
+            device_or_cpu(getattr(self, "device", "cpu")),
         )
         similar[numbers < 0], scores[numbers < 0] = -1, -np.inf
         return (similar, scores) if return_scores else similar
@@ -637,13 +651,16 @@ def _most_similar(
     n: int,
     k: int,
     scored_by: str,
+    device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rank the n items, or users, by their similarities to the given ones, without themselves."""
     # Each of the given ones is treated as a user whose only seen item it is itself.
     itself = csr_array(
         (np.ones(len(numbers)), numbers, np.arange(len(numbers) + 1)), shape=(len(numbers), n)
     )
-    return rank(lambda block: similarities(numbers[block]), itself, k, scored_by=scored_by)
+    return rank(
+        lambda block: similarities(numbers[block]), itself, k, scored_by=scored_by, device=device
+    )
 
 
 def cosines(vectors: Tensor) -> Callable[[np.ndarray], Tensor]:

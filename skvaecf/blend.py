@@ -10,7 +10,7 @@ from inspect import signature
 from itertools import combinations_with_replacement
 from math import comb
 from numbers import Integral
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch

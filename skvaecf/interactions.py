@@ -220,7 +220,7 @@ def check_user_weights(sample_weight: Any, X: Any) -> np.ndarray | None:
 
 
 @cache
-def _silence_sparse_csr_beta_warning() -> None:
+def silence_sparse_csr_beta_warning() -> None:
     """Suppress the warning about sparse CSR tensors, which torch gives once per process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -420,7 +420,7 @@ class InteractionBatch:
     @cached_property
     def _pattern(self) -> Tensor:
         """The positions of the stored entries, as a sparse CSR tensor of torch."""
-        _silence_sparse_csr_beta_warning()
+        silence_sparse_csr_beta_warning()
         return torch.sparse_csr_tensor(
             self.offsets.int(),
             self.items.int(),

@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from ._checks import check_count
-from ._devices import default_modes
+from ._devices import default_modes, device_or_cpu
+from ._threads import in_threads
 from ._top_k import as_index, top_k, top_k_rescored
 from .interactions import binary_csr, check_rows, check_structure
 
@@ -47,8 +48,12 @@ def rank(
     exclude: Any = None,
     item_counts: np.ndarray | None = None,
     scored_by: str = "The estimator",
+    device: torch.device | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rank the items of every row of X.
+
+    Each thread of a CPU scores and ranks its own BLOCK_ROWS rows at a time. Their number does not
+    depend on the number of threads, so the results do not either.
 
     Parameters
     ----------
@@ -66,6 +71,9 @@ def rank(
         first, then the one with the lower number. With None, only the lower number decides.
     scored_by : str, default="The estimator"
         Name of the estimator in errors.
+    device : torch.device, default=None
+        Device of the scores. On a CPU several threads call ``score_rows`` at the same time. With
+        None, only the calling thread does.
 
     Returns
     -------
@@ -85,7 +93,8 @@ def rank(
     k = int(k)
     ranked = np.full((n_users, k), -1, dtype=np.int64)
     best = np.full((n_users, k), -np.inf, dtype=np.float32)
-    for block in row_blocks(n_users, n_items):
+
+    def rank_block(block: slice) -> None:
         scored = score_rows(block)
         scores, factors = (scored[0], scored[1:]) if isinstance(scored, tuple) else (scored, None)
         shape = (block.stop - block.start, n_items)
@@ -113,6 +122,19 @@ def rank(
         items[np.isneginf(values)] = -1
         ranked[block, : items.shape[1]] = items
         best[block, : items.shape[1]] = values
+
+    def rank_rows(rows: slice) -> None:
+        for block in row_blocks(rows.stop - rows.start, n_items):
+            rank_block(slice(rows.start + block.start, rows.start + block.stop))
+
+    tasks = [
+        slice(start, min(start + BLOCK_ROWS, n_users)) for start in range(0, n_users, BLOCK_ROWS)
+    ]
+    if device is None:
+        for rows in tasks:
+            rank_rows(rows)
+    else:
+        in_threads(rank_rows, tasks, device)
     return ranked, best
 
 
@@ -265,9 +287,11 @@ default=None
         check_is_fitted(estimator)
         seen = estimator._check_rows(X)
         score_rows = estimator._rankable_scores(seen)
+        threads = estimator._scores_in_threads
+        device = device_or_cpu(getattr(estimator, "device", "cpu")) if threads else None
     else:
         seen = check_rows(X)
-        rows, score = seen if issparse(X) else X, row_scorer(estimator)
+        rows, score, device = seen if issparse(X) else X, row_scorer(estimator), None
 
         def score_rows(block: slice) -> Tensor:
             return score(_safe_indexing(rows, block))
@@ -281,6 +305,7 @@ default=None
         exclude=exclude,
         item_counts=_item_counts(estimator, seen.shape[1]),
         scored_by=type(estimator).__name__,
+        device=device,
     )
     return (items, scores) if return_scores else items
 

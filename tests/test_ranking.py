@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
-from skvaecf import EASE, recommend
+from skvaecf import EASE, WMF, ItemKNN, recommend
+from skvaecf.interactions import InteractionBatch, binary_csr
+from skvaecf.linear._item_item import dense_scores, sparse_scorer
 from skvaecf.ranking import BLOCK_ROWS, rank, row_blocks
 
 
@@ -234,3 +237,56 @@ def test_no_candidates_give_no_recommendations():
 def test_repeated_candidates_are_recommended_once():
     items = recommend(Constant([1.0, 2.0, 3.0]), np.zeros((1, 3)), 3, candidates=[1, 2, 1])
     assert items.tolist() == [[2, 1, -1]]
+
+
+@pytest.mark.parametrize("model", [EASE(), ItemKNN(), WMF(8, max_epochs=1, random_state=0)])
+def test_lists_do_not_depend_on_the_number_of_threads(model):
+    X = csr_array(np.random.RandomState(0).rand(1300, 90) < 0.1)
+    model.fit(X)
+    expected = model.recommend(X, 7, return_scores=True)
+    alone = [model.recommend(X[u : u + 512], 7) for u in (0, 512, 1024)]
+    assert_array_equal(np.concatenate(alone), expected[0])
+    for n_threads in (2, 3):
+        torch.set_num_threads(n_threads)
+        try:
+            items, scores = model.recommend(X, 7, return_scores=True)
+        finally:
+            torch.set_num_threads(1)
+        assert_array_equal(items, expected[0])
+        assert_array_equal(scores, expected[1])
+
+
+def test_other_estimators_are_called_by_one_thread():
+    called = set()
+
+    class Recording(Constant):
+        def predict(self, X):
+            called.add(threading.get_ident())
+            return super().predict(X)
+
+    torch.set_num_threads(2)
+    try:
+        recommend(Recording([1.0, 2.0]), np.zeros((2000, 2)), 1)
+    finally:
+        torch.set_num_threads(1)
+    assert called == {threading.get_ident()}
+
+
+@pytest.mark.parametrize(("n_items", "density"), [(600, 0.2), (600, 0.01)])
+def test_sparse_scores_of_many_rows_have_the_bits_of_those_of_one(n_items, density):
+    random = np.random.RandomState(0)
+    S = csr_array(random.rand(n_items, n_items) * (random.rand(n_items, n_items) < density))
+    S.data = S.data.astype(np.float32)
+    X = binary_csr(csr_array(random.rand(100, n_items) < 0.05))
+    score = sparse_scorer(S)
+    rows = torch.cat([score(X[[u]]) for u in range(100)])
+    assert torch.equal(score(X), rows)
+    assert_array_equal(rows, (X @ S).toarray())
+
+
+def test_dense_scores_by_columns_have_the_bits_of_the_whole_product():
+    random = np.random.RandomState(0)
+    x = InteractionBatch.from_csr(binary_csr(csr_array(random.rand(100, 700) < 0.05)))
+    B = torch.from_numpy(random.randn(700, 700).astype(np.float32))
+    assert len(x.items) > 4 * 700
+    assert torch.equal(dense_scores(x, B), x @ B)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -23,6 +24,11 @@ SUMMANDS = 64
 # Pairs that a dense product multiplies while a sparse product on the CPU multiplies one.
 DENSE_SPEED = 300
 GPU_DENSE_SPEED = 100_000  # by the number of operations; it was not measured
+
+# Columns of a dense matrix that are multiplied at a time, if its items have READS users on average.
+CACHED_COLUMNS, READS = 256, 4
+# Entries that a dense product adds while a sparse product adds one.
+SPARSE_COST = 20
 
 
 def item_blocks(n_items: int) -> Iterator[slice]:
@@ -254,13 +260,39 @@ def stored_similarities(item_similarity: csr_array) -> Callable[[np.ndarray], Te
     return similarities
 
 
+def dense_scores(x: InteractionBatch, B: Tensor) -> Tensor:
+    """Compute the scores x B with a dense items x items matrix B.
+
+    On a CPU some columns of B are multiplied at a time, if all rows together read its rows so often
+    that the copy of these columns takes little time: the copy stays in the cache.
+    """
+    if B.device.type != "cpu" or len(x.items) < READS * len(B):
+        return x @ B
+    scores = torch.empty(x.n_users, B.shape[1], dtype=torch.float32)
+    for start in range(0, B.shape[1], CACHED_COLUMNS):
+        columns = slice(start, start + CACHED_COLUMNS)
+        scores[:, columns] = x @ B[:, columns].contiguous()
+    return scores
+
+
 def sparse_scorer(item_similarity: csr_array) -> Scorer:
     """Return the function that computes the scores x S with a sparse items x items matrix S.
 
     It runs on the CPU. The sparse product visits only stored entries, and it adds the scores of a
-    row in the order of its items, so they do not depend on the other rows.
+    row in the order of its items, so they do not depend on the other rows. If S is small and has
+    few zeros, many rows are multiplied by a dense copy of it: the sums have the same summands in
+    the same order, and thus the same bits.
     """
-    return lambda X: torch.from_numpy((X @ item_similarity).toarray())
+    S, n_items = item_similarity, item_similarity.shape[1]
+    dense = cache(lambda: torch.from_numpy(S.toarray()))
+    prefers_dense = n_items**2 <= min(BLOCK_ENTRIES * 4, SPARSE_COST * S.nnz)
+
+    def score(X: csr_array) -> Tensor:
+        if prefers_dense and X.nnz >= READS * n_items:
+            return dense_scores(InteractionBatch.from_csr(X), dense())
+        return torch.from_numpy((X @ S).toarray())
+
+    return score
 
 
 def item_item_explainer(entries: Callable[[np.ndarray, np.ndarray], Tensor]) -> Explainer:

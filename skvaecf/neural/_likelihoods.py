@@ -23,9 +23,10 @@ from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._threads import in_threads
 from ..interactions import InteractionBatch
 from . import _poisson_binomial as poisson_binomial
-from ._cache_blocks import by_block, cached_blocks, in_threads, reduction_dtype
+from ._cache_blocks import by_block, cached_blocks, reduction_dtype
 from ._layers import FactoredLogits
 
 __all__ = [

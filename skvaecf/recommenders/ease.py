@@ -23,6 +23,7 @@ from ..inspection import Explainer
 from ..interactions import InteractionBatch, count_users, with_ones
 from ..linear._item_item import (
     dense_gram,
+    dense_scores,
     item_blocks,
     item_item_explainer,
     sums_of_squares,
@@ -218,7 +219,7 @@ class EASE(GramRecommender):
 
     def _scorer(self) -> Scorer:
         B = as_tensor(self.item_similarity_, device_or_cpu(self.device))
-        return lambda X: InteractionBatch.from_csr(X, B.device) @ B
+        return lambda X: dense_scores(InteractionBatch.from_csr(X, B.device), B)
 
     def _explainer(self) -> Explainer:
         B = as_tensor(self.item_similarity_, device_or_cpu(self.device))

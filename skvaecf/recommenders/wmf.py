@@ -39,7 +39,12 @@ from ..base import (
     cosines,
 )
 from ..inspection import Explainer, products_of_entries
-from ..interactions import InteractionBatch, replace_entries, with_ones
+from ..interactions import (
+    InteractionBatch,
+    replace_entries,
+    silence_sparse_csr_beta_warning,
+    with_ones,
+)
 from ..linear._least_squares import (
     FixedFactors,
     LeastSquares,
@@ -47,9 +52,8 @@ from ..linear._least_squares import (
     weighted_rows,
 )
 from ..linear._subspace import leading_subspace
-from ..ranking import Scores
+from ..ranking import BLOCK_ROWS, Scores
 
-FOLD_IN_ROWS = 2048  # a multiple of the rows that are scored at a time
 BFLOAT16_ROWS = 16  # for fewer rows, converting the items' factors takes longer than it saves
 
 
@@ -362,6 +366,7 @@ class WMF(
         return partial(self._fold_in, items=self._items())
 
     def _items(self) -> FixedFactors:
+        silence_sparse_csr_beta_warning()  # here, because filters of warnings belong to all threads
         device = device_or_cpu(self.device)
         return FixedFactors(*(as_tensor(a, device) for a in (self.item_factors_, self._item_gram)))
 
@@ -392,17 +397,18 @@ class WMF(
     def _rankable_scores(self, X: Any) -> Callable[[slice], Scores]:
         items = self._items()
 
-        # Larger blocks of rows than those that are scored: the factors of a row need little memory.
-        @lru_cache(maxsize=1)
+        # All rows that a thread ranks, also if there are so many items that it scores fewer rows at
+        # a time: the factors of a row need little memory.
+        @lru_cache(maxsize=torch.get_num_threads())
         def folded_in(start: int) -> tuple[np.ndarray, Tensor]:
-            rows = self._interactions(X[start : start + FOLD_IN_ROWS])
+            rows = self._interactions(X[start : start + BLOCK_ROWS])
             return np.diff(rows.indptr), self._fold_in(rows, items)
 
         exact = check_precision(self.precision, items.Q.device) == torch.float32
         rough = items.Q if exact or X.shape[0] < BFLOAT16_ROWS else items.Q.bfloat16()
 
         def score_rows(block: slice) -> Scores:
-            start = block.start - block.start % FOLD_IN_ROWS
+            start = block.start - block.start % BLOCK_ROWS
             inside = slice(block.start - start, block.stop - start)
             n_interactions, P = folded_in(start)
             n_interactions, P = n_interactions[inside], P[inside]

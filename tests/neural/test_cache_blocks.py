@@ -15,9 +15,10 @@ import pytest
 import torch
 from conftest import seeded
 
+from skvaecf._threads import in_threads
 from skvaecf.datasets import make_interactions
 from skvaecf.neural import InteractionBatch, likelihood_class
-from skvaecf.neural._cache_blocks import by_block, cached_blocks, in_threads, reduction_dtype
+from skvaecf.neural._cache_blocks import by_block, cached_blocks, reduction_dtype
 from skvaecf.neural._layers import FactoredLogits
 
 
@@ -208,7 +209,7 @@ def test_tensors_of_the_work_are_freed():
 
 IN_NEW_PROCESS = """
 import os, threading, time, torch
-from skvaecf.neural._cache_blocks import in_threads
+from skvaecf._threads import in_threads
 
 def squares():
     torch.set_num_threads(2)
