@@ -152,6 +152,8 @@ class Blend(_BaseComposition, BaseRecommender):
     random_state: RandomState = None
     n_jobs: Annotated[int | None, Integral, None] = None
 
+    _scores_in_threads: ClassVar[bool] = False  # members may be of other packages
+
     estimators_: list[Any] = field(init=False)
     _names: list[str] = field(init=False)
 
