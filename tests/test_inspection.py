@@ -138,7 +138,7 @@ def test_contributions_of_wmf_have_the_closed_form(counts, frequency_exponent, X
     X = sp.csr_array(X * rng.randint(1, 4, size=X.shape))
     model = make(
         "WMF",
-        counts=counts,
+        use_values=counts,
         confidence=2.0,
         unobserved_weight=0.3,
         frequency_exponent=frequency_exponent,

@@ -471,4 +471,4 @@ def test_a_model_and_its_encoder_grow_together(name):
 
 def test_the_recommenders_with_partial_fit():
     found = [name for name in RECOMMENDERS if hasattr(make(name), "partial_fit")]
-    assert found == ["EASE", "ItemKNN", "Popularity", "SLIM", "WMF"]
+    assert found == sorted(set(RECOMMENDERS) - {"CDAE", "CFGAN", "IRGAN"})

@@ -688,7 +688,7 @@ def test_wrong_number_of_items(name, tamper):
 
 def test_wrong_numbers_of_users(tamper):
     for name in RECOMMENDERS:
-        for wrong in (np.zeros(23, dtype=np.int64), np.zeros(24), np.full(24, -1)):
+        for wrong in (np.zeros(23, dtype=np.int64), np.full(24, np.nan), np.full(24, -1)):
 
             def change(description, tensors, wrong=wrong):
                 node = description["model"]["estimator"][2]["item_counts_"]

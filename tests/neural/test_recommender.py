@@ -151,13 +151,17 @@ def dense(x):
 @pytest.mark.parametrize(("n_users", "n_validating"), [(3, 1), (14, 1), (16, 2), (27, 3)])
 def test_the_share_of_validation_users_is_rounded(n_users, n_validating):
     X = csr_array(np.ones((n_users, 6), dtype=np.float32))
-    train, (fold_in, heldout) = make("MultVAE", validation_fraction=0.1)._hold_out(X, None, seed=0)
+    train, (fold_in, heldout) = make("MultVAE", validation_fraction=0.1)._hold_out(
+        X, None, None, seed=0
+    )
     assert train.n_users == n_users - n_validating
     assert fold_in.shape == heldout.shape == (n_validating, 6)
 
 
 def test_validation_users_are_drawn_by_the_seed(X):
-    trained = [make("MultVAE")._hold_out(X, None, seed)[0].items.tolist() for seed in (0, 0, 1)]
+    trained = [
+        make("MultVAE")._hold_out(X, None, None, seed)[0].items.tolist() for seed in (0, 0, 1)
+    ]
     assert trained[0] == trained[1] != trained[2]
 
 
@@ -183,10 +187,10 @@ def test_validation_rows_change_the_choice_of_the_epoch_only(neural_kind, X, oth
 
 def test_validation_rows_may_be_cut_already(X, others):
     model = make("MultVAE")
-    _, whole = model._hold_out(X, binary_csr(others), seed=0)
+    _, whole = model._hold_out(X, binary_csr(others), None, seed=0)
     cut = model.fit(X, X_val=split_interactions(others, random_state=0))
     assert cut.history_[-1]["validation_ndcg"] > 0
-    _, pair = model._hold_out(X, whole, seed=1)
+    _, pair = model._hold_out(X, whole, None, seed=1)
     assert pair is whole
 
 

@@ -75,7 +75,7 @@ def test_kl_weight_rises_with_the_steps(small_X, step, fraction):
 
 
 def test_kl_weight_rises_with_the_epochs(small_X):
-    player, network = player_and_network(small_X, kl_weight=0.8, anneal_steps="auto")
+    player, network = player_and_network(small_X, kl_weight=0.8, anneal_steps="auto", max_epochs=60)
     nll, kl = dense_terms(network, small_X)
     loss = player.loss(batch_of(small_X, step=1000, epoch=6.0)).item()
     assert loss == pytest.approx((nll + 6 / 30 * 0.8 * kl).mean().item(), rel=1e-5)
