@@ -217,7 +217,7 @@ def _part(module, name):
     if name in skvaecf.__all__:
         return f"{head}.. py:class:: {name}\n\n   See :class:`skvaecf.{name}`.\n"
     if inspect.isclass(thing):
-        options = "   :members:\n   :exclude-members: set_fit_request\n"
+        options = "   :members:\n   :exclude-members: set_fit_request, set_partial_fit_request\n"
         return f"{head}.. autoclass:: {name}\n{options}"
     if inspect.isroutine(thing):
         return f"{head}.. autofunction:: {name}\n"
