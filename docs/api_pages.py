@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 
 import skvaecf
-from skvaecf import base, datasets, linear, metrics, neural
+from skvaecf import _vectors, base, datasets, linear, metrics, neural
 
 # Sections, with the modules whose exports they hold. Recommenders are found by their base class.
 SECTIONS = {
@@ -206,7 +206,7 @@ def _parts():
     for title, names in (PARTS | {"Further parts": others}).items():
         text += [_heading(title, "-"), *(_part(neural, name) for name in names)]
         if "BaseRecommender" in names:
-            text += [_part(base, name) for name in ("LatentFactorMixin", "SimilarItemsMixin")]
+            text += [_part(_vectors, name) for name in ("LatentFactorMixin", "SimilarItemsMixin")]
     text += [_heading("Least squares and item-item products", "-")]
     text += [f".. automodule:: {linear.__name__}\n", *(_part(linear, n) for n in linear.__all__)]
     return "\n".join(text)

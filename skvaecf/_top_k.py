@@ -7,7 +7,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from .interactions import InteractionBatch
+from ._batch import InteractionBatch
 
 
 def top_k(

@@ -295,7 +295,9 @@ default=None
                 )
         updated = [deepcopy(member) for member in self.estimators_]
         for member, before in zip(updated, self.estimators_, strict=True):
-            member.__dict__.update({n: v for n, v in vars(before).items() if n == "_rows"})
+            # A copy lacks the rows of fit, from which a Gram model computes its sums.
+            if hasattr(before, "_rows"):
+                member._rows = before._rows
             member.partial_fit(rows, None, **options)
         self.estimators_, self.item_counts_ = updated, as_counts(counts)
         self.__dict__.update(columns)

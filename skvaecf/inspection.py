@@ -13,10 +13,11 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from ._batch import InteractionBatch
 from ._checks import check_count
 from ._devices import default_modes
 from ._top_k import as_index, top_k
-from .interactions import InteractionBatch, binary_csr, check_rows, rows_of_entries
+from .interactions import binary_csr, check_rows, rows_of_entries
 from .ranking import row_blocks, row_scorer
 
 # Maps rows and n item numbers per row, shape (n_rows, n), to what each stored entry of the rows

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._checks import check_count, errors_name
 from ._devices import check_precision, default_modes
 from ._optional import require
-from .base import LatentFactorMixin
+from ._vectors import LatentFactorMixin
 from .interactions import binary_csr
 from .ranking import row_scorer
 

@@ -17,7 +17,8 @@ from scipy.sparse import (
 )
 
 from skvaecf import WMF, Popularity, recall_at_k, split_interactions
-from skvaecf.interactions import InteractionBatch, binary_csr, check_structure
+from skvaecf._batch import InteractionBatch
+from skvaecf.interactions import binary_csr, check_structure
 from skvaecf.metrics import ndcg
 
 

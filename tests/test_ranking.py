@@ -14,7 +14,8 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
 from skvaecf import EASE, WMF, ItemKNN, recommend
-from skvaecf.interactions import InteractionBatch, binary_csr
+from skvaecf._batch import InteractionBatch
+from skvaecf.interactions import binary_csr
 from skvaecf.linear._item_item import dense_scores, sparse_scorer
 from skvaecf.ranking import BLOCK_ROWS, rank, row_blocks
 

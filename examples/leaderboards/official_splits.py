@@ -79,7 +79,7 @@ def read(path):
 
 
 def same_shape(*matrices):
-    """Give matrices the same number of rows and of columns."""
+    """Return the matrices, resized to the same number of rows and of columns."""
     shape = np.max([X.shape for X in matrices], axis=0)
     for X in matrices:
         X.resize(tuple(shape))

@@ -12,9 +12,10 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._batch import InteractionBatch, weighted_sums
 from ..base import Scorer
 from ..inspection import Explainer
-from ..interactions import InteractionBatch, rows_of_entries, weighted_sums
+from ..interactions import rows_of_entries
 from ..ranking import row_blocks
 
 # Numbers of a block of items that are in memory at once.

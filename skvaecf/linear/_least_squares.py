@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._batch import InteractionBatch, replace_entries
 from .._devices import widest_float_dtype
 from .._top_k import as_index
-from ..interactions import InteractionBatch, replace_entries
 
 
 @dataclass(frozen=True)

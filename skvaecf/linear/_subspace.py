@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..interactions import InteractionBatch
+from .._batch import InteractionBatch
 from ._least_squares import eigh
 
 USERS_AT_ONCE = 32_768

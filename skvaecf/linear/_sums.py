@@ -10,7 +10,8 @@ from scipy.sparse import csr_array, vstack
 
 from .._devices import default_modes
 from .._partial_fit import grown_columns
-from ..base import BaseRecommender, SampleWeightMixin, SimilarItemsMixin
+from .._vectors import SimilarItemsMixin
+from ..base import BaseRecommender, SampleWeightMixin
 from ..interactions import as_counts, check_rows, check_user_weights
 
 
@@ -76,11 +77,11 @@ class GramRecommender(SampleWeightMixin, SimilarItemsMixin, BaseRecommender):
     ) -> Self:
         """Add users to those of the earlier calls; the result is that of a ``fit`` on all of them.
 
-        The recommender keeps sums over the users, such as X'X. The memory therefore
-        does not grow with the number of users, who may come in chunks of any size. After ``fit``,
-        the sums are computed from its rows, which the recommender keeps in memory, but not in
-        files. A recommender that is to be loaded and updated later must have learned by
-        ``partial_fit`` from the first user on.
+        The recommender keeps sums over the users, such as X'X. The memory therefore does not grow
+        with the number of users, who may come in chunks of any size. After ``fit``, the sums are
+        computed from its rows, which the recommender keeps in memory, but not in files. A
+        recommender that is to be loaded and updated later must have learned by ``partial_fit`` from
+        the first user on.
 
         Parameters
         ----------

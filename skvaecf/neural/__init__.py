@@ -7,8 +7,8 @@ if these scores are not the output of the network's decoder. :doc:`/user_guide/e
 examples.
 """
 
+from .._batch import InteractionBatch
 from ..base import BaseRecommender
-from ..interactions import InteractionBatch
 from . import _distributions, _latent, _layers, _likelihoods, _objectives, _training
 from ._distributions import *
 from ._latent import *

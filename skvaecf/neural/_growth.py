@@ -9,7 +9,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from ..interactions import InteractionBatch, with_ones
+from .._batch import InteractionBatch
+from ..interactions import with_ones
 
 
 @torch.no_grad()

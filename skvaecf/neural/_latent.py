@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily
 from torch.nn import functional as F
 
+from .._batch import InteractionBatch
 from .._checks import check_count
-from ..interactions import InteractionBatch
 from ..persistence import SavedValue
 from ._distributions import DiagonalNormal, FlowPosterior, standard_normal
 from ._layers import SelfInitialized

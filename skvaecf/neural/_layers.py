@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..interactions import InteractionBatch
+from .._batch import InteractionBatch
 
 __all__ = [
     "Autoencoder",

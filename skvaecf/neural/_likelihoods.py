@@ -23,8 +23,8 @@ from sklearn.utils._param_validation import StrOptions
 from torch import Tensor
 from torch.nn import functional as F
 
+from .._batch import InteractionBatch
 from .._threads import in_threads
-from ..interactions import InteractionBatch
 from . import _poisson_binomial as poisson_binomial
 from ._cache_blocks import by_block, cached_blocks, reduction_dtype
 from ._layers import FactoredLogits

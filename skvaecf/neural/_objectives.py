@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.nn import functional as F
 
+from ._training import Batch
+
 __all__ = [
     "anneal",
     "density_ratio_loss",
@@ -22,17 +24,15 @@ __all__ = [
 ]
 
 
-def anneal(step: int, epoch: float, n_steps: int | str, max_epochs: int) -> float:
+def anneal(batch: Batch, n_steps: int | str, max_epochs: int) -> float:
     """Return the current weight of a term as a fraction of its final weight.
 
     The fraction rises linearly from 0 to 1.
 
     Parameters
     ----------
-    step : int
-        Number of updates so far: ``Batch.step``.
-    epoch : float
-        Number of epochs so far: ``Batch.epoch``.
+    batch : Batch
+        Its ``step`` and ``epoch`` are the numbers of updates and of epochs so far.
     n_steps : int or "auto"
         Number of updates after which the fraction is 1. With 0 it is 1 from the beginning. "auto"
         is the number of updates in 30 epochs, because small data sets have few updates per epoch,
@@ -46,8 +46,8 @@ def anneal(step: int, epoch: float, n_steps: int | str, max_epochs: int) -> floa
         In [0, 1].
     """
     if n_steps == "auto":
-        return min(1.0, epoch / min(30, max_epochs / 2))
-    return min(1.0, step / int(n_steps)) if n_steps else 1.0
+        return min(1.0, batch.epoch / min(30, max_epochs / 2))
+    return min(1.0, batch.step / int(n_steps)) if n_steps else 1.0
 
 
 def divergence(q: Any, p: Any, z: Tensor) -> Tensor:

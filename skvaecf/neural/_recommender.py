@@ -24,6 +24,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from .._batch import InteractionBatch
 from .._checks import check_count, is_count
 from .._devices import as_tensor, check_device, check_precision, default_modes, device_or_cpu
 from .._parameters import (
@@ -40,17 +41,11 @@ from .._parameters import (
 from .._partial_fit import grown_columns, widened
 from .._progress import ProgressBar
 from .._top_k import as_index
+from .._vectors import LatentFactorMixin, SimilarItemsMixin, cosines
 from .._version import __version__
-from ..base import BaseRecommender, LatentFactorMixin, Scorer, SimilarItemsMixin, cosines
+from ..base import BaseRecommender, Scorer
 from ..inspection import Explainer, products_of_entries
-from ..interactions import (
-    InteractionBatch,
-    as_counts,
-    binary_csr,
-    check_rows,
-    check_user_weights,
-    count_users,
-)
+from ..interactions import as_counts, binary_csr, check_rows, check_user_weights, count_users
 from ..metrics import ndcg
 from ..model_selection import split_interactions
 from ..ranking import rank

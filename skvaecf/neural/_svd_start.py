@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..interactions import InteractionBatch
+from .._batch import InteractionBatch
 from ..linear._subspace import blocks_of_users, truncated_svd
 from ._layers import Decoder
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor, nn
 
-from ..interactions import InteractionBatch, replace_entries
+from .._batch import InteractionBatch, replace_entries
 from ._process_group import own_generator, own_rows, sum_over_ranks
 
 __all__ = ["Batch", "Order", "Player", "by_batch", "by_epoch"]
@@ -277,7 +277,7 @@ class Game:
     def update(
         self, player: Player, progress: float, users: Tensor, generator: torch.Generator
     ) -> None:
-        """Make one update of a player.
+        """Update the parameters of a player once.
 
         On a GPU, nothing here waits for its results: the program queues the work of one update
         after the other.

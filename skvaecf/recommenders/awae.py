@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from .._batch import InteractionBatch
 from .._parameters import LayerSizes, NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
-from ..interactions import InteractionBatch
 from ..neural._distributions import DiagonalNormal, standard_normal
 from ..neural._layers import Autoencoder, Decoder, Encoder
 from ..neural._likelihoods import LikelihoodLike, likelihood_class
@@ -202,8 +202,7 @@ class AWAE(TorchRecommender):
             q = posterior(network, x.normalized().dropout(self.dropout, batch.generator))
             z = q.rsample(generator=batch.generator)
             p = standard_normal(z)
-            share = anneal(batch.step, batch.epoch, self.anneal_steps, self.max_epochs)
-            beta = self.kl_weight * share
+            beta = self.kl_weight * anneal(batch, self.anneal_steps, self.max_epochs)
             kl = divergence(q, p, z)
             l1: Tensor = self.l1 * z.abs().sum(dim=1)
             discrepancy = mmd(z, p.rsample(generator=batch.generator))

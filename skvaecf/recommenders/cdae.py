@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from .._batch import InteractionBatch
 from .._parameters import NonNegative, Positive, PositiveInt, Rate
-from ..interactions import InteractionBatch
 from ..neural._layers import Autoencoder, Decoder, Encoder
 from ..neural._likelihoods import LikelihoodLike, likelihood_class
 from ..neural._objectives import weight_penalty

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._batch import InteractionBatch, replace_entries
 from .._parameters import Fraction, LayerSizes, NonNegative, Positive, PositiveInt, Probability
-from ..interactions import InteractionBatch, replace_entries
 from ..linear._least_squares import FixedFactors, LeastSquares, principal_axes
 from ..neural._layers import Decoder, Encoder, SelfInitialized
 from ..neural._objectives import density_ratio_loss, ratio_accuracy, weight_penalty

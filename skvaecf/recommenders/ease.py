@@ -12,6 +12,7 @@ from scipy.linalg.lapack import spotrf, spotri
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from .._batch import InteractionBatch
 from .._checks import check_finite
 from .._devices import as_tensor, check_device, check_memory, device_or_cpu
 from .._parameters import Device, NonNegative, Positive, Rate, Verbose
@@ -20,7 +21,7 @@ from .._statistics import structure, structure_of_gram
 from .._top_k import as_index
 from ..base import Scorer
 from ..inspection import Explainer
-from ..interactions import InteractionBatch, count_users, with_ones
+from ..interactions import count_users, with_ones
 from ..linear._item_item import (
     dense_gram,
     dense_scores,

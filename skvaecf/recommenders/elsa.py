@@ -12,10 +12,10 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
+from .._batch import InteractionBatch
 from .._parameters import Positive, PositiveInt
 from .._top_k import as_index
 from ..inspection import Explainer, products_of_entries
-from ..interactions import InteractionBatch
 from ..linear._subspace import leading_subspace
 from ..neural._layers import SelfInitialized
 from ..neural._recommender import TorchRecommender

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._batch import InteractionBatch
 from .._parameters import NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
-from ..interactions import InteractionBatch
 from ..neural._distributions import DiagonalNormal
 from ..neural._latent import VampPrior
 from ..neural._layers import FactoredLogits, ItemEmbedding, ItemLogits, SelfInitialized
@@ -210,8 +210,7 @@ class HVampVAE(TorchRecommender):
             q1 = network.q1(rows, z2)
             z1 = q1.rsample(generator=batch.generator)
             p = likelihood(network.decoder.factored(z1, z2))
-            share = anneal(batch.step, batch.epoch, self.anneal_steps, self.max_epochs)
-            beta = self.kl_weight * share
+            beta = self.kl_weight * anneal(batch, self.anneal_steps, self.max_epochs)
             kl = divergence(q1, network.p1(z2), z1) + divergence(q2, network.p2(z2), z2)
             terms = batch.weights * (beta * kl - p.log_prob(x))
             return terms.mean() + weight_penalty(l2, *layers)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._batch import InteractionBatch
 from .._devices import widest_float_dtype
 from .._parameters import NonNegativeInt, Positive, PositiveInt
-from ..interactions import InteractionBatch
 from ..neural._layers import ItemLogits
 from ..neural._objectives import ratio_accuracy
 from ..neural._recommender import TorchRecommender

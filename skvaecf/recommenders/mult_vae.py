@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from .._batch import InteractionBatch
 from .._parameters import LayerSizes, NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
-from ..interactions import InteractionBatch
 from ..neural._distributions import DiagonalNormal
 from ..neural._latent import PosteriorLike, PriorLike, build_part
 from ..neural._layers import Autoencoder, Decoder, Encoder
@@ -213,8 +213,7 @@ class MultVAE(TorchRecommender):
             q = network.q(x.normalized().dropout(self.dropout, batch.generator))
             z = q.rsample(generator=batch.generator)
             p = likelihood(network.decoder.factored(z))  # which computes the scores part by part
-            share = anneal(batch.step, batch.epoch, self.anneal_steps, self.max_epochs)
-            beta = self.kl_weight * share
+            beta = self.kl_weight * anneal(batch, self.anneal_steps, self.max_epochs)
             kl = divergence(q, network.p(z), z)
             penalty = weight_penalty(l2, network.encoder, network.decoder)
             return (batch.weights * (beta * kl - p.log_prob(x))).mean() + penalty

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn import functional as F
 
+from .._batch import InteractionBatch
 from .._parameters import LayerSizes, NonNegative, Positive, PositiveInt, Rate
-from ..interactions import InteractionBatch
 from ..neural._distributions import DiagonalNormal
 from ..neural._layers import Autoencoder, Decoder, ItemEmbedding, SelfInitialized
 from ..neural._likelihoods import LikelihoodLike, likelihood_class

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._batch import InteractionBatch
 from .._parameters import LayerSizes, NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
-from ..interactions import InteractionBatch
 from ..neural._distributions import SemiImplicitNormal, standard_normal
 from ..neural._layers import Autoencoder, Decoder, ItemEmbedding, Linear, SelfInitialized
 from ..neural._likelihoods import ItemLikelihood, LikelihoodLike, likelihood_class
@@ -259,8 +259,7 @@ class SIVAERecommender(TorchRecommender):
             log_p = torch.stack(
                 [likelihood(network.decoder.factored(z_j)).log_prob(x) for z_j in z]
             )
-            share = anneal(batch.step, batch.epoch, self.anneal_steps, self.max_epochs)
-            beta = self.kl_weight * share
+            beta = self.kl_weight * anneal(batch, self.anneal_steps, self.max_epochs)
             bound = log_p + beta * (standard_normal(z).log_prob(z) - h.log_prob(z))
             penalty = weight_penalty(l2, network.encoder, network.decoder)
             return penalty - (batch.weights * bound).mean()

@@ -14,8 +14,8 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._batch import InteractionBatch
 from .._parameters import LayerSizes, NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
-from ..interactions import InteractionBatch
 from ..neural._layers import Autoencoder, Decoder, ItemEmbedding, Linear
 from ..neural._likelihoods import LikelihoodLike, likelihood_class
 from ..neural._objectives import (
@@ -312,8 +312,7 @@ class VAEGANRecommender(TorchRecommender):
             x = batch.x
             z, hidden = sample(batch)
             logits = decoder(z)
-            share = anneal(batch.step, batch.epoch, self.anneal_steps, self.max_epochs)
-            alpha = self.adversary_weight * share
+            alpha = self.adversary_weight * anneal(batch, self.anneal_steps, self.max_epochs)
             loss: Tensor = alpha * T(x.normalized(), z) - likelihood(logits).log_prob(x)
             if self.data_adversary_weight:
                 adversarial = F.logsigmoid(D(_clicks(x, logits), D.condition(x)))

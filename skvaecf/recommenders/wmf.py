@@ -15,6 +15,7 @@ from scipy.sparse import csr_array
 from sklearn.utils import check_random_state
 from torch import Tensor
 
+from .._batch import InteractionBatch, replace_entries, silence_sparse_csr_beta_warning
 from .._checks import check_finite
 from .._devices import as_tensor, check_device, check_precision, device_or_cpu
 from .._parameters import (
@@ -30,21 +31,10 @@ from .._partial_fit import PartialFitMixin, widened
 from .._progress import ProgressBar
 from .._statistics import structure
 from .._top_k import as_index
-from ..base import (
-    BaseRecommender,
-    LatentFactorMixin,
-    SampleWeightMixin,
-    Scorer,
-    SimilarItemsMixin,
-    cosines,
-)
+from .._vectors import LatentFactorMixin, SimilarItemsMixin, cosines
+from ..base import BaseRecommender, SampleWeightMixin, Scorer
 from ..inspection import Explainer, products_of_entries
-from ..interactions import (
-    InteractionBatch,
-    replace_entries,
-    silence_sparse_csr_beta_warning,
-    with_ones,
-)
+from ..interactions import with_ones
 from ..linear._least_squares import (
     FixedFactors,
     LeastSquares,

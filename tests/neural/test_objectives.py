@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from skvaecf.neural import (
+    Batch,
     DiagonalNormal,
     FlowPosterior,
     anneal,
@@ -26,21 +27,25 @@ from skvaecf.neural import (
 # --- annealing
 
 
+def batch_at(step, epoch):
+    return Batch(torch.empty(0), None, step, epoch, seeded())
+
+
 def test_annealing_in_a_number_of_steps():
-    weights = [anneal(step, 0.0, 40, 200) for step in range(100)]
+    weights = [anneal(batch_at(step, 0.0), 40, 200) for step in range(100)]
     assert weights[:41] == pytest.approx([step / 40 for step in range(41)])
     assert weights[40:] == [1.0] * 60
 
 
 def test_annealing_in_no_steps_is_the_whole_weight():
-    assert anneal(0, 0.0, 0, 200) == 1.0
+    assert anneal(batch_at(0, 0.0), 0, 200) == 1.0
 
 
 @pytest.mark.parametrize(("max_epochs", "n_epochs"), [(200, 30), (60, 30), (24, 12), (1, 0.5)])
 def test_automatic_annealing_ends_after_30_epochs_or_half_of_all(max_epochs, n_epochs):
     for updates_per_epoch in (1, 1000):
         weights = [
-            anneal(int(epoch * updates_per_epoch), epoch, "auto", max_epochs)
+            anneal(batch_at(int(epoch * updates_per_epoch), epoch), "auto", max_epochs)
             for epoch in (0.0, n_epochs / 3, n_epochs, 2 * n_epochs)
         ]
         assert weights == pytest.approx([0, 1 / 3, 1, 1])

@@ -73,7 +73,7 @@ def new_game_without_values(model, X):
 
 
 def update_all(game):
-    """Make two updates of every player, on two mini-batches."""
+    """Run two updates of every player, on two mini-batches."""
     for player in game.players:
         n_rows = game._rows(player).n_users
         for users in torch.arange(n_rows).split(20)[:2]:
