@@ -127,6 +127,13 @@ class InteractionBatch:
         """Sum of the weights of the rows; without weights, their number."""
         return self.n_users if self.weights is None else float(self.weights.double().sum())
 
+    @property
+    def n_interactions(self) -> float:
+        """Number of stored entries; with weights of the rows, the sum of the entries' weights."""
+        if self.weights is None:
+            return len(self.items)
+        return float((self.weights * self.offsets.diff()).double().sum())
+
     @cached_property
     def structure(self) -> float:
         """Structure S of the data (:ref:`structure-of-data`), computed on the CPU."""

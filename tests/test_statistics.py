@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import NEURAL_RECOMMENDERS, make, make_short
 from numpy.testing import assert_array_equal
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from sklearn.base import clone
 
 import skvaecf
@@ -128,12 +128,20 @@ def test_the_formulas(X):
 
 def test_the_formulas_of_the_autoencoders(X):
     S = structure(csr_array(X, dtype=np.float32))
-    factors = {"MultDAE": 2.75, "VAEGANRecommender": 2.5}
+    factors = {"MultDAE": 0.7, "VAEGANRecommender": 0.65}
     for name in set(AUTO) & set(NEURAL_RECOMMENDERS):
         # All users are training users.
         model = make_short(name, l2="auto", early_stopping=False).fit(X)
-        l2 = factors.get(name, 1.75) * X.shape[0] ** 0.25 / S ** (2 / 3)
+        l2 = factors.get(name, 0.45) * X.nnz ** (1 / 3) / S
         assert model.l2_ == pytest.approx(l2), name
+
+
+def test_two_copies_of_the_users_and_weights_of_two_have_the_same_penalty(X):
+    n_users = X.shape[0]
+    model = make_short("MultVAE", l2="auto", early_stopping=False)
+    weighted = model.fit(X, sample_weight=np.full(n_users, 2.0)).l2_
+    repeated = model.fit(vstack([X, X])).l2_
+    assert weighted == pytest.approx(repeated, rel=1e-6)
 
 
 def test_auto_of_wmf_does_not_depend_on_the_unit_of_the_weights(X):

@@ -126,7 +126,7 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
     _built_with: dict[str, Any] = field(init=False)
     _shape: tuple[int, int] = field(init=False)
 
-    # The factor of U^(1/4) / S^(2/3), for a model that allows l2="auto".
+    # The factor of N^(1/3) / S, for a model that allows l2="auto".
     _auto_l2: ClassVar[float] = 0.0
     # Whether ``partial_fit`` exists. A network with parameters of each user sets it to False.
     _takes_further_users: ClassVar[bool] = True
@@ -620,7 +620,7 @@ default=None
         """Return the weight of the penalty next to the loss summed over the training users x."""
         l2: Any = self.l2
         if isinstance(l2, str):
-            l2 = self._auto_l2 * x.total_weight**0.25 / x.structure ** (2 / 3)
+            l2 = self._auto_l2 * x.n_interactions ** (1 / 3) / x.structure
         return float(l2)
 
     def _identity(

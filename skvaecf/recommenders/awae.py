@@ -66,8 +66,8 @@ class AWAE(TorchRecommender):
         fewer. With 0 the weight is constant.
     l2 : float or "auto", default="auto"
         Weight :math:`\gamma` of the squared norms of the weight matrices of encoder and decoder,
-        next to the loss summed over all users. "auto" is :math:`1.75 \, U^{1/4} / S^{2/3}` for U
-        users, where S is the structure of the data (:ref:`structure-of-data`).
+        next to the loss summed over all users. "auto" is :math:`0.45 \, N^{1/3} / S` for N
+        interactions, where S is the structure of the data (:ref:`structure-of-data`).
     l1 : float, default=1e-3
         Weight :math:`\rho` of the L1 norm of a user's latent vector.
     dropout : float, default=0.5
@@ -185,7 +185,7 @@ class AWAE(TorchRecommender):
     init: Literal["svd", "random"] = "svd"
     max_epochs: PositiveInt = 24
 
-    _auto_l2: ClassVar[float] = 1.75
+    _auto_l2: ClassVar[float] = 0.45
 
     def _build(self, n_users: int, n_items: int) -> Autoencoder:
         return Autoencoder(

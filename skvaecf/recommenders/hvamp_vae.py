@@ -70,9 +70,9 @@ class HVampVAE(TorchRecommender):
         fewer. With 0 the weight is constant.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of all layers, next to
-        the loss summed over all users. "auto" is :math:`1.75 \, U^{1/4} / S^{2/3}` for U users,
-        where S is the structure of the data (:ref:`structure-of-data`). The pseudo-inputs are not
-        penalised.
+        the loss summed over all users. "auto" is :math:`0.45 \, N^{1/3} / S` for N
+        interactions, where S is the structure of the data (:ref:`structure-of-data`). The
+        pseudo-inputs are not penalised.
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder in
         training.
@@ -184,7 +184,7 @@ class HVampVAE(TorchRecommender):
     dropout: Rate = 0.5
     learning_rate: Positive = 2e-3
 
-    _auto_l2: ClassVar[float] = 1.75
+    _auto_l2: ClassVar[float] = 0.45
 
     def _build(self, n_users: int, n_items: int) -> HierarchicalAutoencoder:
         return HierarchicalAutoencoder(

@@ -78,8 +78,8 @@ class MultVAE(TorchRecommender):
         fewer. With 0 the weight is constant.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
-        next to the loss summed over all users. "auto" is :math:`1.75 \, U^{1/4} / S^{2/3}` for U
-        users, where S is the structure of the data (:ref:`structure-of-data`).
+        next to the loss summed over all users. "auto" is :math:`0.45 \, N^{1/3} / S` for N
+        interactions, where S is the structure of the data (:ref:`structure-of-data`).
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder in
         training.
@@ -194,7 +194,7 @@ class MultVAE(TorchRecommender):
     init: Literal["svd", "random"] = "svd"
     max_epochs: PositiveInt = 24
 
-    _auto_l2: ClassVar[float] = 1.75
+    _auto_l2: ClassVar[float] = 0.45
 
     def _build(self, n_users: int, n_items: int) -> VariationalAutoencoder:
         return VariationalAutoencoder(

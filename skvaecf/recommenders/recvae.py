@@ -75,8 +75,8 @@ class RecVAE(TorchRecommender):
         user's items.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
-        next to the loss summed over all users. "auto" is :math:`1.75 \, U^{1/4} / S^{2/3}` for U
-        users, where S is the structure of the data (:ref:`structure-of-data`).
+        next to the loss summed over all users. "auto" is :math:`0.45 \, N^{1/3} / S` for N
+        interactions, where S is the structure of the data (:ref:`structure-of-data`).
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder when
         the encoder is trained.
@@ -185,7 +185,7 @@ class RecVAE(TorchRecommender):
     n_decoder_passes: PositiveInt = 1
     learning_rate: Positive = 2e-3
 
-    _auto_l2: ClassVar[float] = 1.75
+    _auto_l2: ClassVar[float] = 0.45
     _order: ClassVar[Order] = staticmethod(by_epoch)
 
     def _validate_params(self) -> None:

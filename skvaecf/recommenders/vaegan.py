@@ -102,8 +102,8 @@ class VAEGANRecommender(TorchRecommender):
         random direction per user and costs one backward pass.
     l2 : float or "auto", default="auto"
         Weight :math:`\rho` of the squared norms of the weight matrices of encoder and decoder,
-        next to the loss summed over all users. "auto" is :math:`2.5 \, U^{1/4} / S^{2/3}` for U
-        users, where S is the structure of the data (:ref:`structure-of-data`).
+        next to the loss summed over all users. "auto" is :math:`0.65 \, N^{1/3} / S` for N
+        interactions, where S is the structure of the data (:ref:`structure-of-data`).
     discriminator_layer_size : int, default=256
         Width of the hidden layers of T and D.
     discriminator_learning_rate : float, default=3e-3
@@ -261,7 +261,7 @@ class VAEGANRecommender(TorchRecommender):
     init: Literal["svd", "random"] = "svd"
     max_epochs: PositiveInt = 24
 
-    _auto_l2: ClassVar[float] = 2.5
+    _auto_l2: ClassVar[float] = 0.65
 
     def _fit(self, X: csr_array, X_val: csr_array | Pair | None = None, **options: Any) -> None:
         super()._fit(X, X_val, **options)
