@@ -78,13 +78,14 @@ copybutton_prompt_is_regexp = True
 html_theme = "pydata_sphinx_theme"
 html_title = "skvaecf"
 html_static_path = ["_static"]
+templates_path = ["_templates"]
 html_css_files = ["skvaecf.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "skvaecf"},
     "header_links_before_dropdown": 9,
-    "navbar_end": ["theme-switcher"],
+    "navbar_end": ["version", "theme-switcher"],
     "navbar_persistent": ["search-button"],
     "show_prev_next": True,
     "show_toc_level": 2,

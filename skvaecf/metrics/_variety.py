@@ -61,6 +61,10 @@ def intra_list_diversity(
     ValueError
         If not exactly one of item_vectors and item_similarity is given.
 
+    See Also
+    --------
+    skvaecf.maximal_marginal_relevance : Makes lists more diverse.
+
     References
     ----------
     Smyth and McClave, "Similarity vs. diversity", ICCBR 2001.
@@ -130,6 +134,10 @@ def serendipity(
     values : ndarray of shape (n_users,), float64
         In [0, 1], higher is better; NaN for users without held-out items.
 
+    See Also
+    --------
+    precision : All hits, whether a baseline recommends them or not.
+
     References
     ----------
     Ge, Delgado-Battenfeld and Jannach, "Beyond accuracy: evaluating recommender systems by
@@ -194,6 +202,10 @@ def miscalibration(
     values : ndarray of shape (n_users,), float64
         In [0, log(1 / alpha)], lower is better: 0 if the shares of all categories are equal. NaN
         for users without an item that has a category, in the list or in ``fold_in``.
+
+    See Also
+    --------
+    intra_list_diversity : How different the items of a list are.
 
     Notes
     -----

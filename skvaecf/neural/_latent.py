@@ -135,6 +135,12 @@ class VampPrior(SavedValue):
     ValueError
         If n_pseudo_inputs is not an integer of at least 1.
 
+    See Also
+    --------
+    MultVAE : The model whose ``prior`` it is.
+    InverseAutoregressiveFlow : A posterior other than the normal one.
+    HVampVAE : A model of two latent vectors with this prior.
+
     References
     ----------
     Tomczak and Welling, "VAE with a VampPrior", AISTATS 2018.
@@ -216,6 +222,12 @@ class InverseAutoregressiveFlow(SavedValue):
     ------
     ValueError
         If a parameter is not an integer of at least 1.
+
+    See Also
+    --------
+    MultVAE : The model whose ``posterior`` it is.
+    VampPrior : A prior other than the normal one.
+    SIVAERecommender : A posterior of any shape without a flow.
 
     References
     ----------

@@ -37,6 +37,9 @@ from ..linear._sums import GramRecommender, Sums
 class EASE(GramRecommender):
     r"""Embarrassingly shallow autoencoder (EASE): ridge regression of each item on all others.
 
+    Try it first where the items are at most some ten thousand: the weights have a closed form, and
+    no search is needed to start.
+
     .. math:: \min_B \|X - XB\|_F^2 + \|\Lambda^{1/2} B\|_F^2
               \quad \text{subject to} \quad \operatorname{diag}(B) = 0,
 
@@ -99,6 +102,7 @@ class EASE(GramRecommender):
     --------
     ELSA : A matrix of low rank, if there are too many items for a dense matrix.
     SLIM : Sparse weights, if there are too many items for a dense matrix.
+    ItemKNN : Similarities instead of weights: faster to fit, easier to explain.
 
     Notes
     -----

@@ -24,6 +24,8 @@ from ..neural._training import Batch, Player
 class HVampVAE(TorchRecommender):
     r"""Hierarchical variational autoencoder with gated layers and a VampPrior.
 
+    It is for research on priors and for comparison with its paper.
+
     The model has two latent vectors. The prior of :math:`z_2` is a mixture of the posteriors of M
     pseudo-inputs. The prior of :math:`z_1` given :math:`z_2` is a normal distribution,
     :math:`p_\theta(z_1|z_2)`. The distribution of a user's items :math:`x` depends on both. The
@@ -142,6 +144,8 @@ class HVampVAE(TorchRecommender):
     See Also
     --------
     MultVAE : One latent vector. Its prior can be a VampPrior, too.
+    RecVAE : Another learned prior.
+    VampPrior : The prior of this model, as a parameter of MultVAE.
 
     Notes
     -----

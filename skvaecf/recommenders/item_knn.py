@@ -85,6 +85,8 @@ class ItemKNN(GramRecommender):
     See Also
     --------
     SLIM : Weights learned by regression instead of similarities.
+    EASE : Dense weights learned by ridge regression.
+    Popularity : The baseline without any personalisation.
 
     References
     ----------

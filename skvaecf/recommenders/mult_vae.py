@@ -21,6 +21,8 @@ from ..neural._training import Batch, Player
 class MultVAE(TorchRecommender):
     r"""Variational autoencoder of a user's set of items (Mult-VAE).
 
+    It is the first neural model to try, and the model that most papers compare with.
+
     The model of the paper, with a multinomial likelihood and a hidden layer of 600 in encoder and
     decoder, is ``MultVAE(encoder_layer_sizes=(600,), decoder_layer_sizes=(600,),
     likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0, learning_rate=1e-3,
@@ -152,6 +154,10 @@ class MultVAE(TorchRecommender):
     See Also
     --------
     MultDAE : The same model without a distribution over z.
+    RecVAE : A prior that follows the encoder, and training of encoder and decoder in turn.
+    SIVAERecommender : A posterior of any shape, from noise in the encoder.
+    VAEGANRecommender : A posterior of any shape, trained with a discriminator.
+    HVampVAE : Two latent vectors and gated layers.
 
     Notes
     -----

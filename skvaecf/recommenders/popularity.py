@@ -26,6 +26,11 @@ class Popularity(SampleWeightMixin, PartialFitMixin, BaseRecommender):
     n_features_in_ : int
         Number of items.
 
+    See Also
+    --------
+    ItemKNN : The simplest model whose lists differ between users.
+    compare : Scores many models on the same users.
+
     Examples
     --------
     >>> from skvaecf import Popularity

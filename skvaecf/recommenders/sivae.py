@@ -40,6 +40,9 @@ NOISES = {"gaussian": gaussian, "bernoulli": coin}
 class SIVAERecommender(TorchRecommender):
     r"""Variational autoencoder with a semi-implicit posterior (SIVAE).
 
+    It is for research on posteriors, and for users whose tastes one normal distribution does not
+    describe.
+
     The network of the paper is ``SIVAERecommender(encoder_layer_sizes=(600,),
     decoder_layer_sizes=(600,), likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0,
     learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
@@ -179,6 +182,7 @@ class SIVAERecommender(TorchRecommender):
     See Also
     --------
     MultVAE : The same model with a normal posterior.
+    VAEGANRecommender : Another posterior of any shape, with discriminators.
 
     Notes
     -----

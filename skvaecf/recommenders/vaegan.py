@@ -36,6 +36,8 @@ CONTRACTIONS = {"exact": squared_jacobian, "hutchinson": squared_jacobian_estima
 class VAEGANRecommender(TorchRecommender):
     r"""Autoencoder with an implicit posterior, trained with two discriminators (VAEGAN).
 
+    It is for research on implicit posteriors and for comparison with its paper.
+
     Noise :math:`\epsilon \sim N(0, I)` enters every layer of the encoder,
 
     .. math:: h_t = \tanh(W_t h_{t-1} + E_t \epsilon + b_t), \qquad
@@ -191,6 +193,7 @@ class VAEGANRecommender(TorchRecommender):
     --------
     MultVAE : A normal posterior with a KL term.
     SIVAERecommender : Another posterior of any shape, without discriminators.
+    CFGAN : A generative adversarial network without latent vectors.
 
     Notes
     -----

@@ -52,6 +52,9 @@ class WMF(
 ):
     r"""Weighted matrix factorisation by alternating least squares (WMF, iALS).
 
+    It is for counts instead of clicks, for training in seconds, and for short vectors of users and
+    items in an index of nearest neighbours.
+
     The score of an item for a user is the product :math:`p_u^\top q_i` of two vectors. It is fitted
     to :math:`x_{ui} = 1` for interactions and, with a smaller weight, to :math:`x_{ui} = 0` for all
     other pairs:
@@ -134,7 +137,9 @@ class WMF(
 
     See Also
     --------
+    ELSA : Item vectors only; a user's vector is the sum of those of the user's items.
     MultVAE : An encoder computes the factors of the users.
+    NeighborIndex : Approximate lists from the vectors of the items.
 
     Notes
     -----
