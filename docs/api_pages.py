@@ -240,8 +240,8 @@ def _page(module, name):
         f"   :func:`skvaecf.metrics.{metric.__name__}` explains the symbols and computes the metric"
         f" of given lists.\n\n"
         f'   This is the :class:`~skvaecf.RankingScorer` ``RankingScorer("{thing.metric}",'
-        f" k={thing.k})``. It returns the {sign}{value}. Pass it as ``scoring=``, or call ``{name}(model, X)``. ``{name}.at(20)`` is"
-        " the same scorer with k = 20.\n\n"
+        f" k={thing.k})``. It returns the {sign}{value}. Pass it as ``scoring=``, or call"
+        f" ``{name}(model, X)``. ``{name}.at(20)`` is the same scorer with k = 20.\n\n"
         f"   .. seealso:: :doc:`index` lists all scorers; :doc:`../evaluation` shows their use.\n"
     )
 

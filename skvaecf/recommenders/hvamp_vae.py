@@ -203,10 +203,7 @@ class HVampVAE(TorchRecommender):
         layers = [part for name, part in network.named_children() if name != "prior"]
 
         def loss(batch: Batch) -> Tensor:
-            """- E log p(x|z1, z2) + beta E [KL(q(z1|x, z2) || p(z1|z2)) + log q(z2|x) / p(z2)].
-
-            To this, lambda/U sum ||W||^2 is added.
-            """
+            """- E log p(x|z1, z2) + beta E [KL(q1 || p1) + log q2 / p2] + lambda/U ||W||^2."""
             x = batch.x
             rows = x.normalized().dropout(self.dropout, batch.generator)
             q2 = network.q2(rows)
