@@ -85,12 +85,12 @@ html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "skvaecf"},
     "header_links_before_dropdown": 9,
-    "navbar_end": ["version", "theme-switcher"],
+    "navbar_end": ["theme-switcher"],
     "navbar_persistent": ["search-button"],
     "show_prev_next": True,
     "show_toc_level": 2,
     "footer_start": ["copyright"],
-    "footer_end": [],
+    "footer_end": ["version"],
 }
 # Pages that stand alone have no neighbours to list.
 ALONE = ("quick_start", "choosing", "evaluation", "comparing", "recipes", "serving")
