@@ -262,6 +262,8 @@ def _methods(cls):
                 )
                 and inspect.getdoc(getattr(cls, name))
             ]
+    if not getattr(cls, "_takes_further_users", True):
+        names.remove("partial_fit")
     return list(dict.fromkeys(names))
 
 

@@ -26,7 +26,7 @@ Explainer = Callable[[Any, np.ndarray], tuple[Tensor, Tensor]]
 
 
 class Explanation(NamedTuple):
-    """What :func:`~skvaecf.explain` returns.
+    """Result of :func:`~skvaecf.explain`: the reasons of recommendations.
 
     Attributes
     ----------

@@ -33,7 +33,10 @@ BM25_LENGTH = 0.75
 
 
 class ItemKNN(GramRecommender):
-    r"""Item-based nearest neighbours (ItemKNN).
+    r"""Item-based nearest neighbours (ItemKNN): similarities of items by their common users.
+
+    It is a baseline that is easy to understand. Recommendations are explained by short lists of
+    similar items.
 
     The vector :math:`a_i` represents item i by its users. The similarity of two items is
 

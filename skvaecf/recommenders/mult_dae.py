@@ -23,10 +23,6 @@ class MultDAE(TorchRecommender):
     It is the simplest neural model, with fewer parameters to search than
     :class:`~skvaecf.MultVAE`.
 
-    The model of the paper is ``MultDAE(n_components=200, likelihood="multinomial", l2=2.3,
-    learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
-    ema_decay=0)`` (the decay is that of 0.01 / 500 per update on MovieLens 20M).
-
     In training, items are dropped from a user's row x, and the network learns to predict the whole
     row. Training minimises, on average over the users,
 
@@ -133,6 +129,10 @@ class MultDAE(TorchRecommender):
     Notes
     -----
     The losses omit the constant terms of the likelihood.
+
+    The model of the paper is ``MultDAE(n_components=200, likelihood="multinomial", l2=2.3,
+    learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
+    ema_decay=0)`` (the decay is that of 0.01 / 500 per update on MovieLens 20M).
 
     References
     ----------

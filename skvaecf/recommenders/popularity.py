@@ -17,7 +17,7 @@ class Popularity(SampleWeightMixin, PartialFitMixin, BaseRecommender):
 
     .. math:: \text{score}(u, i) = \sum_v x_{vi}.
 
-    The model is deterministic, so it is also a good test of an evaluation.
+    The model is deterministic, so it is also useful to check an evaluation.
 
     Attributes
     ----------

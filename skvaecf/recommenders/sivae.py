@@ -43,11 +43,6 @@ class SIVAERecommender(TorchRecommender):
     It is for research on posteriors, and for users whose tastes one normal distribution does not
     describe.
 
-    The network of the paper is ``SIVAERecommender(encoder_layer_sizes=(600,),
-    decoder_layer_sizes=(600,), likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0,
-    learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
-    ema_decay=0)``.
-
     Noise :math:`\epsilon_t` and the user's items :math:`x` enter every layer of the encoder,
 
     .. math:: \ell_t = \tanh(H_t \ell_{t-1} + E_t \epsilon_t + X_t x + b_t), \quad
@@ -193,6 +188,11 @@ class SIVAERecommender(TorchRecommender):
 
     The paper has a factor N/M before the log-likelihood. This factor belongs to latent variables
     that all data share. Here every user has a separate z, so the factor is 1.
+
+    The network of the paper is ``SIVAERecommender(encoder_layer_sizes=(600,),
+    decoder_layer_sizes=(600,), likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0,
+    learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
+    ema_decay=0)``.
 
     References
     ----------
