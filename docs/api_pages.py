@@ -281,7 +281,8 @@ def _inherited(cls):
 def _parts():
     text = [
         _heading("Parts of recommenders", "="),
-        "A custom recommender is a class that combines these parts. They may change between minor"
+        "Look up the classes and functions that a custom recommender is made of."
+        " :doc:`../user_guide/extending` shows how to combine them. They may change between minor"
         " versions.\n",
         f".. automodule:: {neural.__name__}\n",
     ]

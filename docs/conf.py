@@ -43,6 +43,7 @@ write_api_pages(Path(__file__).parent / "api")
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 
 # The blocks of the pages, as a reader would copy them one after the other. Those of the docstrings

@@ -203,8 +203,11 @@ class InverseAutoregressiveFlow(SavedValue):
     T maps are applied to :math:`z^{(0)} \sim N(\mu_\phi(x), \operatorname{diag}
     \sigma^2_\phi(x))`,
 
-    .. math:: z^{(t)} = \sigma^{(t)} \odot z^{(t-1)} + (1 - \sigma^{(t)}) \odot m^{(t)}, \qquad
-              \log q(z^{(T)}|x) = \log q(z^{(0)}|x) - \sum_t \sum_k \log \sigma^{(t)}_k,
+    .. math::
+
+        & z^{(t)} = \sigma^{(t)} \odot z^{(t-1)} + (1 - \sigma^{(t)}) \odot m^{(t)},
+
+        & \log q(z^{(T)}|x) = \log q(z^{(0)}|x) - \sum_t \sum_k \log \sigma^{(t)}_k,
 
     where :math:`m^{(t)}` and :math:`s^{(t)}`, with :math:`\sigma^{(t)} =
     \operatorname{sigmoid}(s^{(t)})`, are the outputs of a network with one hidden tanh layer. The

@@ -36,7 +36,8 @@ class HVampVAE(TorchRecommender):
 
         & - E_q \log p_\theta(x|z_1, z_2) + \beta \, E_q \bigl[
           \mathrm{KL}(q_\phi(z_1|x, z_2) \| p_\theta(z_1|z_2))
-          + \log q_\phi(z_2|x) - \log p(z_2) \bigr] + \frac{\lambda}{U} \sum_W \|W\|_F^2,
+
+        & + \log q_\phi(z_2|x) - \log p(z_2) \bigr] + \frac{\lambda}{U} \sum_W \|W\|_F^2,
 
         & p(z_2) = \frac{1}{M} \sum_{m=1}^M q_\phi(z_2|u_m),
 

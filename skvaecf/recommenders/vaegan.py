@@ -56,7 +56,8 @@ class VAEGANRecommender(TorchRecommender):
 
         \theta, \phi: \quad & E_{q_\phi(z|x)} \Bigl[- \log p_\theta(x|z) + \alpha T(x, z)
             - \beta \log \sigma(D(\hat x \odot x|z_c))
-            + \lambda \|\partial z / \partial x\|_F^2\Bigr] + \frac{\rho}{U} \sum_W \|W\|_F^2
+
+        & + \lambda \|\partial z / \partial x\|_F^2\Bigr] + \frac{\rho}{U} \sum_W \|W\|_F^2
 
     where W are the weight matrices of encoder and decoder, and U is the number of users. The
     optimal T is :math:`\log q_\phi(z|x) - \log p(z)` with :math:`p(z) = N(0, I)`, so
