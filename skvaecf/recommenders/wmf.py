@@ -82,8 +82,8 @@ class WMF(
         Weight :math:`\alpha` that an interaction adds to the weight of its pair.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the penalty on the factors. "auto" is :math:`0.28 / S`, at most
-        0.1, where S is the structure of the data (:ref:`structure-of-data`): the better a
-        user's items predict the others, the smaller the penalty. With another ``frequency_exponent``
+        0.1, where S is the structure of the data (:ref:`structure-of-data`): the better a user's
+        items predict the others, the smaller the penalty. With another ``frequency_exponent``
         than 1, it is multiplied by :math:`(\bar C_U \bar C_I)^{(1 - \nu) / 2}`, where the two are
         the mean total weights of a user and of an item.
     frequency_exponent : float, default=1.0
