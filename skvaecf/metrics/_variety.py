@@ -175,8 +175,9 @@ def miscalibration(
 
     .. math::
 
-        C_\mathrm{KL} = \sum_c p(c) \log \frac{p(c)}{(1 - \alpha) q(c) + \alpha p(c)}, \qquad
-        p(c) = \frac{1}{|S|} \sum_{i \in S} p(c | i), \qquad
+        & C_\mathrm{KL} = \sum_c p(c) \log \frac{p(c)}{(1 - \alpha) q(c) + \alpha p(c)},
+
+        & p(c) = \frac{1}{|S|} \sum_{i \in S} p(c | i), \qquad
         q(c) = \frac{1}{|L|} \sum_{i \in L} p(c | i)
 
     This is the Kullback-Leibler divergence, in nats. :math:`S` are the items that the user has in
