@@ -1,29 +1,95 @@
 """Write the pages of the API reference from what the package exports.
 
-A new name in ``skvaecf.__all__`` or ``skvaecf.neural.__all__`` needs no change here.
+A new name in ``skvaecf.__all__`` or ``skvaecf.neural.__all__`` needs no change here: it is listed
+under "Further objects" until it is added to a section.
 """
 
 import inspect
+import re
 from pathlib import Path
 
 import skvaecf
-from skvaecf import _vectors, base, datasets, linear, metrics, neural
+from skvaecf import _vectors, datasets, linear, metrics, neural
 
-# Sections, with the modules whose exports they hold. Recommenders are found by their base class.
+# The names that skvaecf exports, by family. The most used ones come first.
 SECTIONS = {
-    "Recommenders": [],
-    "Priors and posteriors": ["neural"],
-    "From a log to a matrix and back": ["encoding"],
-    "Weights of interactions": ["weighting"],
-    "Recommending, saving, loading": ["ranking", "reranking", "persistence"],
-    "Reasons of recommendations": ["inspection"],
-    "Index of neighbours": ["neighbors"],
-    "Splitting": ["model_selection"],
-    "Scoring": ["scorers"],
-    "Comparing": ["comparison"],
-    "Displays": ["plotting"],
-    "Callbacks": ["callbacks"],
-    "Further objects": [],
+    "Linear models": ["EASE", "ELSA", "WMF", "ItemKNN", "SLIM", "Popularity"],
+    "Autoencoders": [
+        "MultVAE",
+        "MultDAE",
+        "RecVAE",
+        "SIVAERecommender",
+        "HVampVAE",
+        "CDAE",
+        "AWAE",
+    ],
+    "Adversarial models": ["VAEGANRecommender", "CFGAN", "IRGAN"],
+    "Several models together": ["Blend"],
+    "Ids and weights": ["InteractionEncoder", "CountSaturation", "TimeDecay"],
+    "Recommend and explain": [
+        "recommend",
+        "explain",
+        "Explanation",
+        "limit_groups",
+        "maximal_marginal_relevance",
+    ],
+    "Load and serve": ["load", "NeighborIndex"],
+    "Split": [
+        "UserSplitter",
+        "strong_generalization_split",
+        "split_interactions",
+        "time_split",
+        "rolling_time_splits",
+        "last_interactions_split",
+        "stack_splits",
+    ],
+    "Scorers of accuracy": [
+        "ndcg_at_k",
+        "recall_at_k",
+        "precision_at_k",
+        "hit_rate_at_k",
+        "mrr_at_k",
+        "map_at_k",
+        "r_precision_at_k",
+        "auc_at_k",
+    ],
+    "Scorers beyond accuracy": [
+        "coverage_at_k",
+        "entropy_at_k",
+        "neg_gini_at_k",
+        "novelty_at_k",
+        "neg_mean_popularity_at_k",
+        "neg_popularity_lift_at_k",
+        "tail_recall_at_k",
+        "unbiased_recall_at_k",
+    ],
+    "Custom scorers": ["RankingScorer", "MultiRankingScorer"],
+    "Compare and plot": [
+        "compare",
+        "Comparison",
+        "BenchmarkDisplay",
+        "RankingCurveDisplay",
+        "TrainingHistoryDisplay",
+        "RankingMonitor",
+    ],
+    "Priors and posteriors": ["VampPrior", "InverseAutoregressiveFlow"],
+}
+# What stands above the table of a section.
+NOTES = {
+    "Linear models": "Guide: :doc:`../user_guide/linear`.",
+    "Autoencoders": "Guide: :doc:`../user_guide/autoencoders`, :doc:`../user_guide/vae`.",
+    "Adversarial models": "For research. Guide: :doc:`../user_guide/adversarial`.",
+    "Split": "Guide: :doc:`../evaluation`.",
+    "Scorers of accuracy": "For ``scoring=`` of scikit-learn's tools and of ``compare``. k is 100;"
+    " ``ndcg_at_k.at(20)`` is the same scorer with k = 20. In the formulas, :math:`h_r` is 1 if the"
+    " item in place r of the user's list is held out, and 0 otherwise; n is the number of the"
+    " user's held-out items. A score is the mean over the users.",
+    "Scorers beyond accuracy": ":math:`L` are the first k items of a user, :math:`p_i` is the share"
+    " of users who have item i, and :math:`c_i` is the number of users to whom item i is"
+    " recommended. The scorers called ``neg_`` return the negative value, so that higher is"
+    " better. Guide: :doc:`../beyond_accuracy`.",
+    "Compare and plot": "Guide: :doc:`../comparing`.",
+    "Priors and posteriors": "Parameters of :class:`~skvaecf.MultVAE`.",
 }
 # The names that skvaecf.neural exports, in groups.
 PARTS = {
@@ -67,22 +133,20 @@ def write_api_pages(folder):
     folder.mkdir(exist_ok=True)
     pages = {"parts": _parts()}
     index = [_heading("API reference", "=")]
-    index.append("Import everything from ``skvaecf``, except metrics, data sets and parts.\n")
+    index.append(
+        "Look up what a class or function does, its parameters and its errors. Import all of them"
+        " from ``skvaecf``, except metrics, data sets and parts.\n"
+    )
     for title, names in _sections().items():
-        index += _table(title, [(f"skvaecf.{name}", getattr(skvaecf, name)) for name in names])
+        index += _section(title, skvaecf, names, NOTES.get(title))
         pages |= {f"skvaecf.{name}": _page("skvaecf", name) for name in names}
     for module, title in [(metrics, "Metrics"), (datasets, "Data sets")]:
-        names = _functions(module)
-        full = module.__name__
-        heading, table = _table(
-            title, [(f"{full}.{name}", getattr(module, name)) for name in names]
-        )
-        index += [heading, f".. automodule:: {full}\n", table]
+        names, full = _functions(module), module.__name__
+        index += _section(title, module, names, f".. automodule:: {full}")
         pages |= {f"{full}.{name}": _page(full, name) for name in names}
     index.append(_heading("Custom recommenders", "-"))
     index.append(":doc:`parts`: base classes, training, networks, likelihoods, distributions.\n")
-    toctree = "\n".join(f"   {name}" for name in pages)
-    index.append(f".. toctree::\n   :hidden:\n\n{toctree}\n")
+    index.append(".. toctree::\n   :hidden:\n   :caption: Custom recommenders\n\n   parts\n")
     pages["index"] = "\n".join(index)
     for old in folder.glob("*.rst"):
         if old.stem not in pages:
@@ -95,18 +159,10 @@ def write_api_pages(folder):
 
 
 def _sections():
-    found = {title: [] for title in SECTIONS}
-    for name in sorted(skvaecf.__all__, key=str.lower):
-        thing = getattr(skvaecf, name)
-        if name.startswith("_"):
-            continue
-        module = (thing if hasattr(thing, "__module__") else type(thing)).__module__
-        if inspect.isclass(thing) and issubclass(thing, base.BaseRecommender):
-            title = "Recommenders"
-        else:
-            titles = [t for t, of in SECTIONS.items() if module.split(".")[1] in of]
-            title = titles[0] if titles else "Further objects"
-        found[title].append(name)
+    public = [name for name in skvaecf.__all__ if not name.startswith("_")]
+    listed = {name for names in SECTIONS.values() for name in names}
+    others = [name for name in public if name not in listed]
+    found = SECTIONS | {"Further objects": sorted(others, key=str.lower)}
     return {title: names for title, names in found.items() if names}
 
 
@@ -128,25 +184,43 @@ def _heading(title, line):
     return f"{title}\n{line * len(title)}\n"
 
 
-def _table(title, entries):
+def _section(title, module, names, note):
+    """Return a table of names and summaries, and the entries of the sidebar."""
+    pages = {name: f"{module.__name__}.{name}" for name in names}
     rows = "\n".join(
-        f"   * - :doc:`{name.split('.')[-1]} <{name}>`\n     - {_summary(thing)}"
-        for name, thing in entries
+        f"   * - :doc:`{name} <{page}>`\n     - {_summary(getattr(module, name))}"
+        for name, page in pages.items()
     )
+    entries = "\n".join(f"   {name} <{page}>" for name, page in pages.items())
     return [
         _heading(title, "-"),
+        *([f"{note}\n"] if note else []),
         f".. list-table::\n   :widths: 30 70\n   :class: skvaecf-api\n\n{rows}\n",
+        f".. toctree::\n   :hidden:\n   :caption: {title}\n\n{entries}\n",
     ]
 
 
 def _summary(thing):
-    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
-        return f"``{_short(thing)}``"
+    """Return the first sentence of a docstring; for a scorer, the formula of its metric."""
+    if inspect.isclass(thing) or inspect.isroutine(thing):
+        return _first_line(thing)
+    sign = "" if thing.greater_is_better else "Negative value of the following. "
+    formula = _formula(_metric(thing)).split(r", \qquad")[0]
+    return f"{sign}{_first_line(_metric(thing))}\n\n       :math:`{formula}`"
+
+
+def _first_line(thing):
     return inspect.getdoc(thing).split("\n\n")[0].replace("\n", " ")
 
 
-def _short(scorer):
-    return f'RankingScorer("{scorer.metric}", k={scorer.k})'
+def _metric(scorer):
+    return getattr(metrics, "average_precision" if scorer.metric == "map" else scorer.metric)
+
+
+def _formula(metric):
+    """Return the first formula of a docstring in one line."""
+    found = re.search(r"\.\. math::\s+(.+?)\n\n", inspect.getdoc(metric), re.S)
+    return " ".join(found[1].split())
 
 
 def _page(module, name):
@@ -157,10 +231,18 @@ def _page(module, name):
         return f"{head}.. autoclass:: {name}\n{methods}{_inherited(thing)}"
     if inspect.isroutine(thing):
         return f"{head}.. autofunction:: {name}\n"
+    metric = _metric(thing)
+    sign = "" if thing.greater_is_better else "negative "
+    value = "value" if metric.__module__.endswith("_catalogue") else "mean over the users"
     return (
-        f"{head}.. py:data:: {name}\n\n   ``{_short(thing)}``, a :class:`~skvaecf.RankingScorer`."
-        f" Pass it as ``scoring=`` or call it. ``{name}.at(20)`` is the same with k = 20. Formula:"
-        f" :doc:`skvaecf.metrics.{thing.name.split('@')[0].replace('map', 'average_precision')}`.\n"
+        f"{head}.. py:data:: {name}\n\n   {_first_line(metric)}\n\n"
+        f"   .. math:: {_formula(metric)}\n\n"
+        f"   :func:`skvaecf.metrics.{metric.__name__}` explains the symbols and computes the metric"
+        f" of given lists.\n\n"
+        f'   This is the :class:`~skvaecf.RankingScorer` ``RankingScorer("{thing.metric}",'
+        f" k={thing.k})``. It returns the {sign}{value}. Pass it as ``scoring=``, or call"
+        f" ``{name}(model, X)``. ``{name}.at(20)`` is the same scorer with k = 20.\n\n"
+        f"   .. seealso:: :doc:`index` lists all scorers; :doc:`../evaluation` shows their use.\n"
     )
 
 
@@ -180,6 +262,8 @@ def _methods(cls):
                 )
                 and inspect.getdoc(getattr(cls, name))
             ]
+    if not getattr(cls, "_takes_further_users", True):
+        names.remove("partial_fit")
     return list(dict.fromkeys(names))
 
 
@@ -197,7 +281,8 @@ def _inherited(cls):
 def _parts():
     text = [
         _heading("Parts of recommenders", "="),
-        "A custom recommender is a class that combines these parts. They may change between minor"
+        "Look up the classes and functions that a custom recommender is made of."
+        " :doc:`../user_guide/extending` shows how to combine them. They may change between minor"
         " versions.\n",
         f".. automodule:: {neural.__name__}\n",
     ]

@@ -43,6 +43,7 @@ write_api_pages(Path(__file__).parent / "api")
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 
 # The blocks of the pages, as a reader would copy them one after the other. Those of the docstrings
@@ -78,6 +79,7 @@ copybutton_prompt_is_regexp = True
 html_theme = "pydata_sphinx_theme"
 html_title = "skvaecf"
 html_static_path = ["_static"]
+templates_path = ["_templates"]
 html_css_files = ["skvaecf.css"]
 html_copy_source = False
 html_show_sourcelink = False
@@ -89,7 +91,7 @@ html_theme_options = {
     "show_prev_next": True,
     "show_toc_level": 2,
     "footer_start": ["copyright"],
-    "footer_end": [],
+    "footer_end": ["version"],
 }
 # Pages that stand alone have no neighbours to list.
 ALONE = ("quick_start", "choosing", "evaluation", "comparing", "recipes", "serving")

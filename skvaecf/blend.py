@@ -50,6 +50,8 @@ N_RESAMPLES = 500
 class Blend(_BaseComposition, BaseRecommender):
     r"""Weighted sum of the standardised scores of several recommenders.
 
+    It often ranks better than each of its members; its memory and time are the sums of theirs.
+
     The members are fitted on the same users. With the score :math:`s_{mui}` of member m for user u
     and item i, the blend's score is
 
@@ -103,7 +105,7 @@ class Blend(_BaseComposition, BaseRecommender):
 
     See Also
     --------
-    EASE, WMF, MultVAE : Models of three kinds, whose blend ranks better than each of them.
+    EASE, WMF, MultVAE : Members that suit each other.
 
     Notes
     -----

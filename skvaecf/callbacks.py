@@ -31,6 +31,11 @@ class RankingMonitor:
         For each epoch of the last fit, a dict of the number of the epoch, counted from 1, and of
         the scores by name.
 
+    See Also
+    --------
+    TrainingHistoryDisplay : Plots the values that a model records itself.
+    RankingScorer : Scores a fitted model once.
+
     Examples
     --------
     >>> from skvaecf import MultVAE, RankingMonitor, ndcg_at_k

@@ -100,6 +100,11 @@ class Comparison:
     reference, test, alpha
         See :func:`compare`. The reference is None if it was not fitted because the run was
         interrupted.
+
+    See Also
+    --------
+    compare : Fits and scores the models.
+    BenchmarkDisplay : Plots a comparison.
     """
 
     per_user: dict[str, dict[str, PerUser]]
@@ -258,7 +263,9 @@ def compare(
 
     See Also
     --------
-    BenchmarkDisplay : Plot the result with its method ``from_comparison``.
+    Comparison : The result: a table, and the values per user.
+    BenchmarkDisplay : Plots the result.
+    RankingScorer : The scorers that it accepts.
 
     Notes
     -----

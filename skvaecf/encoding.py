@@ -63,6 +63,12 @@ class InteractionEncoder(  # type: ignore[call-arg]
         Ids of the users in the last ``fit`` or ``partial_fit``, ascending: the rows of the matrix
         of that frame.
 
+    See Also
+    --------
+    TimeDecay : Transforms the times of interactions to weights.
+    CountSaturation : Transforms counts to weights.
+    load : Loads an encoder that ``save`` has written.
+
     Notes
     -----
     A frame is a pandas or polars DataFrame, a pyarrow Table or any other eager frame that narwhals

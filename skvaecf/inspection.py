@@ -26,7 +26,7 @@ Explainer = Callable[[Any, np.ndarray], tuple[Tensor, Tensor]]
 
 
 class Explanation(NamedTuple):
-    """What :func:`~skvaecf.explain` returns.
+    """Result of :func:`~skvaecf.explain`: the reasons of recommendations.
 
     Attributes
     ----------
@@ -42,6 +42,10 @@ class Explanation(NamedTuple):
         Part of the score that belongs to no single item. The base plus the contributions of all
         items of the user is the score. ``-inf`` where the explained item is -1, as in the scores
         of ``recommend``.
+
+    See Also
+    --------
+    explain : Computes the contributions.
     """
 
     items: np.ndarray
@@ -84,6 +88,11 @@ def explain(estimator: Any, X: Any, items: Any, k: int = 5) -> Explanation:
         a score is not finite.
     TypeError
         If estimator has no ``predict``.
+
+    See Also
+    --------
+    Explanation : The result.
+    ItemKNN, SLIM : Models whose weights are short lists of items.
 
     Notes
     -----

@@ -64,6 +64,7 @@ class NeighborIndex:
     See Also
     --------
     WMF : Its method ``recommend`` computes the exact lists.
+    skvaecf.recommend : The exact lists of any estimator.
 
     References
     ----------

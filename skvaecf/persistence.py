@@ -124,6 +124,10 @@ def load(path: str | os.PathLike[str], *, mmap: bool = False) -> Any:
     OSError
         If the file cannot be read.
 
+    See Also
+    --------
+    InteractionEncoder : Has a method ``save``, too.
+
     Notes
     -----
     With ``mmap``, a change of an array is private to the process and does not change the file. The

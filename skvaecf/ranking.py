@@ -261,6 +261,13 @@ default=None
         number of X or have another shape, or if ``predict`` returns scores of another shape, NaN or
         infinity.
 
+    See Also
+    --------
+    explain : Finds the reasons of recommendations.
+    limit_groups : Keeps at most n items of each group.
+    maximal_marginal_relevance : Chooses items that differ from each other.
+    NeighborIndex : Recommends without scoring all items.
+
     Notes
     -----
     The number of users of each item is the attribute ``item_counts_`` of the recommender, also

@@ -56,7 +56,8 @@ def limit_groups(items: Any, groups: Any, n: int, *, scores: Any = None) -> Any:
 
     See Also
     --------
-    maximal_marginal_relevance : Fewer similar items, without a fixed limit.
+    maximal_marginal_relevance : Chooses items that are unlike those before.
+    recommend : Computes the lists.
 
     Notes
     -----
@@ -133,7 +134,8 @@ def maximal_marginal_relevance(
 
     See Also
     --------
-    limit_groups : A fixed limit per group.
+    limit_groups : Keeps at most n items of each group.
+    recommend : Computes the lists.
 
     References
     ----------

@@ -129,6 +129,8 @@ class RankingScorer:
     See Also
     --------
     MultiRankingScorer : Several metrics from one prediction.
+    compare : Scores many models on the same users.
+    RankingCurveDisplay : Plots a metric against k.
 
     Examples
     --------
@@ -328,6 +330,11 @@ class MultiRankingScorer:
     ValueError
         If scorers is not a tuple of one or more RankingScorer, if they differ in ``test_size`` or
         ``random_state``, or if two have the same name.
+
+    See Also
+    --------
+    RankingScorer : A scorer of one metric.
+    compare : Scores many models by several metrics.
 
     Examples
     --------

@@ -217,7 +217,8 @@ class CountSaturation(_ValueTransformer):
 
     See Also
     --------
-    TimeDecay : Weights from times.
+    TimeDecay : Weights from times instead of counts.
+    InteractionEncoder : Computes the matrix of counts from a log.
 
     Notes
     -----

@@ -35,6 +35,12 @@ def ndcg(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     values : ndarray of shape (n_users,), float64
         In [0, 1]; NaN for users without held-out items.
 
+    See Also
+    --------
+    recall : Counts hits without regard to their places.
+    average_precision : Another weighting of the places.
+    skvaecf.ndcg_at_k : The scorer of this metric.
+
     References
     ----------
     Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques", TOIS 2002.
@@ -75,6 +81,12 @@ def recall(
     values : ndarray of shape (n_users,), float64
         In [0, 1]; NaN for users without held-out items.
 
+    See Also
+    --------
+    precision : Divides by the length of the list.
+    hit_rate : Whether there is a hit at all.
+    skvaecf.recall_at_k : The scorer of this metric.
+
     References
     ----------
     Liang, Krishnan, Hoffman and Jebara, "Variational Autoencoders for Collaborative Filtering",
@@ -106,6 +118,12 @@ def precision(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     -------
     values : ndarray of shape (n_users,), float64
         In [0, 1]; NaN for users without held-out items.
+
+    See Also
+    --------
+    recall : Divides by the number of held-out items.
+    r_precision : Precision of as many places as there are held-out items.
+    skvaecf.precision_at_k : The scorer of this metric.
 
     References
     ----------
@@ -139,6 +157,11 @@ def mrr(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     -------
     values : ndarray of shape (n_users,), float64
         In [0, 1]; NaN for users without held-out items.
+
+    See Also
+    --------
+    hit_rate : Whether there is a hit, without its place.
+    skvaecf.mrr_at_k : The scorer of this metric.
 
     References
     ----------
@@ -177,6 +200,11 @@ def average_precision(
     values : ndarray of shape (n_users,), float64
         In [0, 1]; NaN for users without held-out items.
 
+    See Also
+    --------
+    ndcg : Another weighting of the places.
+    skvaecf.map_at_k : The scorer of this metric.
+
     References
     ----------
     Buckley and Voorhees, "Evaluating evaluation measure stability", SIGIR 2000.
@@ -210,6 +238,12 @@ def hit_rate(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUser:
     values : ndarray of shape (n_users,), float64
         0 or 1; NaN for users without held-out items.
 
+    See Also
+    --------
+    mrr : The place of the first hit.
+    recall : The share of the held-out items that are hits.
+    skvaecf.hit_rate_at_k : The scorer of this metric.
+
     References
     ----------
     Deshpande and Karypis, "Item-based top-N recommendation algorithms", TOIS 2004.
@@ -241,6 +275,11 @@ def r_precision(ranked: NDArray[np.int64], heldout: Any, k: int = 100) -> PerUse
     -------
     values : ndarray of shape (n_users,), float64
         In [0, 1]; NaN for users without held-out items.
+
+    See Also
+    --------
+    precision : The same number of places for all users.
+    skvaecf.r_precision_at_k : The scorer of this metric.
 
     References
     ----------
@@ -294,6 +333,11 @@ def auc(
     -------
     values : ndarray of shape (n_users,), float64
         In [0, 1], 0.5 for a random order; NaN for users without held-out items, or without others.
+
+    See Also
+    --------
+    ndcg : Counts the first places most.
+    skvaecf.auc_at_k : The scorer of this metric.
 
     References
     ----------

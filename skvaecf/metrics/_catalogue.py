@@ -32,6 +32,12 @@ def coverage(ranked: NDArray[np.int64], n_items: int, k: int = 100) -> float:
     value : float
         In [0, 1]; one number for all users.
 
+    See Also
+    --------
+    gini : How unequally the items are recommended.
+    entropy : Another measure of this.
+    skvaecf.coverage_at_k : The scorer of this metric.
+
     References
     ----------
     Ge, Delgado-Battenfeld and Jannach, "Beyond accuracy: evaluating recommender systems by
@@ -66,6 +72,12 @@ def gini(ranked: NDArray[np.int64], n_items: int, k: int = 100) -> float:
     value : float
         In [0, 1], lower is better: 0 if all items are recommended equally often, 1 if all
         recommendations are of one item. NaN if there are no recommendations.
+
+    See Also
+    --------
+    entropy : Higher if the items are recommended more equally.
+    coverage : Whether an item is recommended at all.
+    skvaecf.neg_gini_at_k : The scorer of this metric.
 
     Notes
     -----
@@ -107,6 +119,12 @@ def entropy(ranked: NDArray[np.int64], n_items: int, k: int = 100) -> float:
     value : float
         In [0, 1], higher is better: 1 if all items are recommended equally often, 0 if all
         recommendations are of one item. NaN if there are no recommendations.
+
+    See Also
+    --------
+    gini : Lower if the items are recommended more equally.
+    coverage : Whether an item is recommended at all.
+    skvaecf.entropy_at_k : The scorer of this metric.
 
     References
     ----------

@@ -38,6 +38,10 @@ def item_popularity(X: Any) -> NDArray[np.float64]:
     popularity : ndarray of shape (n_items,), float64
         In [0, 1].
 
+    See Also
+    --------
+    mean_popularity, novelty, popularity_lift : Metrics that take its result.
+
     Examples
     --------
     >>> from skvaecf.metrics import item_popularity
@@ -72,6 +76,11 @@ def novelty(ranked: NDArray[np.int64], item_popularity: Any, k: int = 100) -> Pe
     -------
     values : ndarray of shape (n_users,), float64
         At least 0, higher is better; NaN for users without recommendations.
+
+    See Also
+    --------
+    mean_popularity : The popularity itself instead of its logarithm.
+    skvaecf.novelty_at_k : The scorer of this metric.
 
     References
     ----------
@@ -112,6 +121,12 @@ def mean_popularity(ranked: NDArray[np.int64], item_popularity: Any, k: int = 10
     -------
     values : ndarray of shape (n_users,), float64
         In [0, 1], lower is better; NaN for users without recommendations.
+
+    See Also
+    --------
+    novelty : The logarithm of the popularity.
+    popularity_lift : Compares with the user's own items.
+    skvaecf.neg_mean_popularity_at_k : The scorer of this metric.
 
     Notes
     -----
@@ -155,6 +170,11 @@ def popularity_lift(
         1 if they are twice as popular. NaN for users without recommendations, or without items
         that anybody has.
 
+    See Also
+    --------
+    mean_popularity : Without a comparison with the user's own items.
+    skvaecf.neg_popularity_lift_at_k : The scorer of this metric.
+
     Notes
     -----
     The paper computes one value for a group of users, from the means of q and p over the group. It
@@ -191,10 +211,12 @@ def tail_recall(
 ) -> PerUser:
     r"""Compute the recall of the held-out items that are unpopular.
 
-    It is :func:`recall` of the held-out items :math:`i` with
+    .. math:: \mathrm{TailRecall@}k = \frac{|T \cap L|}{\min(k, |T|)}, \qquad
+              T = \{ i \in H : a \le F_i < b \}
 
-    .. math:: a \le F_i < b, \qquad
-              F_i = \Big( \sum_{j : p_j < p_i} p_j + \tfrac{1}{2} \sum_{j : p_j = p_i} p_j \Big)
+    It is :func:`recall` of those of the held-out items :math:`H` that belong to the tail, with
+
+    .. math:: F_i = \Big( \sum_{j : p_j < p_i} p_j + \tfrac{1}{2} \sum_{j : p_j = p_i} p_j \Big)
               \Big/ \sum_j p_j
 
     where :math:`p_i` is the share of users who have item i. :math:`F_i` is the share of all
@@ -217,6 +239,12 @@ def tail_recall(
     -------
     values : ndarray of shape (n_users,), float64
         In [0, 1]; NaN for users without such held-out items.
+
+    See Also
+    --------
+    recall : All held-out items.
+    unbiased_recall : Weights all items instead of choosing some.
+    skvaecf.tail_recall_at_k : The scorer of this metric.
 
     References
     ----------
@@ -280,6 +308,12 @@ def unbiased_recall(
     -------
     values : ndarray of shape (n_users,), float64
         In [0, 1]; NaN for users without held-out items that anybody has.
+
+    See Also
+    --------
+    recall : Without weights.
+    tail_recall : Only the unpopular items.
+    skvaecf.unbiased_recall_at_k : The scorer of this metric.
 
     References
     ----------

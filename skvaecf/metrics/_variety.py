@@ -61,6 +61,10 @@ def intra_list_diversity(
     ValueError
         If not exactly one of item_vectors and item_similarity is given.
 
+    See Also
+    --------
+    skvaecf.maximal_marginal_relevance : Makes lists more diverse.
+
     References
     ----------
     Smyth and McClave, "Similarity vs. diversity", ICCBR 2001.
@@ -130,6 +134,10 @@ def serendipity(
     values : ndarray of shape (n_users,), float64
         In [0, 1], higher is better; NaN for users without held-out items.
 
+    See Also
+    --------
+    precision : All hits, whether a baseline recommends them or not.
+
     References
     ----------
     Ge, Delgado-Battenfeld and Jannach, "Beyond accuracy: evaluating recommender systems by
@@ -167,8 +175,9 @@ def miscalibration(
 
     .. math::
 
-        C_\mathrm{KL} = \sum_c p(c) \log \frac{p(c)}{(1 - \alpha) q(c) + \alpha p(c)}, \qquad
-        p(c) = \frac{1}{|S|} \sum_{i \in S} p(c | i), \qquad
+        & C_\mathrm{KL} = \sum_c p(c) \log \frac{p(c)}{(1 - \alpha) q(c) + \alpha p(c)},
+
+        & p(c) = \frac{1}{|S|} \sum_{i \in S} p(c | i), \qquad
         q(c) = \frac{1}{|L|} \sum_{i \in L} p(c | i)
 
     This is the Kullback-Leibler divergence, in nats. :math:`S` are the items that the user has in
@@ -194,6 +203,10 @@ def miscalibration(
     values : ndarray of shape (n_users,), float64
         In [0, log(1 / alpha)], lower is better: 0 if the shares of all categories are equal. NaN
         for users without an item that has a category, in the list or in ``fold_in``.
+
+    See Also
+    --------
+    intra_list_diversity : How different the items of a list are.
 
     Notes
     -----

@@ -68,8 +68,9 @@ def split_interactions(
 
     See Also
     --------
-    UserSplitter : Hold out users instead of interactions.
-    strong_generalization_split : Hold out both, as in the published benchmarks.
+    last_interactions_split : Holds out the last interactions instead of random ones.
+    UserSplitter : Holds out users.
+    strong_generalization_split : Holds out users, and interactions of these users.
 
     Examples
     --------
@@ -123,7 +124,9 @@ class UserSplitter(BaseCrossValidator):
 
     See Also
     --------
-    split_interactions : Hold out part of every row.
+    strong_generalization_split : One split into training, validation and test users.
+    split_interactions : Holds out interactions instead of users.
+    time_split : Holds out the future.
 
     Examples
     --------
@@ -294,6 +297,12 @@ def strong_generalization_split(
     ValueError
         If X holds NaN, infinity, negative values or a repeated entry or is corrupt, or if a
         parameter is invalid.
+
+    See Also
+    --------
+    UserSplitter : Several splits, for scikit-learn's searches.
+    split_interactions : Splits the rows of all users.
+    time_split : Holds out the future instead of users.
 
     Notes
     -----

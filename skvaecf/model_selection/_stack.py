@@ -45,6 +45,13 @@ def stack_splits(splits: Iterable[tuple[Any, ...]]) -> Bunch:
     ValueError
         If the splits or their shapes are invalid.
 
+    See Also
+    --------
+    rolling_time_splits : Several pairs of past and future.
+    time_split : One pair of past and future.
+    last_interactions_split : The last interactions of every user.
+    UserSplitter : Splits of users, which need no stacking.
+
     Notes
     -----
     Pass ``refit=False`` to the search unless there is a single pair, and fit the best parameters on

@@ -182,8 +182,9 @@ def rolling_time_splits(
 
     See Also
     --------
-    time_split : One cut.
-    stack_splits : Pass splits to scikit-learn's searches.
+    time_split : One pair of past and future.
+    last_interactions_split : The last interactions of every user.
+    stack_splits : Passes the pairs to scikit-learn's searches.
 
     Examples
     --------
@@ -272,8 +273,9 @@ def last_interactions_split(
 
     See Also
     --------
-    split_interactions : Hold out random interactions of every user.
-    time_split : Split all users at the same time.
+    split_interactions : Holds out random interactions of every user.
+    time_split : One time for all users.
+    rolling_time_splits : Several times, one after the other.
 
     Examples
     --------

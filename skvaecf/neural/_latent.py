@@ -135,6 +135,12 @@ class VampPrior(SavedValue):
     ValueError
         If n_pseudo_inputs is not an integer of at least 1.
 
+    See Also
+    --------
+    MultVAE : The model whose ``prior`` it is.
+    InverseAutoregressiveFlow : A posterior other than the normal one.
+    HVampVAE : A model of two latent vectors with this prior.
+
     References
     ----------
     Tomczak and Welling, "VAE with a VampPrior", AISTATS 2018.
@@ -197,8 +203,11 @@ class InverseAutoregressiveFlow(SavedValue):
     T maps are applied to :math:`z^{(0)} \sim N(\mu_\phi(x), \operatorname{diag}
     \sigma^2_\phi(x))`,
 
-    .. math:: z^{(t)} = \sigma^{(t)} \odot z^{(t-1)} + (1 - \sigma^{(t)}) \odot m^{(t)}, \qquad
-              \log q(z^{(T)}|x) = \log q(z^{(0)}|x) - \sum_t \sum_k \log \sigma^{(t)}_k,
+    .. math::
+
+        & z^{(t)} = \sigma^{(t)} \odot z^{(t-1)} + (1 - \sigma^{(t)}) \odot m^{(t)},
+
+        & \log q(z^{(T)}|x) = \log q(z^{(0)}|x) - \sum_t \sum_k \log \sigma^{(t)}_k,
 
     where :math:`m^{(t)}` and :math:`s^{(t)}`, with :math:`\sigma^{(t)} =
     \operatorname{sigmoid}(s^{(t)})`, are the outputs of a network with one hidden tanh layer. The
@@ -216,6 +225,12 @@ class InverseAutoregressiveFlow(SavedValue):
     ------
     ValueError
         If a parameter is not an integer of at least 1.
+
+    See Also
+    --------
+    MultVAE : The model whose ``posterior`` it is.
+    VampPrior : A prior other than the normal one.
+    SIVAERecommender : A posterior of any shape without a flow.
 
     References
     ----------

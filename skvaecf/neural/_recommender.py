@@ -352,8 +352,8 @@ default=None
 
         Notes
         -----
-        A network forgets: after passes over few users it knows the others less well. A pass over
-        the rows of all users, or of the further users and a sample of the others, keeps the quality
+        Passes over few users lower the quality of the lists of all other users. A pass over the
+        rows of all users, or of the further users and a sample of the others, keeps the quality
         of a ``fit`` at the cost of one epoch (:ref:`fresh-data`).
 
         ``l2_`` stays that of the first call if ``l2`` is "auto". Next to the loss of the n users of

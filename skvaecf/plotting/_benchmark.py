@@ -63,8 +63,9 @@ class BenchmarkDisplay:
 
     See Also
     --------
-    compare : Fit and score the models, and compute the p-values.
-    RankingCurveDisplay : One metric against the length of the lists.
+    compare : Fits and scores the models.
+    Comparison : The result of ``compare``, which it plots.
+    RankingCurveDisplay : A metric against the length of the lists.
 
     Notes
     -----

@@ -42,6 +42,7 @@ class TrainingHistoryDisplay:
     See Also
     --------
     RankingCurveDisplay : Metrics of fitted models against the length of the lists.
+    RankingMonitor : Records further scores in each epoch.
 
     Examples
     --------

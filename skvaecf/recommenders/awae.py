@@ -142,6 +142,7 @@ class AWAE(TorchRecommender):
     See Also
     --------
     MultVAE : The same model without the L1 and MMD terms.
+    SIVAERecommender : Another change of the distribution of the latent vectors.
     skvaecf.neural.mmd : The estimate of the MMD and its kernel.
 
     Notes

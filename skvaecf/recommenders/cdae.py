@@ -29,6 +29,8 @@ FOLD_IN_STEPS = 10
 class CDAE(TorchRecommender):
     r"""Collaborative denoising autoencoder.
 
+    It is for users with few items but distinct tastes, and a baseline of many papers.
+
     In training, items are dropped from a user's row x, and the network learns to predict the whole
     row. A learned vector :math:`v_u` of the user is added to the hidden layer. Training minimises
 
@@ -129,6 +131,7 @@ class CDAE(TorchRecommender):
     See Also
     --------
     MultDAE : The same model without the users' vectors.
+    MultVAE : A distribution over the latent vector instead of a vector of each user.
 
     Notes
     -----

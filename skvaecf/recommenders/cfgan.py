@@ -22,6 +22,8 @@ from ..neural._training import Batch, Order, Player, by_epoch
 class CFGAN(TorchRecommender):
     r"""Generative adversarial network on vectors of interactions (CFGAN).
 
+    It is for comparison with its paper and for later work on it.
+
     The generator maps a row c of interactions, of a user or of an item, to a vector
     :math:`\hat{y} = G(c)` of real numbers. The discriminator D learns to distinguish c from
     :math:`\hat{y} \odot m`, given c. The mask m keeps the interactions and a random share of the
@@ -145,6 +147,7 @@ class CFGAN(TorchRecommender):
     See Also
     --------
     IRGAN : The generator draws single items.
+    VAEGANRecommender : A variational autoencoder with discriminators.
     MultDAE : A similar network, trained with a likelihood instead of a discriminator.
 
     Notes

@@ -37,6 +37,9 @@ from ..linear._sums import GramRecommender, Sums
 class EASE(GramRecommender):
     r"""Embarrassingly shallow autoencoder (EASE): ridge regression of each item on all others.
 
+    Try it first with up to some ten thousand items: the weights have a closed form, and no search
+    is needed to start.
+
     .. math:: \min_B \|X - XB\|_F^2 + \|\Lambda^{1/2} B\|_F^2
               \quad \text{subject to} \quad \operatorname{diag}(B) = 0,
 
@@ -60,7 +63,7 @@ class EASE(GramRecommender):
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the penalty on B. Like the entries of :math:`X^\top X`, it is a
         number of users. "auto" is :math:`1300 \, U^{1/4} / S` for U users, where S is the structure
-        of the data (:ref:`structure-of-data`): the more a user's items tell about the others, the
+        of the data (:ref:`structure-of-data`): the better a user's items predict the others, the
         smaller the penalty. With ``use_values`` or ``user_exponent``, it is multiplied by the mean
         of :math:`n_u^{-\beta} x_{ui}^2` over the interactions.
     dropout : float, default=0.0
@@ -99,6 +102,7 @@ class EASE(GramRecommender):
     --------
     ELSA : A matrix of low rank, if there are too many items for a dense matrix.
     SLIM : Sparse weights, if there are too many items for a dense matrix.
+    ItemKNN : Similarities instead of weights: faster to fit, easier to explain.
 
     Notes
     -----

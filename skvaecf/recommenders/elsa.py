@@ -28,6 +28,8 @@ BLOCK_ENTRIES = 2**18
 class ELSA(TorchRecommender):
     r"""Linear autoencoder whose item-item weights are products of item vectors of length 1.
 
+    It is for catalogues that are too large for :class:`~skvaecf.EASE`, up to millions of items.
+
     The model scores items like :class:`~skvaecf.EASE`, by an items x items matrix with a zero
     diagonal. Here this matrix is :math:`A A^\top - I`, where the rows of A have length 1. It is
     never computed: memory and time grow linearly with the number of items. Training minimises the
@@ -123,6 +125,7 @@ class ELSA(TorchRecommender):
     See Also
     --------
     EASE : A full items x items matrix in closed form, if it fits into memory.
+    SLIM : Sparse weights, which can be inspected.
     WMF : Item vectors of any length, and a least squares problem for each user.
 
     Notes

@@ -24,6 +24,8 @@ from ..neural._training import Batch, Player
 class HVampVAE(TorchRecommender):
     r"""Hierarchical variational autoencoder with gated layers and a VampPrior.
 
+    It is for research on priors and for comparison with its paper.
+
     The model has two latent vectors. The prior of :math:`z_2` is a mixture of the posteriors of M
     pseudo-inputs. The prior of :math:`z_1` given :math:`z_2` is a normal distribution,
     :math:`p_\theta(z_1|z_2)`. The distribution of a user's items :math:`x` depends on both. The
@@ -34,7 +36,8 @@ class HVampVAE(TorchRecommender):
 
         & - E_q \log p_\theta(x|z_1, z_2) + \beta \, E_q \bigl[
           \mathrm{KL}(q_\phi(z_1|x, z_2) \| p_\theta(z_1|z_2))
-          + \log q_\phi(z_2|x) - \log p(z_2) \bigr] + \frac{\lambda}{U} \sum_W \|W\|_F^2,
+
+        & + \log q_\phi(z_2|x) - \log p(z_2) \bigr] + \frac{\lambda}{U} \sum_W \|W\|_F^2,
 
         & p(z_2) = \frac{1}{M} \sum_{m=1}^M q_\phi(z_2|u_m),
 
@@ -142,6 +145,8 @@ class HVampVAE(TorchRecommender):
     See Also
     --------
     MultVAE : One latent vector. Its prior can be a VampPrior, too.
+    RecVAE : Another learned prior.
+    VampPrior : The prior of this model, as a parameter of MultVAE.
 
     Notes
     -----
@@ -199,10 +204,7 @@ class HVampVAE(TorchRecommender):
         layers = [part for name, part in network.named_children() if name != "prior"]
 
         def loss(batch: Batch) -> Tensor:
-            """- E log p(x|z1, z2) + beta E [KL(q(z1|x, z2) || p(z1|z2)) + log q(z2|x) / p(z2)].
-
-            To this, lambda/U sum ||W||^2 is added.
-            """
+            """- E log p(x|z1, z2) + beta E [KL(q1 || p1) + log q2 / p2] + lambda/U ||W||^2."""
             x = batch.x
             rows = x.normalized().dropout(self.dropout, batch.generator)
             q2 = network.q2(rows)

@@ -25,6 +25,8 @@ PRETRAINING_BATCH = 1000  # interactions per mini-batch
 class IRGAN(TorchRecommender):
     r"""Minimax game of two matrix factorisations (IRGAN).
 
+    It is for comparison with its paper.
+
     The generator G and the discriminator D score items by :math:`s(u, i) = p_u^\top q_i + b_i`.
     Each of them has its own parameters. The generator draws items with the probabilities
     :math:`p_\theta(i | u) = \operatorname{softmax}_i s_G(u, i)`. The discriminator learns to
@@ -128,6 +130,7 @@ class IRGAN(TorchRecommender):
     See Also
     --------
     CFGAN : The generator computes whole vectors of interactions.
+    WMF : A matrix factorisation with one loss.
 
     Notes
     -----

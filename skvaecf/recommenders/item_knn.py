@@ -33,7 +33,10 @@ BM25_LENGTH = 0.75
 
 
 class ItemKNN(GramRecommender):
-    r"""Item-based nearest neighbours (ItemKNN).
+    r"""Item-based nearest neighbours (ItemKNN): similarities of items by their common users.
+
+    It is a baseline that is easy to understand. Recommendations are explained by short lists of
+    similar items.
 
     The vector :math:`a_i` represents item i by its users. The similarity of two items is
 
@@ -66,8 +69,8 @@ class ItemKNN(GramRecommender):
         The term h, in the unit of :math:`a_i^\top a_j` (without ``weighting``, a number of users).
         It reduces similarities that are based on few users [3]_. "auto" is the mean of
         :math:`a_{ui}^2` over the interactions times :math:`(25 / S)^5`, at most 1000 times, where S
-        is the structure of the data (:ref:`structure-of-data`): little, unless a user's items tell
-        little about the others.
+        is the structure of the data (:ref:`structure-of-data`): small, unless a user's items
+        hardly predict the others.
     use_values : bool, default=False
         Whether the values of X weigh the interactions. If False, every positive value counts as 1.
 
@@ -85,6 +88,8 @@ class ItemKNN(GramRecommender):
     See Also
     --------
     SLIM : Weights learned by regression instead of similarities.
+    EASE : Dense weights learned by ridge regression.
+    Popularity : The baseline without any personalisation.
 
     References
     ----------

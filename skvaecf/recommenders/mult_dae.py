@@ -20,9 +20,8 @@ from ..neural._training import Batch, Player
 class MultDAE(TorchRecommender):
     r"""Denoising autoencoder of a user's set of items (Mult-DAE).
 
-    The model of the paper is ``MultDAE(n_components=200, likelihood="multinomial", l2=2.3,
-    learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
-    ema_decay=0)`` (the decay is that of 0.01 / 500 per update on MovieLens 20M).
+    It is the simplest neural model, with fewer parameters to search than
+    :class:`~skvaecf.MultVAE`.
 
     In training, items are dropped from a user's row x, and the network learns to predict the whole
     row. Training minimises, on average over the users,
@@ -125,10 +124,15 @@ class MultDAE(TorchRecommender):
     See Also
     --------
     MultVAE : The same model with a distribution over z.
+    CDAE : The same model with a vector of each user.
 
     Notes
     -----
     The losses omit the constant terms of the likelihood.
+
+    The model of the paper is ``MultDAE(n_components=200, likelihood="multinomial", l2=2.3,
+    learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
+    ema_decay=0)`` (the decay is that of 0.01 / 500 per update on MovieLens 20M).
 
     References
     ----------

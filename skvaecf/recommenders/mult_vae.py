@@ -21,12 +21,7 @@ from ..neural._training import Batch, Player
 class MultVAE(TorchRecommender):
     r"""Variational autoencoder of a user's set of items (Mult-VAE).
 
-    The model of the paper, with a multinomial likelihood and a hidden layer of 600 in encoder and
-    decoder, is ``MultVAE(encoder_layer_sizes=(600,), decoder_layer_sizes=(600,),
-    likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0, learning_rate=1e-3,
-    learning_rate_schedule="constant", init="random", max_epochs=200, ema_decay=0)``. The defaults,
-    a linear encoder and decoder with decay and the n-choose-k likelihood, rank better on every data
-    set of :doc:`/benchmarks`.
+    It is the first neural model to try, and the model that most papers compare with.
 
     The decoder maps a latent vector :math:`z \sim N(0, I)` to the scores :math:`f_\theta(z)` of all
     items, and a user's items :math:`x` are drawn according to these scores. The encoder computes
@@ -35,12 +30,12 @@ class MultVAE(TorchRecommender):
 
     .. math:: \mathcal{L}_\beta = - E_{q_\phi(z|x)} \log p_\theta(x|z)
               + \beta \, \mathrm{KL}(q_\phi(z|x) \| p(z))
-              + \frac{\lambda}{U} \sum_W \|W\|_F^2, \qquad p(z) = N(0, I).
+              + \frac{\lambda}{U} \sum_W \|W\|_F^2
 
-    U is the number of users, and W are the weight matrices of encoder and decoder. The
-    log-likelihood is summed over the items, and one z is drawn per user and update. :math:`\beta`
-    is ``kl_weight``; with ``anneal_steps`` it increases from 0 to this value. The ranking scores
-    are :math:`f_\theta(\mu_\phi(x))`.
+    with the prior :math:`p(z) = N(0, I)`. U is the number of users, and W are the weight matrices
+    of encoder and decoder. The log-likelihood is summed over the items, and one z is drawn per user
+    and update. :math:`\beta` is ``kl_weight``; with ``anneal_steps`` it increases from 0 to this
+    value. The ranking scores are :math:`f_\theta(\mu_\phi(x))`.
 
     The parameters ``prior`` and ``posterior`` replace :math:`p(z)` and :math:`q_\phi(z|x)` by other
     distributions. If the KL term has no closed form, it is computed as
@@ -152,10 +147,21 @@ class MultVAE(TorchRecommender):
     See Also
     --------
     MultDAE : The same model without a distribution over z.
+    RecVAE : A prior that follows the encoder, and training of encoder and decoder in turn.
+    SIVAERecommender : A posterior of any shape, from noise in the encoder.
+    VAEGANRecommender : A posterior of any shape, trained with a discriminator.
+    HVampVAE : Two latent vectors and gated layers.
 
     Notes
     -----
     The losses omit the constant terms of the likelihood. Log-variances are clipped to [-12, 4].
+
+    The model of the paper, with a multinomial likelihood and a hidden layer of 600 in encoder and
+    decoder, is ``MultVAE(encoder_layer_sizes=(600,), decoder_layer_sizes=(600,),
+    likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0, learning_rate=1e-3,
+    learning_rate_schedule="constant", init="random", max_epochs=200, ema_decay=0)``. The defaults,
+    a linear encoder and decoder with decay and the n-choose-k likelihood, rank better on every data
+    set of :doc:`/benchmarks`.
 
     With ``kl_weight=0`` only the reconstruction term is trained. These are the variants in section
     4.4 of the SIVAE paper (see :class:`SIVAERecommender`): "Multinomial" and, with

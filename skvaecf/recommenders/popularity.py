@@ -17,7 +17,7 @@ class Popularity(SampleWeightMixin, PartialFitMixin, BaseRecommender):
 
     .. math:: \text{score}(u, i) = \sum_v x_{vi}.
 
-    The model is deterministic, so it is also a good test of an evaluation.
+    The model is deterministic, so it is also useful to check an evaluation.
 
     Attributes
     ----------
@@ -25,6 +25,11 @@ class Popularity(SampleWeightMixin, PartialFitMixin, BaseRecommender):
         Number of users of each item.
     n_features_in_ : int
         Number of items.
+
+    See Also
+    --------
+    ItemKNN : The simplest model whose lists differ between users.
+    compare : Scores many models on the same users.
 
     Examples
     --------

@@ -26,6 +26,9 @@ from ..neural._training import Batch, Order, Player, by_epoch
 class RecVAE(TorchRecommender):
     r"""Variational autoencoder with a composite prior and alternating training (RecVAE).
 
+    It is for data on which a variational autoencoder is better than simpler models, if there is
+    time for a search.
+
     As in :class:`MultVAE`, the decoder maps a latent vector :math:`z` to the scores
     :math:`f_\theta(z)` of all items, and a user's items :math:`x` are drawn according to these
     scores. The decoder is linear. The encoder computes the posterior
@@ -149,6 +152,7 @@ class RecVAE(TorchRecommender):
     See Also
     --------
     MultVAE : A fixed prior; encoder and decoder are trained together.
+    HVampVAE : Another learned prior, with one loss.
 
     Notes
     -----

@@ -40,16 +40,16 @@ NOISES = {"gaussian": gaussian, "bernoulli": coin}
 class SIVAERecommender(TorchRecommender):
     r"""Variational autoencoder with a semi-implicit posterior (SIVAE).
 
-    The network of the paper is ``SIVAERecommender(encoder_layer_sizes=(600,),
-    decoder_layer_sizes=(600,), likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0,
-    learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
-    ema_decay=0)``.
+    It is for research on posteriors, and for users whose tastes one normal distribution does not
+    describe.
 
     Noise :math:`\epsilon_t` and the user's items :math:`x` enter every layer of the encoder,
 
-    .. math:: \ell_t = \tanh(H_t \ell_{t-1} + E_t \epsilon_t + X_t x + b_t), \quad
-              t = 1, \dots, M, \qquad
-              \psi = (\mu, \log \sigma^2) = A \ell_M + S x + c,
+    .. math::
+
+        & \ell_t = \tanh(H_t \ell_{t-1} + E_t \epsilon_t + X_t x + b_t), \quad t = 1, \dots, M,
+
+        & \psi = (\mu, \log \sigma^2) = A \ell_M + S x + c,
 
     so :math:`\psi` is random. Given :math:`\psi`, the posterior is
     :math:`z \sim N(\mu, \operatorname{diag} \sigma^2)`. Over all draws of :math:`\psi` it can have
@@ -57,10 +57,13 @@ class SIVAERecommender(TorchRecommender):
     with its own draw :math:`\psi_j`, and K more draws :math:`\psi^{(k)}` are made. Training
     minimises, on average over the users,
 
-    .. math:: \mathcal{L}_K = - \frac{1}{J} \sum_{j=1}^J \Bigl\{ \log p_\theta(x|z_j)
-              + \beta \Bigl[\log p(z_j) - \log \frac{1}{K+1} \Bigl(q(z_j|\psi_j)
-              + \sum_{k=1}^K q(z_j|\psi^{(k)})\Bigr)\Bigr] \Bigr\}
-              + \frac{\lambda}{U} \sum_W \|W\|_F^2.
+    .. math::
+
+        & \mathcal{L}_K = - \frac{1}{J} \sum_{j=1}^J \bigl\{ \log p_\theta(x|z_j)
+          + \beta \, [\log p(z_j) - \log h_K(z_j)] \bigr\}
+          + \frac{\lambda}{U} \sum_W \|W\|_F^2,
+
+        & h_K(z_j) = \frac{1}{K+1} \Bigl(q(z_j|\psi_j) + \sum_{k=1}^K q(z_j|\psi^{(k)})\Bigr).
 
     Here :math:`p(z) = N(0, I)`, U is the number of users, and W are the weight matrices of encoder
     and decoder. The log-likelihood is summed over the items. :math:`\beta` is ``kl_weight``; with
@@ -179,6 +182,7 @@ class SIVAERecommender(TorchRecommender):
     See Also
     --------
     MultVAE : The same model with a normal posterior.
+    VAEGANRecommender : Another posterior of any shape, with discriminators.
 
     Notes
     -----
@@ -189,6 +193,11 @@ class SIVAERecommender(TorchRecommender):
 
     The paper has a factor N/M before the log-likelihood. This factor belongs to latent variables
     that all data share. Here every user has a separate z, so the factor is 1.
+
+    The network of the paper is ``SIVAERecommender(encoder_layer_sizes=(600,),
+    decoder_layer_sizes=(600,), likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0,
+    learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
+    ema_decay=0)``.
 
     References
     ----------

@@ -42,6 +42,8 @@ from ..linear._sums import GramRecommender, Sums, added_products
 class SLIM(GramRecommender):
     r"""Sparse linear method (SLIM): elastic net regression of each item on all others.
 
+    It is for recommendations that must be explained: each item has a short list of weights.
+
     .. math:: \min_{w_j} \tfrac{1}{2} \|x_j - X w_j\|^2 + \tfrac{\lambda_2}{2} \|w_j\|^2
               + \lambda_1 \|w_j\|_1 \quad \text{subject to} \quad w_{jj} = 0, \; w_j \geq 0
 
@@ -108,6 +110,7 @@ class SLIM(GramRecommender):
     See Also
     --------
     EASE : Dense weights in closed form, without ``l1`` and without a constraint on the signs.
+    ELSA : A matrix of low rank, which is never computed.
     ItemKNN : Similarities instead of weights.
 
     Notes

@@ -36,6 +36,8 @@ CONTRACTIONS = {"exact": squared_jacobian, "hutchinson": squared_jacobian_estima
 class VAEGANRecommender(TorchRecommender):
     r"""Autoencoder with an implicit posterior, trained with two discriminators (VAEGAN).
 
+    It is for research on implicit posteriors and for comparison with its paper.
+
     Noise :math:`\epsilon \sim N(0, I)` enters every layer of the encoder,
 
     .. math:: h_t = \tanh(W_t h_{t-1} + E_t \epsilon + b_t), \qquad
@@ -54,7 +56,8 @@ class VAEGANRecommender(TorchRecommender):
 
         \theta, \phi: \quad & E_{q_\phi(z|x)} \Bigl[- \log p_\theta(x|z) + \alpha T(x, z)
             - \beta \log \sigma(D(\hat x \odot x|z_c))
-            + \lambda \|\partial z / \partial x\|_F^2\Bigr] + \frac{\rho}{U} \sum_W \|W\|_F^2
+
+        & + \lambda \|\partial z / \partial x\|_F^2\Bigr] + \frac{\rho}{U} \sum_W \|W\|_F^2
 
     where W are the weight matrices of encoder and decoder, and U is the number of users. The
     optimal T is :math:`\log q_\phi(z|x) - \log p(z)` with :math:`p(z) = N(0, I)`, so
@@ -191,6 +194,7 @@ class VAEGANRecommender(TorchRecommender):
     --------
     MultVAE : A normal posterior with a KL term.
     SIVAERecommender : Another posterior of any shape, without discriminators.
+    CFGAN : A generative adversarial network without latent vectors.
 
     Notes
     -----

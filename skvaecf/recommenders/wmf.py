@@ -52,6 +52,9 @@ class WMF(
 ):
     r"""Weighted matrix factorisation by alternating least squares (WMF, iALS).
 
+    It is for counts instead of clicks, for training in seconds, and for short vectors of users and
+    items in an index of nearest neighbours.
+
     The score of an item for a user is the product :math:`p_u^\top q_i` of two vectors. It is fitted
     to :math:`x_{ui} = 1` for interactions and, with a smaller weight, to :math:`x_{ui} = 0` for all
     other pairs:
@@ -79,8 +82,8 @@ class WMF(
         Weight :math:`\alpha` that an interaction adds to the weight of its pair.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the penalty on the factors. "auto" is :math:`0.28 / S`, at most
-        0.1, where S is the structure of the data (:ref:`structure-of-data`): the more a user's
-        items tell about the others, the smaller the penalty. With another ``frequency_exponent``
+        0.1, where S is the structure of the data (:ref:`structure-of-data`): the better a user's
+        items predict the others, the smaller the penalty. With another ``frequency_exponent``
         than 1, it is multiplied by :math:`(\bar C_U \bar C_I)^{(1 - \nu) / 2}`, where the two are
         the mean total weights of a user and of an item.
     frequency_exponent : float, default=1.0
@@ -134,7 +137,9 @@ class WMF(
 
     See Also
     --------
+    ELSA : Item vectors only; a user's vector is the sum of those of the user's items.
     MultVAE : An encoder computes the factors of the users.
+    NeighborIndex : Approximate lists from the vectors of the items.
 
     Notes
     -----
