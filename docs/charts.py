@@ -36,6 +36,7 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from sphinx.util.docutils import SphinxDirective
 
@@ -169,7 +170,12 @@ def _legend(axes, kinds):
     for name in [name for name in STYLES if name in kinds]:
         axes.plot([], [], linestyle="", label=names.get(name, name), **STYLES[name])
     axes.figure.legend(
-        loc="lower left", ncols=4, frameon=False, handletextpad=0.1, columnspacing=1, fontsize=9.5
+        loc="lower left",
+        ncols=2 if len(kinds) > 3 else 3,
+        frameon=False,
+        handletextpad=0.1,
+        columnspacing=1,
+        fontsize=9.5,
     )
 
 
@@ -186,7 +192,7 @@ def draw_dots(title, metric, points):
         )
     # Our value places a row that has a published value as well.
     order = sorted(best, key=lambda name: best[name][1])
-    names = [textwrap.fill(name, 24) for name in order]
+    names = [textwrap.fill(name, 24, break_on_hyphens=False) for name in order]
     n_lines = sum(name.count("\n") + 1.3 for name in names)
     figure = Figure(figsize=(4.4, 1.25 + 0.19 * n_lines), layout="constrained")
     axes = figure.subplots()
@@ -235,7 +241,7 @@ def draw_scatter(title, metric, points):
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.4g}".removeprefix("0")))
     axes.grid()
-    axes.margins(0.14, 0.1)
+    axes.margins(0.16, 0.12)
     axes.tick_params(length=0, which="both")
     axes.set_xlabel("seconds of a fit")
     axes.set_ylabel(metric)
@@ -256,7 +262,7 @@ def _front(points):
 
 def _finish(figure, axes, kinds):
     _legend(axes, kinds)
-    below = 0.3 / figure.get_figheight()
+    below = (0.5 if len(kinds) > 3 else 0.3) / figure.get_figheight()
     figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
 
 
@@ -267,18 +273,41 @@ def _label(figure, axes, points):
     inside = axes.get_window_extent(renderer)
     dots = [axes.transData.transform((x, y)) for _, x, y in points]
     taken = []
-    moves = [(7, 0, "left"), (-7, 0, "right"), (0, 10, "center"), (0, -10, "center")]
-    moves += [(6, 9, "left"), (6, -9, "left"), (-6, 9, "right"), (-6, -9, "right")]
-    moves += [(0, 20, "center"), (0, -20, "center"), (8, 18, "left"), (8, -18, "left")]
+    moves = [
+        (7, 0),
+        (-7, 0),
+        (0, 10),
+        (0, -10),
+        (6, 9),
+        (6, -9),
+        (-6, 9),
+        (-6, -9),
+        (0, 20),
+        (0, -20),
+    ]
+    moves += [(dx, dy) for dx in (-14, 14, -36, 36) for dy in (18, -18, 30, -30, 44, -44)]
     for name, x, y in sorted(points, key=lambda point: -point[2]):
         options = []
-        for dx, dy, side in moves:
+        for dx, dy in moves:
+            side = "left" if dx > 0 else "right" if dx else "center"
             text = axes.annotate(
-                name, (x, y), (dx, dy), textcoords="offset points", ha=side, va="center", fontsize=9
+                name,
+                (x, y),
+                (dx, dy),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                fontsize=9,
+                arrowprops={"arrowstyle": "-", "color": LINES, "shrinkA": 0, "shrinkB": 3},
             )
-            box = text.get_window_extent(renderer)
-            covered = sum(box.contains(*dot) for dot in dots) + sum(map(box.overlaps, taken))
-            outside = box.x0 < inside.x0 or box.x1 > inside.x1 + 8 or box.y0 < inside.y0
+            text.set_in_layout(False)
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer)  # without the line to its point
+            covered = sum(box.padded(5).contains(*dot) for dot in dots) + sum(
+                map(box.overlaps, taken)
+            )
+            outside = box.x0 < inside.x0 or box.x1 > figure.bbox.x1 - 2
+            outside += box.y0 < inside.y0 or box.y1 > inside.y1 + 4
             options.append((covered + outside, text, box))
             if not covered + outside:
                 break
@@ -324,7 +353,7 @@ def say_dots(title, metric, points):
 def say_scatter(title, metric, points):
     """Return the finding of a scatter: the models that no other exceeds in less time."""
     front = ", ".join(
-        f"{_short(model)} ({seconds.mean:.2g} s, {value.text()})"
+        f"{_short(model)} ({seconds.text('seconds').split(chr(160))[0]} s, {value.text()})"
         for model, _, seconds, value in _front(points)
     )
     return f"{title}: no model has a higher {metric} in less time than {front}."
@@ -366,6 +395,7 @@ class ResultsChart(Results):
         "omit": directives.unchanged,
         "relative-to": directives.unchanged,
         "title": directives.unchanged,
+        "columns": directives.positive_int,
     }
 
     def run(self):
@@ -374,7 +404,8 @@ class ResultsChart(Results):
         kinds = {(row["data"], row["model"]): kind(row) for row in rows}
         shape = self.options.get("kind", "dots")
         reference = self.options.get("relative-to")
-        lines = [".. grid:: 1 1 2 2", "   :gutter: 2", ""]
+        columns = self.options.get("columns", 2)
+        lines = [f".. grid:: 1 1 {columns} {columns}", "   :gutter: 2", ""]
         with mpl.rc_context(RC):
             for metric in metrics:
                 values, seconds = means(rows, metric), means(rows, "seconds")
@@ -382,7 +413,7 @@ class ResultsChart(Results):
                 label = metric
                 if reference:  # all data sets in one panel
                     values = {
-                        key: Mean([str(value.mean / values[key[0], reference].mean)])
+                        key: Mean([f"{value.mean / values[key[0], reference].mean:.3f}"])
                         for key, value in values.items()
                     }
                     panels = {self.options["title"]: list(values)}
@@ -401,6 +432,11 @@ class ResultsChart(Results):
                     else:
                         points = [(key[1], kinds[key], values[key]) for key in keys]
                         figure = draw_dots(title, label, points)
+                        if "title" in self.options and len(data) > 1:
+                            points = [
+                                (f"{key[1]} ({key[0]})", *p[1:])
+                                for key, p in zip(keys, points, strict=True)
+                            ]
                         alt = say_dots(title, label, points)
                     name = f"{self.arguments[0]} {shape} {metric} {title}".lower()
                     name = re.sub(r"[^a-z0-9]+", "-", name)

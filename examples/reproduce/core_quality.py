@@ -53,8 +53,8 @@ SCORERS = MultiRankingScorer((ndcg_at_k, recall_at_k.at(20), recall_at_k.at(50),
 # were chosen next to the mean loss; they are multiplied by the number of training users, 4,040 of
 # MovieLens 1M or 23,858 of Gowalla, and rounded to two digits.
 
-# Former defaults. Most figures in docs/benchmarks.rst and docs/reproduction.rst are of these. Of
-# data with fewer than 2,000 training users they are with --batch-size 100.
+# A random start and a constant learning rate, as in the papers. Many files of docs/results have
+# these settings; on data with fewer than 2,000 training users they have --batch-size 100.
 TRAINING = {"init": "random", "learning_rate_schedule": "constant", "max_epochs": 200}
 ANNEALED = TRAINING | {"anneal_steps": "auto"}
 MULTINOMIAL = {"likelihood": "multinomial", "learning_rate": 1e-3}
