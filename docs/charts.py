@@ -118,7 +118,7 @@ class Mean:
         words = [_number(self.mean, decimals)]
         if self.deviation is not None:
             words += ["±", _number(self.deviation, decimals)]
-        if "second" in metric:
+        if re.search("second|, ms$", metric):  # shares have no zero, measures have one
             words = [f"0{word}" if word.startswith(".") else word for word in words]
         return "\N{NO-BREAK SPACE}".join(words)
 
