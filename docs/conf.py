@@ -25,6 +25,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
+    "charts",
 ]
 exclude_patterns = ["_build"]
 nitpicky = True

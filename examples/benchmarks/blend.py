@@ -4,7 +4,7 @@
 
 Without ``--data``, the MovieLens sample of the package is used. A blend of the first kind chooses
 its weights on a fifth of the training users, one of the second kind on the validation users.
-``MultVAE`` has the former defaults of the training, of which docs/benchmarks.rst has figures.
+``MultVAE`` starts from random weights, as in the figures of docs/benchmarks.rst.
 """
 
 import argparse

@@ -31,7 +31,7 @@ from skvaecf.neural._training import Game
 # Users, items, interactions per user, updates.
 SIZES = [(10_000, 10_000, 30, 10), (50_000, 50_000, 40, 10), (200_000, 100_000, 50, 10)]
 LARGE = (1_000_000, 100_000, 50, 100)
-# Former defaults without a hidden layer. docs/benchmarks.rst has figures of this model.
+# The model of the figures in docs/benchmarks.rst.
 LINEAR = {
     "encoder_layer_sizes": (),
     "likelihood": "multinomial",

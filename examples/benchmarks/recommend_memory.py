@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 
 from skvaecf import MultVAE
 
-# Former defaults without a hidden layer. docs/benchmarks.rst has figures of this model.
+# The model of the figures in docs/benchmarks.rst.
 LINEAR = {
     "encoder_layer_sizes": (),
     "likelihood": "multinomial",

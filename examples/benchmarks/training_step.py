@@ -38,7 +38,7 @@ from skvaecf.neural._layers import initialize, set_precision
 from skvaecf.neural._training import Game
 
 HIDDEN, LATENT = 600, 200
-# Former defaults, of which docs/benchmarks.rst has figures.
+# The model of the figures in docs/performance.rst.
 HIDDEN_LAYER = {
     "encoder_layer_sizes": (HIDDEN,),
     "likelihood": "multinomial",

@@ -5,9 +5,9 @@ Variants of Mult-VAE: tables 2 and 3 of the SIVAE paper
 The script fits SIVAE, Mult-VAE and the variants of Mult-VAE: without the KL term, with a VampPrior,
 with a flow, or with regularised weights. It fits them with three settings. "paper" has hidden
 layers of 600 units, 200 components, batches of 500 users and a KL weight that rises to 0.2. "600"
-has our former defaults: one hidden layer of 600 units, in the encoder, and a KL weight that rises
-to 0.5. "default" has our defaults. After each fit, the script appends a row to a CSV file; rows
-that are in the file are not computed again::
+has one hidden layer of 600 units, in the encoder, the multinomial likelihood and a KL weight that
+rises to 0.5. "default" has our defaults. After each fit, the script appends a row to a CSV file;
+rows that are in the file are not computed again::
 
     python examples/reproduce/sivae_tables.py --data ml-20m
     python examples/reproduce/sivae_tables.py --data ml-1m.npz --n-heldout 1000 --seeds 0

@@ -82,7 +82,7 @@ COMMON = {
     "small": BERNOULLI_AVB | {"n_components": 50},
 }
 # EASE "l2=500", WMF "unobserved_weight=0.3, l2=0.008", CDAE "50, Bernoulli" and VAEGAN
-# "200, Bernoulli" have the former defaults, of which docs/reproduction.rst has figures.
+# "200, Bernoulli" are the settings of the figures in docs/reproduction.rst.
 SETTINGS = {
     ("EASE", "default"): EASE(),
     ("EASE", "l2=500"): EASE(500),

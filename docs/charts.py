@@ -1,0 +1,562 @@
+"""Tables and charts of the measurements in ``docs/results``, as directives for the pages.
+
+Each file of ``docs/results`` has one value per row, with the complete call of the model, the seed,
+the CPU and the command. The tables show means and standard deviations over the seeds::
+
+    .. results-table:: quality
+       :columns: data
+       :metric: NDCG@100
+
+The charts are drawn at each build, into the folder ``docs/_charts``, once for each theme::
+
+    .. results-chart:: quality
+       :kind: scatter
+       :metric: NDCG@100
+
+This command replaces the rows of a data set in ``docs/results/quality.csv`` by those that
+``examples/reproduce/core_quality.py --settings default`` wrote::
+
+    python docs/charts.py results/core_quality_ml-1m_1000.csv --data ML-1M --cpu "AMD EPYC"
+"""
+
+import argparse
+import csv
+import re
+import textwrap
+from collections import defaultdict
+from dataclasses import dataclass
+from io import StringIO
+from math import floor, log10
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import ClassVar
+
+import matplotlib as mpl
+from docutils import nodes
+from docutils.parsers.rst import directives
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from sphinx.util.docutils import SphinxDirective
+
+DOCS = Path(__file__).parent
+FIELDS = ("data", "model", "settings", "seed", "metric", "value", "seconds", "CPU", "command")
+# Columns that are no metric in a file that has a column for each metric.
+NOT_METRICS = {*FIELDS, "best settings", "users of the ratio"}
+SPREAD = ", standard deviation"
+LINEAR = ("Popularity", "ItemKNN", "EASE", "EDLAE", "ELSA", "SLIM", "WMF")
+
+RANDOM_FREE = ("Popularity", "ItemKNN", "EASE", "SLIM")
+# The columns of core_quality.py, and their names here.
+COLUMNS = {
+    "validation ndcg@100": "validation NDCG@100",
+    "ndcg@100": "NDCG@100",
+    "recall@20": "Recall@20",
+    "recall@50": "Recall@50",
+    "mrr@10": "MRR@10",
+}
+
+# The colours of Okabe and Ito; the shapes alone distinguish the kinds as well. Keys: light theme.
+DARK = {"#222832": "#ced6dd", "#d1d5da": "#48566b", "#0072b2": "#56b4e9", "#007a59": "#2fc49a"}
+DARK |= {"#b84e00": "#f0a04b", "#8a3f86": "#dd9fd8"}
+TEXT, LINES, BLUE, GREEN, ORANGE, PURPLE = DARK
+STYLES = {
+    "network": {"marker": "o", "color": BLUE},
+    "linear": {"marker": "s", "color": GREEN, "markerfacecolor": "none"},
+    "blend": {"marker": "^", "color": PURPLE},
+    "published": {"marker": "D", "color": ORANGE, "markerfacecolor": "none"},
+}
+RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "skvaecf",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.edgecolor": LINES,
+    "xtick.labelcolor": TEXT,
+    "ytick.labelcolor": TEXT,
+    "xtick.color": LINES,
+    "ytick.color": LINES,
+    "grid.color": LINES,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+@dataclass
+class Mean:
+    """Mean of the values of one metric over the seeds, and their standard deviation."""
+
+    values: list[str]
+    spread: str = ""
+
+    @property
+    def mean(self):
+        """The mean."""
+        return fmean(map(float, self.values))
+
+    @property
+    def deviation(self):
+        """The standard deviation, None for one value."""
+        if self.spread:
+            return float(self.spread)
+        return pstdev(map(float, self.values)) if len(self.values) > 1 else None
+
+    def text(self, metric=""):
+        """Return three or four digits."""
+        decimals = max(len(value.partition(".")[2]) for value in self.values)
+        if "second" in metric:
+            decimals = min(decimals, 2)
+        if abs(self.mean) >= 1 and decimals > (3 if len(self.values) == 1 else 0):
+            decimals = min(decimals, max(0, 2 - floor(log10(abs(self.mean)))))
+        if abs(self.mean) < 1 and round(self.mean, 4) < 1:
+            decimals = min(decimals, 4)
+        words = [_number(self.mean, decimals)]
+        if self.deviation is not None:
+            words += ["±", _number(self.deviation, decimals)]
+        if re.search("second|, ms$", metric):  # shares have no zero, measures have one
+            words = [f"0{word}" if word.startswith(".") else word for word in words]
+        return "\N{NO-BREAK SPACE}".join(words)
+
+
+def _number(value, decimals):
+    text = f"{value:,.{decimals}f}"
+    return text.removeprefix("0") if decimals and text.startswith("0.") else text
+
+
+def read(name):
+    """Return the rows of a file, one for each value."""
+    with (DOCS / "results" / f"{name}.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    if "metric" not in rows[0]:
+        metrics = [column for column in rows[0] if column not in NOT_METRICS]
+        rows = [row | {"metric": m, "value": row[m]} for row in rows for m in metrics]
+    return [row for row in rows if row["value"]]
+
+
+def means(rows, metric):
+    """Return the mean of a metric for each data set and model."""
+    values, spreads = defaultdict(dict), {}
+    for row in rows:
+        key = row["data"], row["model"]
+        if metric == "seconds" and row.get("seconds"):
+            values[key][row["seed"]] = row["seconds"]  # which all rows of a fit repeat
+        elif row["metric"] == metric:
+            values[key][row["seed"]] = row["value"]
+        elif row["metric"] == metric + SPREAD:
+            spreads[key] = row["value"]
+    return {key: Mean([*of.values()], spreads.get(key, "")) for key, of in values.items()}
+
+
+def kind(row):
+    """Return the kind of the model of a row, a key of STYLES."""
+    if row.get("settings", "").startswith("published"):
+        return "published"
+    first = re.match(r"\w+", row["model"])[0]
+    return "blend" if first == "Blend" else "linear" if first in LINEAR else "network"
+
+
+# --- charts
+
+
+def _legend(axes, kinds):
+    names = {"linear": "linear or factorisation"}
+    if "published" in kinds:
+        names = {"network": "ours, network", "linear": "ours, linear", "blend": "ours, blend"}
+    for name in [name for name in STYLES if name in kinds]:
+        axes.plot([], [], linestyle="", label=names.get(name, name), **STYLES[name])
+    axes.figure.legend(
+        loc="lower left",
+        ncols=2 if len(kinds) > 3 else 3,
+        frameon=False,
+        handletextpad=0.1,
+        columnspacing=1,
+        fontsize=9.5,
+    )
+
+
+def _short(name):
+    return name.removesuffix(", published").replace("Recommender", "")
+
+
+def draw_dots(title, metric, points):
+    """Draw a row per model, the best on top: a dot per value, a bar for the standard deviation."""
+    best = {}
+    for model, of, value in points:
+        best[_short(model)] = max(
+            best.get(_short(model), (False, 0)), (of != "published", value.mean)
+        )
+    # Our value places a row that has a published value as well.
+    order = sorted(best, key=lambda name: best[name][1])
+    names = [textwrap.fill(name, 24, break_on_hyphens=False) for name in order]
+    n_lines = sum(name.count("\n") + 1.3 for name in names)
+    figure = Figure(figsize=(4.4, 1.25 + 0.19 * n_lines), layout="constrained")
+    axes = figure.subplots()
+    for model, of, value in points:
+        axes.errorbar(
+            value.mean,
+            order.index(_short(model)),
+            xerr=value.deviation or None,
+            capsize=2.5,
+            markersize=6,
+            **STYLES[of],
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.4g}".removeprefix("0")))
+    axes.grid(axis="both")
+    axes.tick_params(length=0)
+    axes.set_xlabel(metric)
+    axes.set_title(title, loc="left", fontsize=11, x=0)
+    _finish(figure, axes, {of for _, of, _ in points})
+    return figure
+
+
+def draw_scatter(title, metric, points):
+    """Draw seconds on a logarithmic axis against a metric; a line joins what is not dominated."""
+    figure = Figure(figsize=(4.4, 3.7), layout="constrained")
+    axes = figure.subplots()
+    for _, of, seconds, value in points:
+        axes.errorbar(
+            seconds.mean, value.mean, yerr=value.deviation or None, capsize=2.5, **STYLES[of]
+        )
+    front = _front(points)
+    axes.plot(
+        [seconds.mean for *_, seconds, _ in front],
+        [value.mean for *_, value in front],
+        color=TEXT,
+        linewidth=0.8,
+        linestyle=":",
+        zorder=1,
+    )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.4g}".removeprefix("0")))
+    axes.grid()
+    axes.margins(0.16, 0.12)
+    axes.tick_params(length=0, which="both")
+    axes.set_xlabel("seconds of a fit")
+    axes.set_ylabel(metric)
+    axes.set_title(title, loc="left", fontsize=11)
+    _finish(figure, axes, {of for _, of, *_ in points})
+    _label(figure, axes, [(_short(m), s.mean, v.mean) for m, _, s, v in points])
+    return figure
+
+
+def _front(points):
+    """Return the points that no other exceeds in less time, the fastest first."""
+    front = []
+    for point in sorted(points, key=lambda point: point[2].mean):
+        if not front or point[3].mean > front[-1][3].mean:
+            front.append(point)
+    return front
+
+
+def _finish(figure, axes, kinds):
+    _legend(axes, kinds)
+    below = (0.5 if len(kinds) > 3 else 0.3) / figure.get_figheight()
+    figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
+
+
+def _label(figure, axes, points):
+    """Write names beside their points where they cover neither points nor other names."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
+    inside = axes.get_window_extent(renderer)
+    dots = [axes.transData.transform((x, y)) for _, x, y in points]
+    taken = []
+    moves = [
+        (7, 0),
+        (-7, 0),
+        (0, 10),
+        (0, -10),
+        (6, 9),
+        (6, -9),
+        (-6, 9),
+        (-6, -9),
+        (0, 20),
+        (0, -20),
+    ]
+    moves += [(dx, dy) for dx in (-14, 14, -36, 36) for dy in (18, -18, 30, -30, 44, -44)]
+    for name, x, y in sorted(points, key=lambda point: -point[2]):
+        options = []
+        for dx, dy in moves:
+            side = "left" if dx > 0 else "right" if dx else "center"
+            text = axes.annotate(
+                name,
+                (x, y),
+                (dx, dy),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                fontsize=9,
+                arrowprops={"arrowstyle": "-", "color": LINES, "shrinkA": 0, "shrinkB": 3},
+            )
+            text.set_in_layout(False)
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer)  # without the line to its point
+            covered = sum(box.padded(5).contains(*dot) for dot in dots) + sum(
+                map(box.overlaps, taken)
+            )
+            outside = box.x0 < inside.x0 or box.x1 > figure.bbox.x1 - 2
+            outside += box.y0 < inside.y0 or box.y1 > inside.y1 + 4
+            options.append((covered + outside, text, box))
+            if not covered + outside:
+                break
+        *_, chosen = sorted(options, key=lambda option: -option[0])
+        for option in options:
+            if option is not chosen:
+                option[1].remove()
+        taken.append(chosen[2])
+
+
+def save(figure, name):
+    """Write the figure once for each theme; both have a transparent background."""
+    folder = DOCS / "_charts"
+    folder.mkdir(exist_ok=True)
+    file = StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    light = file.getvalue()
+    dark = re.sub("|".join(DARK), lambda match: DARK[match[0]], light)
+    for theme, text in (("light", light), ("dark", dark)):
+        (folder / f"{name}-{theme}.svg").write_text(text)
+
+
+# --- what the alternative texts say
+
+
+def say_dots(title, metric, points):
+    """Return the finding of a dot plot: the best, differences from published values, all values."""
+    points = sorted(points, key=lambda point: -point[2].mean)
+    best = next(point for point in points if point[1] != "published")
+    text = f"{title}: {_short(best[0])} has the highest {metric} of our models, {best[2].text()}. "
+    published = {_short(model): value for model, of, value in points if of == "published"}
+    both = [
+        f"{_short(model)} {value.mean - published[_short(model)].mean:+.3f}"
+        for model, of, value in points
+        if of != "published" and _short(model) in published
+    ]
+    if both:
+        text += f"Ours minus published: {', '.join(both)}. "
+    every = ", ".join(f"{model} {value.text()}" for model, _, value in points)
+    return f"{text}In order: {every}."
+
+
+def say_scatter(title, metric, points):
+    """Return the finding of a scatter: the models that no other exceeds in less time."""
+    front = ", ".join(
+        f"{_short(model)} ({seconds.text('seconds').split(chr(160))[0]} s, {value.text()})"
+        for model, _, seconds, value in _front(points)
+    )
+    return f"{title}: no model has a higher {metric} in less time than {front}."
+
+
+class Results(SphinxDirective):
+    """What tables and charts have in common: a file and a selection of its rows."""
+
+    required_arguments = 1
+
+    def selected(self):
+        """Return the rows, the metrics and the data sets."""
+        self.env.note_dependency(str(DOCS / "results" / f"{self.arguments[0]}.csv"))
+        self.env.note_dependency(__file__)
+        rows = read(self.arguments[0])
+        data = self._list("data") or list(dict.fromkeys(row["data"] for row in rows))
+        models = self._list("models") or list(dict.fromkeys(row["model"] for row in rows))
+        omitted = self._list("omit")
+        rows = [
+            row
+            for row in rows
+            if row["data"] in data and row["model"] in models and row["model"] not in omitted
+        ]
+        metrics = self._list("metric") or list(dict.fromkeys(row["metric"] for row in rows))
+        return rows, [m for m in metrics if not m.endswith(SPREAD)], data
+
+    def _list(self, option):
+        return [part.strip() for part in self.options.get(option, "").split(";") if part.strip()]
+
+
+class ResultsChart(Results):
+    """A chart per data set."""
+
+    option_spec: ClassVar = {
+        "kind": lambda value: directives.choice(value, ("dots", "scatter")),
+        "metric": directives.unchanged,
+        "data": directives.unchanged,
+        "models": directives.unchanged,
+        "omit": directives.unchanged,
+        "relative-to": directives.unchanged,
+        "title": directives.unchanged,
+        "columns": directives.positive_int,
+    }
+
+    def run(self):
+        """Draw the charts; return their images."""
+        rows, metrics, data = self.selected()
+        kinds = {(row["data"], row["model"]): kind(row) for row in rows}
+        shape = self.options.get("kind", "dots")
+        reference = self.options.get("relative-to")
+        columns = self.options.get("columns", 2)
+        lines = [f".. grid:: 1 1 {columns} {columns}", "   :gutter: 2", ""]
+        with mpl.rc_context(RC):
+            for metric in metrics:
+                values, seconds = means(rows, metric), means(rows, "seconds")
+                panels = {title: [key for key in values if key[0] == title] for title in data}
+                label = metric
+                if reference:  # all data sets in one panel
+                    values = {
+                        key: Mean([f"{value.mean / values[key[0], reference].mean:.3f}"])
+                        for key, value in values.items()
+                    }
+                    panels = {self.options["title"]: list(values)}
+                    label = f"{metric}, divided by that of {reference}"
+                elif "title" in self.options:
+                    panels = {self.options["title"]: list(values)}
+                for title, keys in panels.items():
+                    if shape == "scatter":
+                        points = [
+                            (key[1], kinds[key], seconds[key], values[key])
+                            for key in keys
+                            if key in seconds
+                        ]
+                        figure = draw_scatter(title, label, points)
+                        alt = say_scatter(title, label, points)
+                    else:
+                        points = [(key[1], kinds[key], values[key]) for key in keys]
+                        figure = draw_dots(title, label, points)
+                        if "title" in self.options and len(data) > 1:
+                            points = [
+                                (f"{key[1]} ({key[0]})", *p[1:])
+                                for key, p in zip(keys, points, strict=True)
+                            ]
+                        alt = say_dots(title, label, points)
+                    name = f"{self.arguments[0]} {shape} {metric} {title}".lower()
+                    name = re.sub(r"[^a-z0-9]+", "-", name)
+                    save(figure, name)
+                    lines += ["   .. grid-item::", ""]
+                    for theme in ("light", "dark"):
+                        lines += [
+                            f"      .. image:: /_charts/{name}-{theme}.svg",
+                            f"         :class: only-{theme}",
+                            "         :width: 100%",
+                            f"         :alt: {alt}",
+                            "",
+                        ]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
+class ResultsTable(Results):
+    """A table with one mean per cell, and what was measured how below it."""
+
+    option_spec: ClassVar = {
+        "rows": directives.unchanged,
+        "columns": lambda value: directives.choice(value, ("metric", "data", "model")),
+        "metric": directives.unchanged,
+        "data": directives.unchanged,
+        "models": directives.unchanged,
+        "omit": directives.unchanged,
+    }
+
+    def run(self):
+        """Return the table and the paragraph below it."""
+        rows, metrics, data = self.selected()
+        columns = self.options.get("columns", "metric")
+        labels = self._list("rows") or ["data" if columns == "model" else "model"]
+        cells, texts, heads, order = {}, {}, {}, {}
+        for metric in metrics:
+            for (of, model), value in means(rows, metric).items():
+                names = {"data": of, "model": model, "metric": metric}
+                label = tuple(names[name] for name in labels)
+                order[label] = heads[names[columns]] = None
+                cells[label, names[columns]] = value
+                texts[label, names[columns]] = value.text(metric)
+        if columns == "data":
+            heads = [name for name in data if name in heads]
+        lines = [[*labels, *heads]]
+        for label in order:
+            lines.append([*label, *(texts.get((label, head), "") for head in heads)])
+        return [_table(lines, len(labels)), *self.parse_text_to_nodes(self._below(rows, cells))]
+
+    def _below(self, rows, cells):
+        cpus = list(dict.fromkeys(row["CPU"] for row in rows if row.get("CPU")))
+        text = f"CPU: {'; '.join(cpus)}. " if cpus else ""
+        counts = {len(mean.values) for mean in cells.values() if len(mean.values) > 1}
+        if counts:
+            n = " or ".join(map(str, sorted(counts)))
+            text += f"± is the standard deviation over the seeds (n = {n}). "
+        file = self.arguments[0]
+        return (
+            f"{text}Full digits, seeds, complete calls and commands:"
+            f" :download:`{file}.csv </results/{file}.csv>`."
+        )
+
+
+def _table(lines, n_labels):
+    group = nodes.tgroup(cols=len(lines[0]))
+    group += [nodes.colspec(colwidth=1) for _ in lines[0]]
+    head, body = nodes.thead(), nodes.tbody()
+    for i, line in enumerate(lines):
+        row = nodes.row()
+        for j, cell in enumerate(line):
+            code = i and j < n_labels and re.fullmatch(r"\w+\(.*\)", cell)
+            text = nodes.literal("", cell) if code else nodes.Text(cell)
+            row += nodes.entry("", nodes.paragraph("", "", text))
+        (body if i else head).append(row)
+    group += [head, body]
+    return nodes.table("", group)
+
+
+def add_defaults(path, data, cpu):
+    """Replace the rows of a data set in quality.csv by those of a file of core_quality.py."""
+    target = DOCS / "results" / "quality.csv"
+    with path.open(newline="") as file:
+        fits = [row for row in csv.DictReader(file) if row["setting"] == "default"]
+    fits.sort(key=lambda fit: LINEAR.index(fit["model"]) if fit["model"] in LINEAR else 99)
+    options = f"--data {data}"
+    if found := re.fullmatch(r"core_quality_(.+)_(\d+)", path.stem):
+        options = f"--data {found[1]}.npz --n-heldout {found[2]}"
+    elif found := re.fullmatch(r"core_quality_(.+)", path.stem):
+        options = f"--data {found[1]}"
+    command = f"OMP_NUM_THREADS=1 python examples/reproduce/core_quality.py {options}"
+    rows, seen = [], set()
+    for fit in fits:
+        model, seed = fit["model"], fit["seed"]
+        if model in RANDOM_FREE:
+            seed = ""
+        if (model, seed) in seen:
+            continue
+        seen.add((model, seed))
+        for column, metric in COLUMNS.items():
+            rest = (metric, fit[column], fit["seconds"], cpu)
+            asked = f"{command} --models {model} --settings default --seeds {fit['seed']}"
+            rows.append(
+                dict(zip(FIELDS, (data, model, f"{model}()", seed, *rest, asked), strict=True))
+            )
+    old = read("quality") if target.exists() else []
+    with target.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*(row for row in old if row["data"] != data), *rows])
+
+
+def setup(app):
+    """Register the directives."""
+    app.add_directive("results-table", ResultsTable)
+    app.add_directive("results-chart", ResultsChart)
+    return {"parallel_read_safe": True}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=add_defaults.__doc__)
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--data", required=True, help="name of the data set in the charts")
+    parser.add_argument("--cpu", required=True)
+    add_defaults(**vars(parser.parse_args()))
