@@ -13,7 +13,7 @@ ratios of the validation users and of the test users are printed; nothing is cho
 ``FILE.npz`` is a users x items matrix written by ``scipy.sparse.save_npz``. ``--reshape`` adds
 versions of each file: "thin" keeps 15 % of the interactions, "short" keeps 8 of each user, and
 "few" keeps 600 users. Every finished fit is a line of ``defaults.csv``. A second run reads them and
-fits what is missing.
+fits what is missing. ``--table FILE`` writes the printed table to a CSV file.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ GRIDS = {
 }
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 FIELDS = ("data", "model", "setting", "validation", "test")
+COLUMNS = ("data", "model", "seed", "default test NDCG@100", "best found test NDCG@100", "ratio")
+COLUMNS += ("best settings", "validation ratio")
 
 
 def entries(X, keep):
@@ -112,6 +114,7 @@ def main():
     parser.add_argument("--models", nargs="+", choices=GRIDS, default=list(GRIDS))
     parser.add_argument("--reshape", nargs="+", choices=RESHAPES, default=[])
     parser.add_argument("--out", type=Path, default=Path("defaults.csv"))
+    parser.add_argument("--table", type=Path)
     arguments = parser.parse_args()
     rows = list(csv.DictReader(arguments.out.open())) if arguments.out.exists() else []
     done = {(row["data"], row["model"], row["setting"]): row for row in rows}
@@ -131,6 +134,7 @@ def main():
                 writer.writerow(row)
         return model, row
 
+    table = []
     print(f"{'data':22}{'model':20}{'default':>9}{'best':>9}{'ratio':>8}{'test':>8}  best setting")
     for path, reshape in product(arguments.data, [None, *arguments.reshape]):
         data = (path.stem if path else "MovieLens small") + (f", {reshape}" if reshape else "")
@@ -148,6 +152,11 @@ def main():
                 f"{ratios[0]:>8.3f}{ratios[1]:>8.3f}  {best['setting']}",
                 flush=True,
             )
+            values = (default_values[1], best_values[1], ratios[1], best["setting"], ratios[0])
+            table.append((data, name, 0, *values))
+            if arguments.table:
+                with arguments.table.open("w", newline="") as file:
+                    csv.writer(file).writerows([COLUMNS, *table])
 
 
 if __name__ == "__main__":
