@@ -39,7 +39,7 @@ def model_card(model, X, scores, *, data=TO_WRITE, evaluation=TO_WRITE, use=TO_W
     )
     sizes = {"users": X.shape[0], "items": X.shape[1], "interactions": np.count_nonzero(X.data)}
     learned = {
-        attribute: value
+        attribute: value if isinstance(value, int) else f"{value:.6g}"
         for attribute, value in vars(model).items()
         if attribute.endswith("_") and isinstance(value, int | float)
     }
