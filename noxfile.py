@@ -1,4 +1,4 @@
-"""The steps of .ci/run one by one, except its benchmark, and the tests with other versions.
+"""The steps of .ci/run one by one, and the tests with other versions.
 
 ``nox --list`` shows the sessions, and ``nox -s lint`` runs one. What follows ``--`` goes to pytest:
 ``nox -s tests-3.12 -- tests/test_load.py``.
@@ -61,6 +61,6 @@ def docs(session):
 
 @nox.session(python="3.11")
 def package(session):
-    """Build and check the package, and run the code of the README from its wheel."""
+    """Build and check the package, and run the README and the benchmark from its wheel."""
     session.install("build", "twine")
     session.run("bash", ".ci/package", external=True)

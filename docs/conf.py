@@ -8,6 +8,7 @@ from docutils.nodes import reference
 
 sys.path.insert(0, str(Path(__file__).parent))
 from api_pages import write_api_pages
+from first_page import draw_first_page
 
 import skvaecf
 
@@ -41,6 +42,7 @@ nitpick_ignore = [
 
 # API: a page per public object, from what the package exports.
 write_api_pages(Path(__file__).parent / "api")
+draw_first_page(Path(__file__).parent / "_charts")
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 add_module_names = False
@@ -86,7 +88,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "skvaecf"},
-    "header_links_before_dropdown": 9,
+    "header_links_before_dropdown": 8,
     "navbar_end": ["theme-switcher"],
     "navbar_persistent": ["search-button"],
     "show_prev_next": True,
@@ -95,7 +97,7 @@ html_theme_options = {
     "footer_end": ["version"],
 }
 # Pages that stand alone have no neighbours to list.
-ALONE = ("quick_start", "choosing", "evaluation", "comparing", "recipes", "serving")
+ALONE = ("installation", "quick_start", "choosing", "evaluation", "comparing", "recipes", "serving")
 html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
 
 

@@ -20,6 +20,9 @@ finished model to ``benchmark.csv`` in the folder ``--out`` at once, and the cha
 same ``--out`` reads them and fits the others.
 """
 
+if __name__ == "__main__":
+    print("Importing PyTorch and other libraries takes some seconds ...", flush=True)
+
 import argparse
 import inspect
 from pathlib import Path
