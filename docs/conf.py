@@ -63,6 +63,10 @@ sphinx_gallery_conf = {
     "image_srcset": ["2x"],
     "write_computation_times": False,
     "capture_repr": (),  # what is meant to be read is printed
+    "first_notebook_cell": (
+        '# Install skvaecf first: pip install ".[examples]" in the folder of its source.\n'
+        "%matplotlib inline"
+    ),
     # ``-t no_figures`` leaves the examples unrun.
     "plot_gallery": not tags.has("no_figures"),  # noqa: F821
     "abort_on_example_error": True,
@@ -92,7 +96,7 @@ html_theme_options = {
     "footer_end": [],
 }
 # Pages that stand alone have no neighbours to list.
-ALONE = ("quick_start", "choosing", "evaluation", "comparing", "recipes", "serving")
+ALONE = ("quick_start", "choosing", "evaluation", "comparing", "serving")
 html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
 
 

@@ -98,4 +98,5 @@ for ax, (metric, label) in zip(axes, labels.items(), strict=True):
 axes[0].set(ylabel=f"mean NDCG@{K}")
 axes[0].legend(frameon=False, loc="lower right")
 figure.suptitle("Accuracy against novelty and diversity")
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_accuracy_and_diversity.png"
 plt.show()

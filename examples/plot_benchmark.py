@@ -85,4 +85,5 @@ display.figure_.suptitle(
     f"With {split.train.shape[0]} training users, {best} is best; its fit takes"
     f" {comparison.fits[best]['fit_seconds']:.1f} seconds"
 )
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_benchmark.png"
 plt.show()

@@ -98,4 +98,5 @@ axes[1].set(
 )
 for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_grid_search.png"
 plt.show()

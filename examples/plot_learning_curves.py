@@ -85,6 +85,7 @@ display = RankingCurveDisplay.from_estimator(
     models, split.test_fold_in, split.test_heldout, scorer=ndcg_at_k
 )
 display.ax_.set_title("120 test users")
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_learning_curves.png"
 plt.show()
 
 # %%

@@ -143,4 +143,5 @@ axes[2].set(
 axes[2].legend(frameon=False)
 for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_n_choose_k.png"
 plt.show()

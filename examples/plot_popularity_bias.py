@@ -118,4 +118,5 @@ axes[1].set(
 axes[1].legend(frameon=False)
 for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_popularity_bias.png"
 plt.show()

@@ -96,4 +96,5 @@ axes[1].axhline(0, color="#999999", linewidth=0.8)
 axes[0].legend(frameon=False)
 for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_removing_the_kl.png"
 plt.show()

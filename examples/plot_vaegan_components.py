@@ -110,4 +110,5 @@ right.axvline(0, color="#999999", linewidth=0.8)
 right.set(title="Gain in test NDCG@100 over no discriminator")
 for ax in (left, right):
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_vaegan_components.png"
 plt.show()
