@@ -103,6 +103,7 @@ for place, ((form, of), color) in enumerate(zip(models.items(), COLORS, strict=T
     right.errorbar(gain, place, xerr=error, marker="o", capsize=3, color=color)
 left.set(xlabel="epoch", ylabel="NDCG@100", title="Score of the validation users")
 left.legend(frameon=False, fontsize="small")
+left.locator_params(axis="x", integer=True)
 right.set_yticks(range(len(models)), list(models))
 right.invert_yaxis()
 right.locator_params(axis="x", nbins=5)
