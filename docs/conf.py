@@ -96,8 +96,9 @@ html_theme_options = {
     "footer_end": [],
 }
 # Pages that stand alone have no neighbours to list.
-ALONE = ("quick_start", "choosing", "evaluation", "comparing", "recipes", "recipes/*", "serving")
+ALONE = ("quick_start", "choosing", "evaluation", "comparing", "recipes", "serving")
 html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
+html_sidebars["recipes/*"] = []
 
 
 def unlink(app, doctree):
