@@ -11,11 +11,13 @@ DOCS = Path(__file__).parent
 
 
 def main():
-    """Write the last figure of each example as an image of at most 400 x 280 pixels."""
+    """Write the first panel of the last figure of each example, at most 400 x 280 pixels large."""
     for example in sorted((DOCS.parent / "examples").glob("plot_*.py")):
         name = f"sphx_glr_{example.stem}_[0-9][0-9][0-9].png"
         figures = sorted((DOCS / "gallery/images").glob(name))
         image = Image.open(figures[-1]).convert("RGB")
+        n_panels = max(round(image.width / image.height / 1.2), 1)
+        image = image.crop((0, 0, image.width // n_panels, image.height))
         image.thumbnail((400, 280))
         path = DOCS / "thumbnails" / f"{example.stem}.png"
         path.parent.mkdir(exist_ok=True)
