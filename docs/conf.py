@@ -67,6 +67,10 @@ sphinx_gallery_conf = {
     "image_srcset": ["2x"],
     "write_computation_times": False,
     "capture_repr": (),  # what is meant to be read is printed
+    "first_notebook_cell": (
+        '# Install skvaecf first: pip install ".[examples]" in the folder of its source.\n'
+        "%matplotlib inline"
+    ),
     # ``-t no_figures`` leaves the examples unrun.
     "plot_gallery": not tags.has("no_figures"),  # noqa: F821
     "abort_on_example_error": True,
@@ -99,6 +103,7 @@ html_theme_options = {
 # Pages that stand alone have no neighbours to list.
 ALONE = ("installation", "quick_start", "choosing", "evaluation", "comparing", "recipes", "serving")
 html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
+html_sidebars["recipes/*"] = []
 
 
 def unlink(app, doctree):

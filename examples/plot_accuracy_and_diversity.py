@@ -95,7 +95,8 @@ for ax, (metric, label) in zip(axes, labels.items(), strict=True):
         ax.errorbar(x, y, y_error, x_error, fmt="o", capsize=2, color=color, label=name)
     ax.set(xlabel=label)
     ax.spines[["top", "right"]].set_visible(False)
-axes[0].set(ylabel=f"mean NDCG@{K}")
+axes[0].set(ylabel=f"mean NDCG@{K}", title="Accuracy against novelty")
+axes[1].set(title="Accuracy against diversity")
 axes[0].legend(frameon=False, loc="lower right")
-figure.suptitle("Accuracy against novelty and diversity")
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_accuracy_and_diversity.png"
 plt.show()

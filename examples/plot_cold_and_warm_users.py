@@ -96,4 +96,5 @@ for ax in axes:
     ax.set_xticks(places, N_SHOWN)
     ax.set_xlabel("number of known films of the user")
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_cold_and_warm_users.png"
 plt.show()

@@ -32,7 +32,7 @@ from sklearn.model_selection import GridSearchCV
 from skvaecf import MultVAE, RankingScorer, UserSplitter, ndcg_at_k, recommend
 
 cv = UserSplitter(n_splits=2, test_size=0.2, random_state=0)
-model = MultVAE(64, encoder_layer_sizes=(200,), learning_rate=1e-3, max_epochs=25, random_state=0)
+model = MultVAE(64, max_epochs=12, random_state=0)
 search = GridSearchCV(
     model,
     {"kl_weight": [0.0, 0.2, 1.0], "dropout": [0.2, 0.5]},
@@ -67,6 +67,7 @@ print("new:  ", ", ".join(titles[new]))
 # %%
 # Both searches in one figure
 # ---------------------------
+# A point is the mean over the two splits, its bar the standard deviation.
 import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
@@ -82,7 +83,7 @@ for dropout, color in [(0.2, "#9fc3cf"), (0.5, "#1f6f8b")]:
         color=color,
         label=f"dropout {dropout}",
     )
-axes[0].set(xlabel="kl_weight", ylabel="NDCG@100", title="MultVAE")
+axes[0].set(xlabel="kl_weight", ylabel="NDCG@100", title="Weight of the KL term, and dropout")
 axes[0].legend(frameon=False)
 results = threshold_search.cv_results_
 axes[1].errorbar(
@@ -94,8 +95,11 @@ axes[1].errorbar(
     color="#1f6f8b",
 )
 axes[1].set(
-    xlabel="ratings above this number of stars count", title="NDCG@100 of films rated 4 and more"
+    xlabel="ratings above this number of stars count",
+    ylabel="NDCG@100 of films rated 4 and more",
+    title="Threshold of the ratings",
 )
 for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_grid_search.png"
 plt.show()

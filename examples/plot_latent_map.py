@@ -80,4 +80,5 @@ def label_films(ax, places, titles, order, n_labels):
 label_films(ax, places, titles, np.argsort(-n_fans, kind="stable"), 70)
 ax.set_title(f"{len(titles)} films, placed by the users who liked them")
 ax.set_axis_off()
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_latent_map.png"
 plt.show()

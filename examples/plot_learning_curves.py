@@ -84,7 +84,9 @@ models = {
 display = RankingCurveDisplay.from_estimator(
     models, split.test_fold_in, split.test_heldout, scorer=ndcg_at_k
 )
-display.ax_.set_title("120 test users")
+display.ax_.set(title="NDCG@k of 120 test users", ylim=(0, None))
+display.ax_.legend(frameon=False, loc="lower center", ncols=2)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_learning_curves.png"
 plt.show()
 
 # %%

@@ -112,10 +112,10 @@ axes[0].set(
     ylim=(1e-3, 1e3),
     xlabel="N, number of items of the user",
     ylabel="nats above log e$_N$",
-    title="2,000 normal scores",
+    title="Gaps for 2,000 normal scores",
 )
 axes[0].legend(title="spread of scores", frameon=False, loc="upper left", ncols=2)
-axes[0].text(2, 3.2, "Bernoulli, dashed", fontsize=9)
+axes[0].text(2, 4.5, "Bernoulli, dashed", fontsize=9)
 
 axes[1].axhline(1, color="0.8", lw=1)
 ranks = np.arange(1, 401)
@@ -124,9 +124,9 @@ axes[1].plot(ranks, marginals[top][:400], color="#12566e", lw=2, label="n-choose
 axes[1].set(
     xscale="log",
     yscale="log",
-    xlabel="rank of the item",
+    xlabel="position of the item",
     ylabel="expected number in the user's set",
-    title="spread 3, N = 200",
+    title="Expected numbers, spread 3, N = 200",
 )
 axes[1].text(1, 0.75, "at most 1", fontsize=9, color="0.4", va="top")
 axes[1].legend(frameon=False)
@@ -138,9 +138,10 @@ axes[2].set(
     yscale="log",
     xlabel="N, number of films that the user liked",
     ylabel="nats above log e$_N$",
-    title=f"MovieLens small, {len(counts)} new users",
+    title=f"Gaps for {len(counts)} new users of MovieLens",
 )
 axes[2].legend(frameon=False)
 for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_n_choose_k.png"
 plt.show()

@@ -74,7 +74,7 @@ import matplotlib.pyplot as plt
 
 shown = ("Popularity", "EASE", "ItemKNN", "WMF 0.01")
 colors = dict(zip(shown, ["#999999", "#12566e", "#d9822b", "#7a5195"], strict=True))
-beside = {"EASE": (6, 4), "EDLAE": (-6, 5), "ItemKNN": (-8, -3)}
+beside = {"EDLAE": (-6, 5), "ItemKNN": (-8, -3), "MultDAE": (4, 8), "WMF 0.3": (-18, 2)}
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 path = np.array([table[f"WMF {w}"][:2] for w in WEIGHTS])
@@ -83,7 +83,7 @@ for name, (quality, fans, _) in table.items():
     factors = name.startswith("WMF")
     color = "#7a5195" if factors else colors.get(name, "#4a93ab")
     axes[0].scatter(fans, quality, s=20 if factors else 45, color=color, zorder=2)
-    right, up = (-5, -11) if factors else beside.get(name, (6, 4))
+    right, up = beside.get(name, (-5, -11) if factors else (6, 4))
     axes[0].annotate(
         name.removeprefix("WMF ") if factors and name != "WMF 0.01" else name,
         (fans, quality),
@@ -118,4 +118,5 @@ axes[1].set(
 axes[1].legend(frameon=False)
 for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_popularity_bias.png"
 plt.show()

@@ -80,6 +80,7 @@ for likelihood, values in scores.items():
 # %%
 # The figure
 # ----------
+# A point is the mean over the splits, its bar the standard error.
 import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained", sharex=True)
@@ -89,11 +90,14 @@ for shift, (likelihood, color) in enumerate(LIKELIHOODS.items()):
         mean, error = mean_and_error(shown)
         places = np.arange(len(WEIGHTS)) + 0.08 * shift
         ax.errorbar(places, mean, error, marker="o", capsize=3, color=color, label=likelihood)
-axes[0].set(xlabel="kl_weight", title="NDCG@100 of the test users")
+axes[0].set(xlabel="kl_weight", ylabel="NDCG@100", title="Scores of the test users")
 axes[0].set_xticks(range(len(WEIGHTS)), WEIGHTS)
-axes[1].set(xlabel="kl_weight", title="Gain over kl_weight = 0, per split")
+axes[1].set(
+    xlabel="kl_weight", ylabel="gain in NDCG@100", title="Gain over kl_weight = 0, per split"
+)
 axes[1].axhline(0, color="#999999", linewidth=0.8)
 axes[0].legend(frameon=False)
 for ax in axes:
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_removing_the_kl.png"
 plt.show()

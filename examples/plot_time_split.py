@@ -94,4 +94,5 @@ for ax in axes:
     ax.set_xticks(range(len(splits)), splits)
     ax.legend(frameon=False, loc="upper right" if ax is axes[0] else "lower right")
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_time_split.png"
 plt.show()

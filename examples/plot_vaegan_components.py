@@ -101,13 +101,15 @@ for place, ((form, of), color) in enumerate(zip(models.items(), COLORS, strict=T
     left.plot(range(1, len(curve) + 1), curve, color=color, label=form)
     gain, error = mean_and_error(scores[form] - scores["no discriminator"])
     right.errorbar(gain, place, xerr=error, marker="o", capsize=3, color=color)
-left.set(xlabel="epoch", title="Validation NDCG@100")
+left.set(xlabel="epoch", ylabel="NDCG@100", title="Score of the validation users")
 left.legend(frameon=False, fontsize="small")
+left.locator_params(axis="x", integer=True)
 right.set_yticks(range(len(models)), list(models))
 right.invert_yaxis()
 right.locator_params(axis="x", nbins=5)
 right.axvline(0, color="#999999", linewidth=0.8)
-right.set(title="Gain in test NDCG@100 over no discriminator")
+right.set(xlabel="gain in NDCG@100 of the test users", title="Gain over no discriminator")
 for ax in (left, right):
     ax.spines[["top", "right"]].set_visible(False)
+# sphinx_gallery_thumbnail_path = "thumbnails/plot_vaegan_components.png"
 plt.show()

@@ -147,6 +147,14 @@ def test_the_search_finds_cycles(tmp_path):
     assert own_imports(function, "a.b", files) == {"a.d"}
 
 
+def test_every_example_of_the_gallery_has_a_small_thumbnail():
+    for example in sorted((ROOT / "examples").glob("plot_*.py")):
+        with naming(example.name):
+            path = f"thumbnails/{example.stem}.png"
+            assert f'sphinx_gallery_thumbnail_path = "{path}"' in example.read_text()
+            assert (ROOT / "docs" / path).stat().st_size < 40_000
+
+
 # --- the package for custom networks
 
 
