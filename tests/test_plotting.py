@@ -24,6 +24,7 @@ from skvaecf import (
     coverage_at_k,
     ndcg_at_k,
     neg_gini_at_k,
+    neg_popularity_lift_at_k,
     recall_at_k,
 )
 from skvaecf.datasets import make_interactions
@@ -155,6 +156,15 @@ def test_curves_of_lists_by_hand():
     np.testing.assert_allclose(display.curves["mine"].mean, [0.5, 0.75, 1])
     np.testing.assert_allclose(display.curves["mine"].standard_error, [0.5, 0.25, 0])
     assert display.ax_.get_ylabel() == "recall@k"
+
+
+@pytest.mark.parametrize(
+    ("scorer", "label"),
+    [(recall_at_k, "recall@k"), (neg_popularity_lift_at_k, "popularity lift@k (lower is better)")],
+)
+def test_curves_say_if_lower_values_are_better(X, models, scorer, label):
+    display = RankingCurveDisplay.from_estimator(models, X[120:], scorer=scorer, k_values=[1, 5])
+    assert display.ax_.get_ylabel() == label
 
 
 def test_lists_and_estimators_give_the_same_curves(X, models):

@@ -53,6 +53,8 @@ class RankingCurveDisplay:
         Means and standard errors of each model, by model name.
     metric : str
         Name of the metric, for the axis.
+    lower_is_better : bool, default=False
+        Whether lower values of the metric are better. The axis says so.
 
     Attributes
     ----------
@@ -91,6 +93,7 @@ class RankingCurveDisplay:
     curves: Mapping[str, RankingCurve]
     _: KW_ONLY
     metric: str
+    lower_is_better: bool = False
 
     @classmethod
     def from_estimator(
@@ -139,7 +142,7 @@ class RankingCurveDisplay:
             than two users have a value.
         """
         values = values_of_models(estimator, X, y, _at_each_k(scorer, k_values))
-        display = cls(k_values, _curves(values), metric=scorer.name.partition("@")[0])
+        display = cls._from_values(values, scorer, k_values)
         return display.plot(error_band=error_band, ax=ax, **kwargs)
 
     @classmethod
@@ -189,8 +192,17 @@ class RankingCurveDisplay:
             than two users have a value.
         """
         values = values_of_rankings(ranked, heldout, _at_each_k(scorer, k_values), name)
-        display = cls(k_values, _curves(values), metric=scorer.name.partition("@")[0])
+        display = cls._from_values(values, scorer, k_values)
         return display.plot(error_band=error_band, ax=ax, **kwargs)
+
+    @classmethod
+    def _from_values(cls, values: Values, scorer: RankingScorer, k_values: Sequence[int]) -> Self:
+        return cls(
+            k_values,
+            _curves(values),
+            metric=scorer.name.partition("@")[0],
+            lower_is_better=not scorer.greater_is_better,
+        )
 
     def plot(self, *, error_band: float | None = 1.96, ax: Any = None, **kwargs: Any) -> Self:
         """Draw the curves.
@@ -221,7 +233,9 @@ class RankingCurveDisplay:
                 half = error_band * curve.standard_error
                 band = (curve.mean - half, curve.mean + half)
                 ax.fill_between(ks, *band, color=line.get_color(), alpha=0.15, lw=0)
-        ax.set(xscale="log", xlabel="k, length of the list", ylabel=f"{in_words(self.metric)}@k")
+        better = " (lower is better)" if self.lower_is_better else ""
+        ylabel = f"{in_words(self.metric)}@k{better}"
+        ax.set(xscale="log", xlabel="k, length of the list", ylabel=ylabel)
         ax.set_xticks(ks, [str(k) for k in ks])
         ax.minorticks_off()
         ax.legend(frameon=False)
