@@ -128,7 +128,7 @@ def test_the_formulas(X):
 
 def test_the_formulas_of_the_autoencoders(X):
     S = structure(csr_array(X, dtype=np.float32))
-    factors = {"MultDAE": 0.7, "VAEGANRecommender": 0.65}
+    factors = {"MultDAE": 1.25, "VAEGANRecommender": 0.65}
     for name in set(AUTO) & set(NEURAL_RECOMMENDERS):
         # All users are training users.
         model = make_short(name, l2="auto", early_stopping=False).fit(X)

@@ -50,7 +50,7 @@ class MultDAE(TorchRecommender):
         Whether the values of X weigh the interactions. If False, every positive value counts as 1.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the squared norms of the weight matrices of encoder and decoder,
-        next to the loss summed over all users. "auto" is :math:`0.7 \, N^{1/3} / S` for N
+        next to the loss summed over all users. "auto" is :math:`1.25 \, N^{1/3} / S` for N
         interactions, where S is the structure of the data (:ref:`structure-of-data`).
     dropout : float, default=0.5
         Probability with which each of a user's items is dropped from the input of the encoder in
@@ -162,7 +162,7 @@ class MultDAE(TorchRecommender):
     init: Literal["svd", "random"] = "svd"
     max_epochs: PositiveInt = 24
 
-    _auto_l2: ClassVar[float] = 0.7
+    _auto_l2: ClassVar[float] = 1.25
 
     def _build(self, n_users: int, n_items: int) -> Autoencoder:
         return Autoencoder(
