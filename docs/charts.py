@@ -115,8 +115,8 @@ class Mean:
         decimals = max(len(value.partition(".")[2]) for value in self.values)
         if "second" in metric:
             decimals = min(decimals, 2)
-        if "ratio" in metric:
-            decimals = min(decimals, 3)
+        if metric in ("ratio", "validation ratio"):
+            decimals = 3
         elif abs(self.mean) >= 1 and decimals > (3 if len(self.values) == 1 else 0):
             decimals = min(decimals, max(0, 2 - floor(log10(abs(self.mean)))))
         if abs(self.mean) < 1 and round(self.mean, 4) < 1:
@@ -212,7 +212,7 @@ def draw_dots(title, metric, points):
         )
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(4, steps=(1, 2, 5, 10)))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.4g}".removeprefix("0")))
     axes.grid(axis="both")
     axes.tick_params(length=0)
@@ -510,10 +510,8 @@ class ResultsTable(Results):
             n = " or ".join(map(str, sorted(counts)))
             text += f"± is the standard deviation over the seeds (n = {n}). "
         file = self.arguments[0]
-        return (
-            f"{text}Full digits, seeds, complete calls and commands:"
-            f" :download:`{file}.csv </results/{file}.csv>`."
-        )
+        contents = "seeds, complete calls and commands" if rows[0].get("command") else "settings"
+        return f"{text}Full digits, {contents}: :download:`{file}.csv </results/{file}.csv>`."
 
 
 def _table(lines, n_labels):
