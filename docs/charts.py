@@ -124,7 +124,7 @@ class Mean:
         words = [_number(self.mean, decimals)]
         if self.deviation is not None:
             words += ["±", _number(self.deviation, decimals)]
-        if re.search("second|, ms$", metric):  # shares have no zero, measures have one
+        if re.search("second|, ms$|, %$| l2", metric):  # shares have no zero, measures have one
             words = [f"0{word}" if word.startswith(".") else word for word in words]
         return "\N{NO-BREAK SPACE}".join(words)
 
@@ -510,7 +510,11 @@ class ResultsTable(Results):
             n = " or ".join(map(str, sorted(counts)))
             text += f"± is the standard deviation over the seeds (n = {n}). "
         file = self.arguments[0]
-        contents = "seeds, complete calls and commands" if rows[0].get("command") else "settings"
+        contents = (
+            "seeds, complete calls and commands"
+            if rows[0].get("command")
+            else "seeds and best settings"
+        )
         return f"{text}Full digits, {contents}: :download:`{file}.csv </results/{file}.csv>`."
 
 
