@@ -7,13 +7,14 @@ the CPU and the command. The tables show means and standard deviations over the 
        :columns: data
        :metric: NDCG@100
 
-The charts are drawn at each build, into the folder ``docs/_charts``, once for each theme::
+The charts are drawn at each build, into the folder ``docs/_charts``, once for each theme. With
+``:by-data:``, one panel has a colour for each data set::
 
     .. results-chart:: quality
        :kind: scatter
        :metric: NDCG@100
 
-This command replaces the rows of a data set in ``docs/results/quality.csv`` by those that
+This command replaces rows of ``docs/results/quality.csv`` by those of the same data and models that
 ``examples/reproduce/core_quality.py --settings default`` wrote::
 
     python docs/charts.py results/core_quality_ml-1m_1000.csv --data ML-1M --cpu "AMD EPYC"
@@ -43,10 +44,9 @@ from sphinx.util.docutils import SphinxDirective
 DOCS = Path(__file__).parent
 FIELDS = ("data", "model", "settings", "seed", "metric", "value", "seconds", "CPU", "command")
 # Columns that are no metric in a file that has a column for each metric.
-NOT_METRICS = {*FIELDS, "best settings", "users of the ratio"}
+NOT_METRICS = {*FIELDS, "best settings"}
 SPREAD = ", standard deviation"
 LINEAR = ("Popularity", "ItemKNN", "EASE", "EDLAE", "ELSA", "SLIM", "WMF")
-
 RANDOM_FREE = ("Popularity", "ItemKNN", "EASE", "SLIM")
 # The columns of core_quality.py, and their names here.
 COLUMNS = {
@@ -66,6 +66,10 @@ STYLES = {
     "linear": {"marker": "s", "color": GREEN, "markerfacecolor": "none"},
     "blend": {"marker": "^", "color": PURPLE},
     "published": {"marker": "D", "color": ORANGE, "markerfacecolor": "none"},
+    # of charts with several data sets
+    "MovieLens small": {"marker": "o", "color": BLUE},
+    "ML-1M": {"marker": "s", "color": ORANGE},
+    "ML-100K": {"marker": "D", "color": GREEN},
 }
 RC = {
     "svg.fonttype": "none",
@@ -111,14 +115,16 @@ class Mean:
         decimals = max(len(value.partition(".")[2]) for value in self.values)
         if "second" in metric:
             decimals = min(decimals, 2)
-        if abs(self.mean) >= 1 and decimals > (3 if len(self.values) == 1 else 0):
+        if metric in ("ratio", "validation ratio"):
+            decimals = 3
+        elif abs(self.mean) >= 1 and decimals > (3 if len(self.values) == 1 else 0):
             decimals = min(decimals, max(0, 2 - floor(log10(abs(self.mean)))))
         if abs(self.mean) < 1 and round(self.mean, 4) < 1:
             decimals = min(decimals, 4)
         words = [_number(self.mean, decimals)]
         if self.deviation is not None:
             words += ["±", _number(self.deviation, decimals)]
-        if re.search("second|, ms$", metric):  # shares have no zero, measures have one
+        if re.search("second|, ms$|, %$| l2", metric):  # shares have no zero, measures have one
             words = [f"0{word}" if word.startswith(".") else word for word in words]
         return "\N{NO-BREAK SPACE}".join(words)
 
@@ -185,13 +191,12 @@ def _short(name):
 
 def draw_dots(title, metric, points):
     """Draw a row per model, the best on top: a dot per value, a bar for the standard deviation."""
-    best = {}
+    values = defaultdict(list)
     for model, of, value in points:
-        best[_short(model)] = max(
-            best.get(_short(model), (False, 0)), (of != "published", value.mean)
-        )
+        values[_short(model), of != "published"].append(value.mean)
     # Our value places a row that has a published value as well.
-    order = sorted(best, key=lambda name: best[name][1])
+    place = {name: fmean(of) for (name, _), of in sorted(values.items())}
+    order = sorted(place, key=place.get)
     names = [textwrap.fill(name, 24, break_on_hyphens=False) for name in order]
     n_lines = sum(name.count("\n") + 1.3 for name in names)
     figure = Figure(figsize=(4.4, 1.25 + 0.19 * n_lines), layout="constrained")
@@ -207,7 +212,7 @@ def draw_dots(title, metric, points):
         )
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.4g}".removeprefix("0")))
     axes.grid(axis="both")
     axes.tick_params(length=0)
@@ -350,6 +355,16 @@ def say_dots(title, metric, points):
     return f"{text}In order: {every}."
 
 
+def say_data(title, metric, points):
+    """Return the models of each data set with their values, the best first."""
+    lists = []
+    for data in dict.fromkeys(of for _, of, _ in points):
+        here = sorted((point for point in points if point[1] == data), key=lambda p: -p[2].mean)
+        named = ", ".join(f"{_short(model)} {_number(value.mean, 3)}" for model, _, value in here)
+        lists.append(f"{data}: {named}.")
+    return f"{title}, {metric}, the best model first. {' '.join(lists)}"
+
+
 def say_scatter(title, metric, points):
     """Return the finding of a scatter: the models that no other exceeds in less time."""
     front = ", ".join(
@@ -396,12 +411,14 @@ class ResultsChart(Results):
         "relative-to": directives.unchanged,
         "title": directives.unchanged,
         "columns": directives.positive_int,
+        "by-data": directives.flag,
     }
 
     def run(self):
         """Draw the charts; return their images."""
         rows, metrics, data = self.selected()
-        kinds = {(row["data"], row["model"]): kind(row) for row in rows}
+        by_data = "by-data" in self.options  # one panel with a colour for each data set
+        kinds = {(row["data"], row["model"]): row["data"] if by_data else kind(row) for row in rows}
         shape = self.options.get("kind", "dots")
         reference = self.options.get("relative-to")
         columns = self.options.get("columns", 2)
@@ -432,12 +449,12 @@ class ResultsChart(Results):
                     else:
                         points = [(key[1], kinds[key], values[key]) for key in keys]
                         figure = draw_dots(title, label, points)
-                        if "title" in self.options and len(data) > 1:
+                        if "title" in self.options and len(data) > 1 and not by_data:
                             points = [
                                 (f"{key[1]} ({key[0]})", *p[1:])
                                 for key, p in zip(keys, points, strict=True)
                             ]
-                        alt = say_dots(title, label, points)
+                        alt = (say_data if by_data else say_dots)(title, label, points)
                     name = f"{self.arguments[0]} {shape} {metric} {title}".lower()
                     name = re.sub(r"[^a-z0-9]+", "-", name)
                     save(figure, name)
@@ -493,10 +510,12 @@ class ResultsTable(Results):
             n = " or ".join(map(str, sorted(counts)))
             text += f"± is the standard deviation over the seeds (n = {n}). "
         file = self.arguments[0]
-        return (
-            f"{text}Full digits, seeds, complete calls and commands:"
-            f" :download:`{file}.csv </results/{file}.csv>`."
+        contents = (
+            "seeds, complete calls and commands"
+            if rows[0].get("command")
+            else "seeds and best settings"
         )
+        return f"{text}Full digits, {contents}: :download:`{file}.csv </results/{file}.csv>`."
 
 
 def _table(lines, n_labels):
@@ -515,11 +534,10 @@ def _table(lines, n_labels):
 
 
 def add_defaults(path, data, cpu):
-    """Replace the rows of a data set in quality.csv by those of a file of core_quality.py."""
+    """Replace the rows of models in quality.csv by those of a file of core_quality.py."""
     target = DOCS / "results" / "quality.csv"
     with path.open(newline="") as file:
         fits = [row for row in csv.DictReader(file) if row["setting"] == "default"]
-    fits.sort(key=lambda fit: LINEAR.index(fit["model"]) if fit["model"] in LINEAR else 99)
     options = f"--data {data}"
     if found := re.fullmatch(r"core_quality_(.+)_(\d+)", path.stem):
         options = f"--data {found[1]}.npz --n-heldout {found[2]}"
@@ -540,11 +558,18 @@ def add_defaults(path, data, cpu):
             rows.append(
                 dict(zip(FIELDS, (data, model, f"{model}()", seed, *rest, asked), strict=True))
             )
-    old = read("quality") if target.exists() else []
+    models = {model for model, _ in seen}
+    kept = [row for row in read("quality") if row["data"] != data or row["model"] not in models]
+    order = list(dict.fromkeys(row["data"] for row in [*kept, *rows]))
+
+    def place(row):
+        of = row["model"]
+        return order.index(row["data"]), LINEAR.index(of) if of in LINEAR else len(LINEAR), of
+
     with target.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows([*(row for row in old if row["data"] != data), *rows])
+        writer.writerows(sorted([*kept, *rows], key=place))
 
 
 def setup(app):

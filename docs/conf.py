@@ -8,7 +8,6 @@ from docutils.nodes import reference
 
 sys.path.insert(0, str(Path(__file__).parent))
 from api_pages import write_api_pages
-from first_page import draw_first_page
 
 import skvaecf
 
@@ -42,7 +41,6 @@ nitpick_ignore = [
 
 # API: a page per public object, from what the package exports.
 write_api_pages(Path(__file__).parent / "api")
-draw_first_page(Path(__file__).parent / "_charts")
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 add_module_names = False

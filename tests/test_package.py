@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import csv
 import re
+from collections import defaultdict
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from conftest import naming, run_python
@@ -153,6 +156,24 @@ def test_every_example_of_the_gallery_has_a_small_thumbnail():
             path = f"thumbnails/{example.stem}.png"
             assert f'sphinx_gallery_thumbnail_path = "{path}"' in example.read_text()
             assert (ROOT / "docs" / path).stat().st_size < 40_000
+
+
+def test_readme_has_the_figures_of_the_results():
+    values = defaultdict(list)
+    with (ROOT / "docs/results/quality.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["metric"] == "NDCG@100":
+                values[row["settings"], row["data"]].append(float(row["value"]))
+    _, _, section = (ROOT / "README.md").read_text().partition("## Quality\n")
+    section, _, _ = section.partition("\n## ")
+    shown = {}
+    for model, figures in re.findall(r"^\| `(.*)` \| (.*) \|$", section, flags=re.M):
+        cells = figures.split(" | ")
+        data = ["Gowalla"] if len(cells) == 1 else ["MovieLens small", "ML-100K", "ML-1M"]
+        shown |= {(model, of): cell for of, cell in zip(data, cells, strict=True)}
+    means = {key: f"{fmean(values[key]):.3f}".removeprefix("0") for key in shown if key in values}
+    assert len(means) > 20
+    assert {key: shown[key] for key in means} == means
 
 
 # --- the package for custom networks

@@ -28,6 +28,8 @@ from scipy.sparse import csr_array, load_npz
 from sklearn.base import clone
 
 from skvaecf import (
+    AWAE,
+    CDAE,
     EASE,
     ELSA,
     SLIM,
@@ -191,6 +193,8 @@ SETTINGS = {
         learning_rate=1e-3,
         batch_size=100,
     ),
+    ("AWAE", "default"): AWAE(),
+    ("CDAE", "default"): CDAE(),
     ("HVampVAE", "default"): HVampVAE(),
     ("HVampVAE", "narrow"): NARROW_HVAMP,
     ("HVampVAE", "narrow, Bernoulli"): clone(NARROW_HVAMP).set_params(likelihood="bernoulli"),
