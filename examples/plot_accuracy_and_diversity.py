@@ -2,9 +2,9 @@
 Accuracy, novelty and diversity
 ===============================
 
-Which model recommends films that people like, and which one recommends films that are new to them
+Which model recommends films that people like, and which one recommends films that are little known
 and different from each other? Four models are scored on the same test users by NDCG, novelty and
-the variety of genres in a list.
+the diversity of the genres in a list.
 """
 
 # %%
@@ -45,8 +45,8 @@ print(f"{len(train)} training users, {len(test)} test users, {X.shape[1]} films"
 # Five metrics from one prediction
 # --------------------------------
 # ``partial`` binds what a metric needs besides the lists: here the popularity of the films among
-# the training users, and the genres. The films of a user, from which the miscalibration is
-# computed, come from the scorer. All lists have 20 films.
+# the training users, and the genres. The scorer passes the films of each user, from which the
+# miscalibration is computed. All lists have 20 films.
 K = 20
 scorer = MultiRankingScorer(
     (
@@ -78,7 +78,8 @@ print(table[columns].round(3).to_string(index=False))
 # The bars reach from one standard error below the mean to one above. ItemKNN recommends the most
 # novel films of these models, and EASE finds more of the films that people like. Their bars of the
 # NDCG nearly touch, but user by user the two models are distinguishable, as the table says
-# (:doc:`/comparing`). The list of the most popular films is varied, but neither novel nor accurate.
+# (:doc:`/comparing`). The list of the most popular films is diverse, but neither novel nor
+# accurate.
 import matplotlib.pyplot as plt
 
 colors = dict(zip(models, ["#999999", "#d9822b", "#12566e", "#7a5195"], strict=True))

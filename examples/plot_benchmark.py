@@ -2,9 +2,10 @@
 All models side by side
 =======================
 
-Which model justifies the time of its fit? Every recommender is trained on the same users and makes
-lists for the same test users. The networks are small and are trained for at most 24 epochs, and no
-settings are searched for. :doc:`/benchmarks` has results on larger data and of searches.
+Which model ranks best, and how long does its fit take? Every recommender is trained on the same
+users and makes lists for the same test users. The networks are small and are trained for at most 24
+epochs, and no settings are searched for. :doc:`/benchmarks` has results on larger data and of
+searches.
 ``examples/benchmark.py`` runs the comparison on your data.
 """
 

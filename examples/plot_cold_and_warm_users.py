@@ -3,8 +3,8 @@ Cold and warm users
 ===================
 
 How many films of a user must be known before a model is better than a list of the most popular
-films? The models get none, one, two and more films of the same users. The held-out films that they
-must find are always the same, so only the number of known films differs.
+films? The models get none, one, two and more films of the same users. The held-out films are always
+the same, so only the number of known films differs.
 """
 
 # %%
@@ -55,13 +55,13 @@ for name, model in models.items():
     print(f"{name:10}", *(f"{mean:.3f}" for mean in quality[name].mean(axis=1)))
 
 # %%
-# What the models know about a new user
-# -------------------------------------
+# Few and many known films
+# ------------------------
 # Without a film every model recommends the most popular films. EASE, WMF and ItemKNN add up
 # contributions of the user's films, so with one or two films the scores are noisy. The decoder of
-# an autoencoder has a bias for each film, which reflects its popularity, and the encoder changes
-# the scores as far as the known films justify. So the autoencoder is never much worse than the
-# others. For users with many films the linear models are as good.
+# an autoencoder has a bias for each film, which reflects its popularity. With few known films, the
+# encoder changes these scores little. So the autoencoder is never much worse than the others. For
+# users with many films the linear models are as good.
 #
 # The figure
 # ----------

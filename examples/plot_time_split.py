@@ -2,19 +2,19 @@
 Random and temporal splits
 ==========================
 
-Which model is the best can depend on the split. A random split hides old interactions from models
-that are trained on later ones. A temporal split lets the models predict the future, as a service
-does. This example scores the same models in both ways.
+Which model is the best can depend on the split. A random split holds out old interactions from
+models that are trained on later ones. With a temporal split the models predict the future, as in a
+service. This example scores the same models in both ways.
 """
 
 # %%
 # The splits
 # ----------
 # An interaction is a rating of at least 4 stars. A fifth of the films of each user is held out. The
-# first two splits train on the other films of the same users and differ in whether the held-out
-# films are random or the last ones. The other two splits train on all interactions before a date
-# and score the users who came later; the models see the other films of these users. Here, too, the
-# held-out films are random or the last ones.
+# first two splits train on the other films of the same users. The held-out films are random or the
+# last ones. The other two splits train on all interactions before a date and score the users who
+# came later. The models get the other films of these users. Here, too, the held-out films are
+# random or the last ones.
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ X, times = X[:, films], times[:, films]
 at_random = split_interactions(X, test_size=0.2, random_state=0)
 in_time = last_interactions_split(X, times, test_size=0.2)
 past, later = time_split(X, times, test_size=0.3, new_users="only")
-splits = {  # training data, what the models see, and what they must find
+splits = {  # training data, fold-in and held-out films
     "all users\nrandom films": (at_random[0], *at_random),
     "all users\nlast films": (in_time[0], *in_time),
     "new users\nrandom films": (past, *split_interactions(later, 0.2, random_state=0)),

@@ -26,7 +26,7 @@ def typical_count(counts: NDArray[np.int64]) -> float:
 
 
 def structure(X: csr_array, weights: NDArray[np.float64] | None = None) -> float:
-    r"""Measure how much a user's items tell about the user's other items.
+    r"""Measure how well some of a user's items predict the user's other items.
 
     .. math:: S = \bar n^{2/3} \rho, \qquad
               \bar n = \frac{\sum_u n_u^2}{\sum_u n_u}, \qquad

@@ -27,11 +27,11 @@ def functions_of(path):
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def test_every_promise_has_a_test():
+def test_every_guarantee_has_a_test():
     text = (ROOT / "docs/reliability.rst").read_text()
-    promises, _, _ = text.partition("Not promised yet")
-    blocks = [b for b in promises.split("\n\n") if "\n  ``tests/" in b]
+    guarantees, _, _ = text.partition("Not guaranteed yet")
+    blocks = [b for b in guarantees.split("\n\n") if "\n  ``tests/" in b]
     assert sum(len(re.findall(r"::\w+``", b)) for b in blocks) == len(named_tests())
-    parts = promises.strip().split("\n\n")[2:]
+    parts = guarantees.strip().split("\n\n")[2:]
     sentences = [part for part in parts if not re.search(r"^-+$", part, flags=re.M)]
     assert sentences == blocks
