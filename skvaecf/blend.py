@@ -105,7 +105,7 @@ class Blend(_BaseComposition, BaseRecommender):
 
     See Also
     --------
-    EASE, WMF, MultVAE : Members that suit each other.
+    EASE, WMF, MultVAE : Models of three kinds, which are good members of one blend.
 
     Notes
     -----

@@ -160,8 +160,8 @@ class MultVAE(TorchRecommender):
     decoder, is ``MultVAE(encoder_layer_sizes=(600,), decoder_layer_sizes=(600,),
     likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0, learning_rate=1e-3,
     learning_rate_schedule="constant", init="random", max_epochs=200, ema_decay=0)``. The defaults,
-    a linear encoder and decoder with decay and the n-choose-k likelihood, rank better on every data
-    set of :doc:`/benchmarks`.
+    a linear encoder and decoder with a penalty and the n-choose-k likelihood, rank better on every
+    data set of :doc:`/benchmarks`.
 
     With ``kl_weight=0`` only the reconstruction term is trained. These are the variants in section
     4.4 of the SIVAE paper (see :class:`SIVAERecommender`): "Multinomial" and, with
