@@ -1,5 +1,11 @@
 """Recommenders for implicit feedback that behave like any scikit-learn estimator."""
 
+import os
+
+# Threads of OpenMP sleep while they wait. If they used their cores, a fit beside another program
+# would take up to five times as long. The OpenMP library reads the variable when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from ._version import __version__
 from .blend import Blend
 from .callbacks import RankingMonitor

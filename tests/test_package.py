@@ -33,6 +33,12 @@ def test_import_is_light():
     assert with_datasets == {"skvaecf.datasets"}
 
 
+def test_waiting_threads_sleep_unless_the_user_chose():
+    code = "import os, skvaecf; print(os.environ['OMP_WAIT_POLICY'])"
+    assert run_python("import os; os.environ.pop('OMP_WAIT_POLICY', None);" + code) == "PASSIVE\n"
+    assert run_python("import os; os.environ['OMP_WAIT_POLICY'] = 'active';" + code) == "active\n"
+
+
 def test_public_names_exist():  # ruff sorts them
     for module in (skvaecf, skvaecf.neural, skvaecf.datasets, skvaecf.plotting):
         with naming(module.__name__):

@@ -8,12 +8,14 @@ from math import log
 from typing import Literal
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from .._checks import check_finite
 from .._parameters import NonNegative, PositiveInt
 from .._statistics import structure, structure_of_gram
+from .._threads import in_threads
 from .._top_k import largest_positive
 from ..base import Scorer
 from ..inspection import Explainer
@@ -197,9 +199,10 @@ class ItemKNN(GramRecommender):
         h: float,
     ) -> None:
         """Find the neighbours of all items, block by block of their products with the others."""
-        blocks, nearest = list(blocks), []
+        blocks = list(blocks)
+
         # s_ij = a_i.a_j / (|a_i| |a_j| + h) or a_i.a_j / (|a_i|^2 + |a_j|^2 - a_i.a_j + h)
-        for block in blocks:
+        def neighbors_of(block: np.ndarray) -> csr_array:
             shared = products_of(block)
             i, j = block.repeat(np.diff(shared.indptr)), shared.indices
             if self.metric == "cosine":
@@ -210,7 +213,9 @@ class ItemKNN(GramRecommender):
             similarity = np.divide(shared.data, scale, out=np.zeros(len(i)), where=scale > 0)
             similarity[i == j] = 0
             shared.data = similarity.astype(np.float32)
-            nearest.append(largest_positive(shared, int(self.n_neighbors)))
+            return largest_positive(shared, int(self.n_neighbors))
+
+        nearest = in_threads(neighbors_of, blocks, torch.device("cpu"))
         place = np.argsort(np.concatenate(blocks))
         similarity = csr_array(vstack(nearest, format="csr")[place].T)
         check_finite(self, similarity.data)
