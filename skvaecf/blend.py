@@ -116,9 +116,10 @@ class Blend(_BaseComposition, BaseRecommender):
     by the users of ``X_val``.
 
     The weights are chosen by bagging [1]_ a search over a grid on the simplex, which has at most
-    300 points. The best point is searched for 500 samples, each of a tenth of the held-out users,
-    drawn with replacement. ``weights_`` is the mean of these best points. The best point for all
-    held-out users differs more between seeds (:ref:`quality-of-blends`). To save time, only items
+    300 points. The best point is searched for 500 samples, each of a fortieth of the held-out users,
+    at least 5, drawn with replacement. ``weights_`` is the mean of these best points. The best
+    point for all held-out users, or for larger samples, differs more between seeds
+    (:ref:`quality-of-blends`). To save time, only items
     that a member ranks among its best 200, and held-out items, take part in the search.
 
     The composition is that of scikit-learn's ``VotingRegressor``: nested parameters have the names
@@ -529,7 +530,7 @@ def _best_weights(
         values.append(_ndcg_on_grid(grid, z, binary_csr(rows), heldout[block]))
     per_user = np.concatenate(values, axis=1)
     rng = np.random.RandomState(seed)
-    n_drawn, shares = max(len(users) // 10, 1), np.full(len(users), 1 / len(users))
+    n_drawn, shares = max(len(users) // 40, 5), np.full(len(users), 1 / len(users))
     # Rounded, so that the order of the sums does not decide between points that are equally good.
     best = [
         (per_user @ rng.multinomial(n_drawn, shares)).round(9).argmax() for _ in range(N_RESAMPLES)
