@@ -26,6 +26,7 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "charts",
+    "measurements",
 ]
 exclude_patterns = ["_build"]
 nitpicky = True

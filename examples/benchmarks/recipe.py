@@ -8,7 +8,7 @@ memory so far. ``--replace OLD NEW`` changes the code first. ``--also`` adds lin
 timed like a block. It works on Linux only.
 
 Run it with ``OMP_NUM_THREADS=1 python examples/benchmarks/recipe.py docs/recipes/training.rst
-"A million users" --replace 2_000,\\ 1_000 1_000_000,\\ 20_000``.
+"A million users" --replace "2_000, 1_000" "1_000_000, 20_000"``.
 """
 
 from __future__ import annotations
