@@ -26,6 +26,7 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "charts",
+    "measurements",
 ]
 exclude_patterns = ["_build"]
 nitpicky = True
@@ -66,7 +67,7 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "capture_repr": (),  # what is meant to be read is printed
     "first_notebook_cell": (
-        '# Install skvaecf first: pip install ".[examples]" in the folder of its source.\n'
+        '# Install skvaecf first, with the extra "examples": see the page "Installation".\n'
         "%matplotlib inline"
     ),
     # ``-t no_figures`` leaves the examples unrun.
