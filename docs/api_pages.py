@@ -83,11 +83,12 @@ NOTES = {
     "Scorers of accuracy": "For ``scoring=`` of scikit-learn's tools and of ``compare``. k is 100;"
     " ``ndcg_at_k.at(20)`` is the same scorer with k = 20. In the formulas, :math:`h_r` is 1 if the"
     " item in place r of the user's list is held out, and 0 otherwise; n is the number of the"
-    " user's held-out items. A score is the mean over the users.",
+    " user's held-out items. A score is the mean over the users. The page of a scorer explains the"
+    " other symbols.",
     "Scorers beyond accuracy": ":math:`L` are the first k items of a user, :math:`p_i` is the share"
     " of users who have item i, and :math:`c_i` is the number of users to whom item i is"
     " recommended. The scorers called ``neg_`` return the negative value, so that higher is"
-    " better. Guide: :doc:`../beyond_accuracy`.",
+    " better. The page of a scorer explains the other symbols. Guide: :doc:`../beyond_accuracy`.",
     "Compare and plot": "Guide: :doc:`../comparing`.",
     "Priors and posteriors": "Parameters of :class:`~skvaecf.MultVAE`.",
 }
@@ -204,9 +205,11 @@ def _summary(thing):
     """Return the first sentence of a docstring; for a scorer, the formula of its metric."""
     if inspect.isclass(thing) or inspect.isroutine(thing):
         return _first_line(thing)
-    sign = "" if thing.greater_is_better else "Negative value of the following. "
+    line = _first_line(_metric(thing))
+    if not thing.greater_is_better:
+        line = line.replace("Compute", "Negative value of", 1)
     formula = _formula(_metric(thing)).split(r", \qquad")[0]
-    return f"{sign}{_first_line(_metric(thing))}\n\n       :math:`{formula}`"
+    return f"{line}\n\n       :math:`{formula}`"
 
 
 def _first_line(thing):
@@ -302,7 +305,8 @@ def _part(module, name):
     if name in skvaecf.__all__:
         return f"{head}.. py:class:: {name}\n\n   See :class:`skvaecf.{name}`.\n"
     if inspect.isclass(thing):
-        options = "   :members:\n   :exclude-members: set_fit_request, set_partial_fit_request\n"
+        omitted = ["set_fit_request", "set_partial_fit_request", *getattr(thing, "_fields", ())]
+        options = f"   :members:\n   :exclude-members: {', '.join(omitted)}\n"
         return f"{head}.. autoclass:: {name}\n{options}"
     if inspect.isroutine(thing):
         return f"{head}.. autofunction:: {name}\n"

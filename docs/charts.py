@@ -106,7 +106,7 @@ def draw_dots(title, metric, points):
             markersize=6,
             **STYLES[of],
         )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, linespacing=0.95)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=(1, 2, 5, 10)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.4g}".removeprefix("0")))

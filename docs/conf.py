@@ -1,6 +1,7 @@
 """Settings of the documentation; CONTRIBUTING.md has the commands."""
 
 import doctest
+import re
 import sys
 from pathlib import Path
 
@@ -43,6 +44,7 @@ nitpick_ignore = [
 # API: a page per public object, from what the package exports.
 write_api_pages(Path(__file__).parent / "api")
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 add_module_names = False
 toc_object_entries_show_parents = "hide"
@@ -65,6 +67,7 @@ sphinx_gallery_conf = {
     "copyfile_regex": "",
     "image_srcset": ["2x"],
     "write_computation_times": False,
+    "min_reported_time": 1e6,  # the time of the machine that built the pages says little
     "capture_repr": (),  # what is meant to be read is printed
     "first_notebook_cell": (
         '# Install skvaecf first, with the extra "examples": see the page "Installation".\n'
@@ -88,6 +91,7 @@ html_static_path = ["_static"]
 templates_path = ["_templates"]
 html_css_files = ["skvaecf.css"]
 html_copy_source = False
+html_domain_indices = False
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "skvaecf"},
@@ -112,6 +116,19 @@ def unlink(app, doctree):
             link.replace_self(link.children)
 
 
+def break_lines(app, pagename, templatename, context, doctree):
+    """Let long names break between their parts, and formulas not before a full stop."""
+    if "body" in context:
+        body = re.sub(
+            r'(?<=<span class="pre">)[^<]{36,}(?=</span>)',
+            lambda name: re.sub(r"[_/(=]|::|\b(?=\.\w)", r"\g<0><wbr>", name[0]),
+            context["body"],
+        )
+        formula = r'<span class="math notranslate nohighlight">[^<]*</span>[.,;:)]+'
+        context["body"] = re.sub(formula, r'<span class="skvaecf-unbroken">\g<0></span>', body)
+
+
 def setup(app):
     """Add what no extension does."""
     app.connect("doctree-read", unlink)
+    app.connect("html-page-context", break_lines)

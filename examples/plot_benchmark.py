@@ -78,11 +78,11 @@ print(comparison)
 # ----------
 # The best model is on top. A bar is the 95 % confidence interval of the mean of one model. All
 # models have the same users, so differences between models are more certain than the bars suggest.
-# A model is dark if a comparison user by user finds no significant difference from the best model
-# (:doc:`/comparing`).
+# A model has the strong colour if a comparison user by user finds no significant difference from
+# the best model (:doc:`/comparing`).
 display = BenchmarkDisplay.from_comparison(comparison)
 display.figure_.suptitle(
-    f"{split.train.shape[0]} training users; dark: not distinguishable from the best model"
+    f"{split.train.shape[0]} training users; strong colour: not distinguishable from the best"
 )
 # sphinx_gallery_thumbnail_path = "thumbnails/plot_benchmark.png"
 plt.show()

@@ -61,7 +61,7 @@ def limit_groups(items: Any, groups: Any, n: int, *, scores: Any = None) -> Any:
 
     Notes
     -----
-    Ask ``recommend`` for longer lists than are shown, because the lists become shorter.
+    Request longer lists from ``recommend`` than are shown, because the lists become shorter.
 
     Examples
     --------

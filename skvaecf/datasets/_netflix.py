@@ -121,7 +121,7 @@ def fetch_netflix(
     ----------
     .. [1] D. Liang, R. G. Krishnan, M. D. Hoffman and T. Jebara, "Variational Autoencoders for
        Collaborative Filtering", WWW 2018.
-    .. [2] J. Bennett and S. Lanning, "The Netflix Prize", KDD Cup and Workshop, 2007.
+    .. [2] Bennett and Lanning, "The Netflix Prize", KDD Cup and Workshop, 2007.
 
     Examples
     --------
