@@ -60,8 +60,6 @@ from ._training import Game, Order, Player, Progress, by_batch, by_epoch, move_a
 
 __all__ = ["TorchRecommender"]
 
-FURTHER_EPOCHS = 2  # of a call of partial_fit
-
 Pair = tuple[csr_array, csr_array]  # fold-in and held-out interactions of the same users
 
 
@@ -132,6 +130,8 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
     _auto_l2: ClassVar[float] = 0.0
     # Whether ``partial_fit`` exists. A network with parameters of each user sets it to False.
     _takes_further_users: ClassVar[bool] = True
+    # The number of epochs of each call of ``partial_fit`` after the first one.
+    _further_epochs: ClassVar[int] = 3
     # The order in which the players make their updates.
     _order: ClassVar[Order] = staticmethod(by_batch)
 
@@ -318,11 +318,11 @@ None, default=None
     def partial_fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, X_before: Any = None
     ) -> Self:
-        """Train for two epochs on further users, starting from what was learned before.
+        """Train for a few epochs on further users, starting from what was learned before.
 
-        The first call is a ``fit``. The following ones make two passes over the rows of X, with the
-        learning rate ``learning_rate``, and no validation: the parameters after the last pass are
-        kept.
+        The first call is a ``fit``. The following ones make three passes over the rows of X (two in
+        :class:`~skvaecf.ELSA`), with the learning rate ``learning_rate``, and no validation: the
+        parameters after the last pass are kept.
 
         Parameters
         ----------
@@ -357,16 +357,16 @@ default=None
         -----
         Passes over few users lower the quality of the lists of all other users. Passes over the
         rows of all users, or of the further users and a sample of the others, nearly keep the
-        quality of a ``fit`` at the cost of two epochs or less (:ref:`fresh-data`).
+        quality of a ``fit`` at the cost of these epochs or less (:ref:`fresh-data`).
 
         The mini-batches are larger than in ``fit``, because an update has few of them and nothing
-        averages the noise of their gradients: if ``batch_size`` is "auto", they have a tenth of the
-        rows, but at least 100 and at most 500.
+        averages the noise of their gradients: if ``batch_size`` is "auto", they have three
+        twentieths of the rows, but at least 150 and at most 500. Those of ELSA are as in ``fit``.
 
         ``l2_`` stays that of the first call if ``l2`` is "auto". Next to the loss of the n users of
         X it is multiplied by n / U, where U is the number of users in all calls, so that its weight
         for each user is that of a ``fit``. The weight that ``anneal_steps`` increases has its final
-        value. The averages of Adam start anew. ``history_`` gets two more epochs, and
+        value. The averages of Adam start anew. ``history_`` gets these epochs, too, and
         ``best_iter_`` is the last one.
         """
         if not hasattr(self, "network_"):
@@ -422,11 +422,11 @@ default=None
             trainer._start_new_items(network, self.n_features_in_, generator, x)
         set_precision(network, check_precision(self.precision, device))
         players = [p for p in trainer._players(network.train(), x) if not p.moves_first]
-        auto = min(max(100, x.n_users // 10), 500)
+        auto = min(max(150, 3 * x.n_users // 20), 500)
         size = auto if isinstance(self.batch_size, str) else self.batch_size
         game, history = Game(players, x, size, type(self)._order), [*self.history_]
-        with ProgressBar(type(self).__name__, FURTHER_EPOCHS, self.verbose) as bar:
-            for n_before in range(FURTHER_EPOCHS):
+        with ProgressBar(type(self).__name__, self._further_epochs, self.verbose) as bar:
+            for n_before in range(self._further_epochs):
                 started = time.perf_counter()
                 figures = game.play(
                     n_before,
@@ -439,7 +439,7 @@ default=None
         for player in players:
             player.after_epoch(network)
         copy_from_rank_0(network)
-        n_iter = self.n_iter_ + FURTHER_EPOCHS
+        n_iter = self.n_iter_ + self._further_epochs
         return {
             "network_": network.eval().requires_grad_(False),
             "history_": history,

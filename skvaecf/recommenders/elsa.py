@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import KW_ONLY
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -165,6 +165,8 @@ class ELSA(TorchRecommender):
     learning_rate: Positive = 3e-3
     max_epochs: PositiveInt = 50
     n_iter_no_change: PositiveInt = 3
+
+    _further_epochs: ClassVar[int] = 2  # a fit has about ten
 
     def _build(self, n_users: int, n_items: int) -> UnitVectors:
         return UnitVectors(n_items, self._n_components_of(n_users, n_items))
