@@ -425,14 +425,14 @@ default=None
         auto = min(max(150, 3 * x.n_users // 20), 500)
         size = auto if isinstance(self.batch_size, str) else self.batch_size
         game, history = Game(players, x, size, type(self)._order), [*self.history_]
+
+        def move_bar(n_before: int) -> None:
+            bar.move_to(n_before + game.share_of_epoch())
+
         with ProgressBar(type(self).__name__, self._further_epochs, self.verbose) as bar:
             for n_before in range(self._further_epochs):
                 started = time.perf_counter()
-                figures = game.play(
-                    n_before,
-                    generator,
-                    lambda done=n_before: bar.move_to(done + game.share_of_epoch()),
-                )
+                figures = game.play(n_before, generator, partial(move_bar, n_before))
                 figures["seconds"] = time.perf_counter() - started
                 history.append({"epoch": self.n_iter_ + n_before + 1, **figures})
             bar.complete()

@@ -149,12 +149,16 @@ def test_new_items_of_elsa_start_from_a_ridge_regression():
     assert_allclose(found[6:8], expected, atol=1e-4)
 
 
-def test_elsa_does_not_recommend_a_new_item_of_one_user_to_everybody():
-    X = make_interactions(400, 40, n_blocks=4, noise=0.1, random_state=0)
-    new = sp.csr_array((np.ones(1, dtype=np.float32), ([7], [0])), shape=(400, 1))
+def test_elsa_does_not_recommend_new_items_of_one_user_to_everybody():
+    r = np.random.RandomState(0)
+    X = make_interactions(400, 40, n_blocks=4, noise=0.1, random_state=0).toarray()
+    X[:, :8] = r.rand(400, 8) < 0.7  # popular items
+    new = np.eye(400, 20)
     model = make("ELSA", n_components=8, max_epochs=10).fit(X)
-    model.partial_fit(sp.hstack([X, new]).tocsr(), X_before=sp.hstack([X, 0 * new]).tocsr())
-    assert (model.recommend(sp.hstack([X, 0 * new]).tocsr(), 5) == 40).mean() < 0.05
+    model.partial_fit(np.hstack([X, new]), X_before=np.hstack([X, 0 * new]))
+    assert (
+        model.recommend(np.hstack([X, 0 * new]), 5) >= 40
+    ).mean() < 0.025  # 0.046 from means over the neighbours
 
 
 def test_rows_that_return_are_subtracted_from_the_counts(X, unchanged):
