@@ -23,16 +23,18 @@ class NeighborIndex:
     r"""Index of the item vectors of a fitted model, for ``recommend`` without scoring all items.
 
     Factor models, and autoencoders with a linear decoder, score item j for a user by
-    :math:`z^\top v_j + b_j`, where z is the user's vector, which ``transform`` returns. The items
-    with the highest scores are the neighbours of z by the inner product. The index is a graph of
-    the item vectors (HNSW) [1]_ that finds most of these items without visiting the others. It
-    takes the package usearch.
+    :math:`z^\top v_j + b_j`, where z is the user's vector, which ``transform`` returns.
+    :class:`~skvaecf.ELSA` subtracts 1 at the items that the user has. The items with the highest
+    scores are the neighbours of z by the inner product. The index is a graph of the item vectors
+    (HNSW) [1]_ that finds most of these items without visiting the others. It takes the package
+    usearch.
 
     Parameters
     ----------
     model : recommender
-        Fitted recommender with ``transform``, such as :class:`~skvaecf.WMF` or
-        :class:`~skvaecf.MultVAE`. The index keeps it: it computes the vectors of the users.
+        Fitted recommender with ``transform``, such as :class:`~skvaecf.WMF`,
+        :class:`~skvaecf.ELSA` or :class:`~skvaecf.MultVAE`. The index keeps it: it computes the
+        vectors of the users.
     connectivity : int, default=16
         Number of links per item. More links take more memory and find more of the best items.
     expansion_add : int, default=128
@@ -124,18 +126,24 @@ class NeighborIndex:
         else:
             vectors = model.network_.item_vectors().contiguous().cpu().numpy()
         # Whether the scores are products shows at any two users. This holds for custom models, too.
-        # Both have an item, because the scores of other users are the numbers of users.
-        users = np.tri(2, len(vectors), dtype=np.float32)
+        # Both have an item, because the scores of other users are the numbers of users. ELSA has
+        # lower scores at the items of a user, so a bias is taken from the user without the item.
+        users = np.eye(2, len(vectors), dtype=np.float32)
         latent, scores = model._latent_vectors(users), row_scorer(model)(users).cpu().numpy()
         of_vectors = latent.shape[1] == vectors.shape[1]
-        biases = scores - latent @ vectors.T if of_vectors else scores
-        if not of_vectors or np.ptp(biases, axis=0).max() > 1e-4 * np.abs(scores).max():
+        rest = scores - latent @ vectors.T if of_vectors else scores
+        biases = np.where(users[1] == 1, rest[0], rest[1])
+        of_seen = (rest - biases)[users == 1]
+        tolerance = 1e-4 * np.abs(scores).max()
+        of_seen = of_seen.mean() if np.abs(of_seen).max() > tolerance else 0.0  # not of rounding
+        if not of_vectors or np.abs(rest - biases - of_seen * users).max() > tolerance:
             raise ValueError(
                 f"The scores of this {type(model).__name__} are not products of the vectors of"
                 " transform and of the items, so an index of neighbours cannot find the best."
             )
         self.model = model
-        self._vectors, self._biases = vectors, biases[0]
+        self._vectors, self._biases = vectors, biases
+        self._of_seen = of_seen
         return np.column_stack([vectors, self._biases])
 
     @property
@@ -191,12 +199,14 @@ class NeighborIndex:
         scores = np.full(items.shape, -np.inf, dtype=np.float32)
         for user, z in enumerate(latent):
             seen = rows.indices[rows.indptr[user] : rows.indptr[user + 1]]
-            seen = seen if exclude_seen else seen[:0]
             # All that were compared: their order in the index has the rounding of its precision.
             wanted = min(max(int(k) + len(seen), self.expansion_search), len(self._vectors))
             found = self._index.search(np.append(z, np.float32(1)), wanted, threads=1).keys
-            found = np.setdiff1d(found.astype(np.int64), seen)  # ascending
-            values = self._vectors[found] @ z + self._biases[found]
+            found = np.sort(found.astype(np.int64))
+            is_seen = np.isin(found, seen)
+            values = self._vectors[found] @ z + self._biases[found] + self._of_seen * is_seen
+            if exclude_seen:
+                found, values = found[~is_seen], values[~is_seen]
             best = np.lexsort((-counts[found], -values))[: int(k)]
             items[user, : len(best)], scores[user, : len(best)] = found[best], values[best]
         empty = np.diff(rows.indptr) == 0

@@ -21,7 +21,7 @@ index_module = pytest.importorskip("usearch.index")
 
 # Scores of these models are products of vectors; the others are refused.
 BILINEAR = [
-    "AWAE", "CDAE", "CFGAN", "IRGAN", "MultDAE", "MultVAE", "RecVAE", "SIVAERecommender",
+    "AWAE", "CDAE", "CFGAN", "ELSA", "IRGAN", "MultDAE", "MultVAE", "RecVAE", "SIVAERecommender",
     "VAEGANRecommender", "WMF",
 ]  # fmt: skip
 

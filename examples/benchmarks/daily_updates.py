@@ -7,9 +7,9 @@ The last ten days of the others, or with ``--share`` the last share of their int
 equal parts, are ten batches. After each batch, one model is fitted on all interactions so far, and
 one is updated. Times are CPU seconds of the ten fits and of the ten updates, which alternate. EASE
 and ItemKNN get the whole rows of the users of a batch, and take their former rows back. WMF gets
-the interactions of the batch only. MultVAE makes one pass over the rows of all users so far; with
-``--batch-only``, over the whole rows of the users of the batch. Quality is the NDCG@100 of the
-held-out users.
+the interactions of the batch only. ELSA and MultVAE get the rows of all users so far; with
+``--batch-only``, the whole rows of the users of the batch. Quality is the NDCG@100 of the held-out
+users.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ import numpy as np
 import pandas as pd
 from machine import print_machine
 
-from skvaecf import EASE, WMF, InteractionEncoder, ItemKNN, MultVAE, ndcg_at_k
+from skvaecf import EASE, ELSA, WMF, InteractionEncoder, ItemKNN, MultVAE, ndcg_at_k
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("log")
     parser.add_argument("--share", type=float, help="share of the interactions in the batches")
-    parser.add_argument("--models", nargs="+", default=["EASE", "ItemKNN", "WMF", "MultVAE"])
+    names = ["EASE", "ItemKNN", "WMF", "ELSA", "MultVAE"]
+    parser.add_argument("--models", nargs="+", default=names)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-only", action="store_true")
     arguments = parser.parse_args()
     print_machine()
@@ -46,9 +48,10 @@ def main() -> None:
         batch = np.floor((place - 1 + arguments.share) / arguments.share * 10).clip(-1)
     batch = np.asarray(batch, dtype=int)
     print(f"interactions: {(batch < 0).sum()}, then {np.bincount(batch[batch >= 0]).tolist()}")
-    for model in (EASE(), ItemKNN(), WMF(random_state=0), MultVAE(random_state=0)):
+    networks = [model(random_state=arguments.seed) for model in (ELSA, MultVAE)]
+    for model in (EASE(), ItemKNN(), WMF(random_state=arguments.seed), *networks):
         if type(model).__name__ in arguments.models:
-            replay = isinstance(model, MultVAE) and not arguments.batch_only
+            replay = model in networks and not arguments.batch_only
             run(model, log, batch, test, replay=replay)
 
 

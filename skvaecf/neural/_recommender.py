@@ -130,6 +130,8 @@ class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixi
     _auto_l2: ClassVar[float] = 0.0
     # Whether ``partial_fit`` exists. A network with parameters of each user sets it to False.
     _takes_further_users: ClassVar[bool] = True
+    # The number of epochs of each call of ``partial_fit`` after the first one.
+    _further_epochs: ClassVar[int] = 3
     # The order in which the players make their updates.
     _order: ClassVar[Order] = staticmethod(by_batch)
 
@@ -316,10 +318,11 @@ None, default=None
     def partial_fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, X_before: Any = None
     ) -> Self:
-        """Train for one epoch on further users, starting from what was learned before.
+        """Train for a few epochs on further users, starting from what was learned before.
 
-        The first call is a ``fit``. The following ones make one pass over the rows of X, with the
-        learning rate ``learning_rate``, and no validation: the parameters after the pass are kept.
+        The first call is a ``fit``. The following ones make three passes over the rows of X (two in
+        :class:`~skvaecf.ELSA`), with the learning rate ``learning_rate``, and no validation: the
+        parameters after the last pass are kept.
 
         Parameters
         ----------
@@ -352,15 +355,19 @@ default=None
 
         Notes
         -----
-        Passes over few users lower the quality of the lists of all other users. A pass over the
-        rows of all users, or of the further users and a sample of the others, keeps the quality
-        of a ``fit`` at the cost of one epoch (:ref:`fresh-data`).
+        Passes over few users lower the quality of the lists of all other users. Passes over the
+        rows of all users, or of the further users and a sample of the others, nearly keep the
+        quality of a ``fit`` at the cost of these epochs or less (:ref:`fresh-data`).
+
+        The mini-batches are larger than in ``fit``, because an update has few of them and nothing
+        averages the noise of their gradients: if ``batch_size`` is "auto", they have three
+        twentieths of the rows, but at least 150 and at most 500. Those of ELSA are as in ``fit``.
 
         ``l2_`` stays that of the first call if ``l2`` is "auto". Next to the loss of the n users of
         X it is multiplied by n / U, where U is the number of users in all calls, so that its weight
         for each user is that of a ``fit``. The weight that ``anneal_steps`` increases has its final
-        value. The averages of Adam start anew. ``history_`` gets one more epoch, which is
-        ``best_iter_``.
+        value. The averages of Adam start anew. ``history_`` gets these epochs, too, and
+        ``best_iter_`` is the last one.
         """
         if not hasattr(self, "network_"):
             if X_before is not None:
@@ -385,16 +392,15 @@ default=None
         if weights is not None and not weights.all():
             interactions, weights = csr_array(interactions[weights > 0]), weights[weights > 0]
         x = InteractionBatch.from_csr(interactions, check_device(self.device), weights)
-        learned = self._pass_over(x, interactions, counts, n_further / max(n_users, n_further))
+        learned = self._train_further(x, interactions, counts, n_further / max(n_users, n_further))
         self.__dict__.update(columns | learned)
         self._total_weight, self.item_counts_ = n_users, as_counts(counts)
         return self
 
-    def _pass_over(
+    def _train_further(
         self, x: InteractionBatch, X: csr_array, counts: np.ndarray, share: float
     ) -> dict[str, Any]:
-        """Train for one epoch on these rows, the given share of all users."""
-        started = time.perf_counter()
+        """Train for a few epochs on these rows, the given share of all users."""
         device, params = x.values.device, self.get_params(deep=False)
         # Values of "auto" that were computed from the data of the first call.
         kept = {
@@ -412,25 +418,52 @@ default=None
         generator = torch.Generator(device).manual_seed(seed)
         network: Any = trainer._empty_network((x.n_users, x.n_items), device)
         load_grown(network, self.network_.state_dict(), self.n_features_in_, X, counts)
+        if x.n_items > self.n_features_in_:
+            trainer._start_new_items(network, self.n_features_in_, generator, x)
         set_precision(network, check_precision(self.precision, device))
         players = [p for p in trainer._players(network.train(), x) if not p.moves_first]
-        game = Game(players, x, self.batch_size, type(self)._order)
-        with ProgressBar(type(self).__name__, 1, self.verbose) as bar:
-            figures = game.play(0, generator, lambda: bar.move_to(game.share_of_epoch()))
+        auto = min(max(150, 3 * x.n_users // 20), 500)
+        size = auto if isinstance(self.batch_size, str) else self.batch_size
+        game, history = Game(players, x, size, type(self)._order), [*self.history_]
+
+        def move_bar(n_before: int) -> None:
+            bar.move_to(n_before + game.share_of_epoch())
+
+        with ProgressBar(type(self).__name__, self._further_epochs, self.verbose) as bar:
+            for n_before in range(self._further_epochs):
+                started = time.perf_counter()
+                figures = game.play(n_before, generator, partial(move_bar, n_before))
+                figures["seconds"] = time.perf_counter() - started
+                history.append({"epoch": self.n_iter_ + n_before + 1, **figures})
             bar.complete()
         for player in players:
             player.after_epoch(network)
         copy_from_rank_0(network)
-        n_iter = self.n_iter_ + 1
-        figures["seconds"] = time.perf_counter() - started
+        n_iter = self.n_iter_ + self._further_epochs
         return {
             "network_": network.eval().requires_grad_(False),
-            "history_": [*self.history_, {"epoch": n_iter, **figures}],
+            "history_": history,
             "n_iter_": n_iter,
             "best_iter_": n_iter,
             "_shape": (self._shape[0], x.n_items),
             "_built_with": self._built_with | kept,
         }
+
+    def _start_new_items(
+        self, network: Any, n_known: int, generator: torch.Generator, x: InteractionBatch
+    ) -> None:
+        """Set the parameters of new items if the means over their neighbours are a bad start.
+
+        Parameters
+        ----------
+        network : nn.Module
+            The network with the new items, whose parameters are those means.
+        n_known : int
+            Number of items of the earlier calls. The new items are the last ones.
+        generator : torch.Generator
+        x : InteractionBatch
+            Rows of the users of this call of ``partial_fit``.
+        """
 
     def _draw_seed(self) -> int:
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import KW_ONLY
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from .._batch import InteractionBatch
 from .._parameters import Positive, PositiveInt
 from .._top_k import as_index
 from ..inspection import Explainer, products_of_entries
-from ..linear._subspace import leading_subspace
+from ..linear._subspace import blocks_of_users, leading_subspace
 from ..neural._layers import SelfInitialized
 from ..neural._recommender import TorchRecommender
 from ..neural._training import Batch, Player, Progress
@@ -166,6 +166,8 @@ class ELSA(TorchRecommender):
     max_epochs: PositiveInt = 50
     n_iter_no_change: PositiveInt = 3
 
+    _further_epochs: ClassVar[int] = 2  # a fit has about ten
+
     def _build(self, n_users: int, n_items: int) -> UnitVectors:
         return UnitVectors(n_items, self._n_components_of(n_users, n_items))
 
@@ -194,6 +196,11 @@ class ELSA(TorchRecommender):
                 after_epoch=lambda averaged: averaged.measure(),
             )
         ]
+
+    def _start_new_items(
+        self, network: UnitVectors, n_known: int, generator: torch.Generator, x: InteractionBatch
+    ) -> None:
+        network.start_new_items(n_known, generator, x)
 
     def _latent(self, network: UnitVectors, x: InteractionBatch) -> Tensor:
         return network.encode(x)
@@ -261,6 +268,39 @@ class UnitVectors(SelfInitialized):
         Q = leading_subspace(x, items, self.weight.shape[1], generator)
         self.weight.mul_(1e-6).add_(Q)
         self.weight.div_(row_lengths(self.weight)[:, None])
+        self.measure()
+
+    @torch.no_grad()
+    def start_new_items(
+        self, n_known: int, generator: torch.Generator, x: InteractionBatch
+    ) -> None:
+        r"""Start the vectors of new items from a ridge regression on the vectors of the users.
+
+        With :math:`H = X A` for the known items, the vector of a new item with the column x is
+        :math:`(H^\top H + r I)^{-1} H^\top x`, divided by its length. The number r is a thousandth
+        of the mean of the diagonal of :math:`H^\top H`. The mean of the vectors of the neighbours,
+        :math:`H^\top x`, points to what all users share. With the length 1, however few users the
+        new item has, the model would recommend it to everybody. Items without users get random
+        vectors.
+        """
+        n_components = self.weight.shape[1]
+        self.weight[n_known:] = 0
+        gram = self.weight.new_zeros(n_components, n_components)
+        moments = torch.zeros_like(self.weight[n_known:])
+        for users in blocks_of_users(x):
+            rows = x.rows(users)
+            h = self.encode(rows)
+            weighted = h * rows.row_weights[:, None]
+            gram += h.T @ weighted
+            is_new = rows.items >= n_known
+            new = rows.items[is_new].long() - n_known
+            moments.index_add_(0, new, weighted[rows.users[is_new]])
+        gram.diagonal().add_(1e-3 * gram.trace() / n_components + 1e-6)
+        vectors = torch.linalg.solve(gram, moments.T).T
+        vectors = vectors / row_lengths(vectors)[:, None]
+        noise = torch.empty_like(vectors).normal_(generator=generator)
+        vectors = vectors + 1e-6 * noise
+        self.weight[n_known:] = vectors / row_lengths(vectors)[:, None]
         self.measure()
 
     @torch.no_grad()
