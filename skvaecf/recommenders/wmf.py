@@ -83,12 +83,12 @@ class WMF(
         Weight :math:`\alpha` that an interaction adds to the weight of its pair.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda` of the penalty on the factors. "auto" is
-        :math:`2.3 / (N^{1/4} S^{2/3})`, at most 0.1, where N is the number of interactions and S
-        is the structure of the data (:ref:`structure-of-data`). It is smaller, the more
-        interactions the factors are fitted to, and the better a user's items predict the others.
-        With another ``frequency_exponent`` than 1, it is multiplied by
-        :math:`(\bar C_U \bar C_I)^{(1 - \nu) / 2}`, where the two are the mean total weights of a
-        user and of an item.
+        :math:`2.75 / (N^{1/4} \sqrt{\bar n \rho})`, at most 0.1, where N is the number of
+        interactions, and :math:`\bar n` and :math:`\rho` are the two parts of the structure of the
+        data (:ref:`structure-of-data`). It is smaller, the more interactions the factors are fitted
+        to, and the better a user's items predict the others. With another ``frequency_exponent``
+        than 1, it is multiplied by :math:`(\bar C_U \bar C_I)^{(1 - \nu) / 2}`, where the two are
+        the mean total weights of a user and of an item.
     frequency_exponent : float, default=1.0
         Exponent :math:`\nu` of the total weight of a user or an item in the penalty. With 0 the
         penalty is the same for all.
@@ -318,10 +318,12 @@ class WMF(
         if isinstance(l2, str):
             totals = (observed + a0 * n_users * n_items) / np.array([n_users, n_items])
             scale = float(max(totals.prod(), 1e-12)) ** ((1 - self.frequency_exponent) / 2)
-            n = np.diff(X.indptr).astype(np.float64)
-            n_interactions = max(float(n.sum() if s is None else n @ s), 1)
-            S = structure(with_ones(X), s)
-            l2 = min(2.3 / (n_interactions**0.25 * S ** (2 / 3)), 0.1) * scale
+            n_u = np.diff(X.indptr).astype(np.float64)
+            w = np.ones(len(n_u)) if s is None else s
+            n_interactions = max(float(w @ n_u), 1)
+            n_bar = max(float(w @ n_u**2) / n_interactions, 1)
+            n_bar_rho = n_bar ** (1 / 3) * structure(with_ones(X), s)
+            l2 = min(2.75 / (n_interactions**0.25 * n_bar_rho**0.5), 0.1) * scale
         return float(a0), float(l2)
 
     def _problem(
