@@ -125,9 +125,12 @@ def test_the_formulas(X):
     c = X.sum(axis=0)
     users_of_item = (c**2).sum() / c.sum()
     knn = ItemKNN(weighting=None).fit(X)
-    h = min((585 / (S * users_of_item ** (2 / 3))) ** 3, 1000)
+    h = min((500 / (S * users_of_item ** (2 / 3))) ** 3, 1000)
     assert knn.shrinkage_ == pytest.approx(h)
-    assert knn.n_neighbors_ == int(200 * (1 + h) ** 0.25)
+    assert knn.n_neighbors_ == int(150 * h**0.25) > 200
+    dense = ItemKNN(shrinkage=0.0).fit(X)
+    assert dense.n_neighbors_ == 200
+    assert ItemKNN(7).fit(X).n_neighbors_ == 7
     slim = SLIM().fit(X)
     assert slim.l1_ == pytest.approx(0.15 * users_of_item**0.5)
     assert slim.l2_ == pytest.approx(500 * n_users**0.25 / S)

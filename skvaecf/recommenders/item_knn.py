@@ -55,9 +55,9 @@ class ItemKNN(GramRecommender):
     ----------
     n_neighbors : int or "auto", default="auto"
         Number of items in :math:`N(j)`. Of equally similar items, those with the lower numbers are
-        taken. "auto" is :math:`200 \, (1 + h')^{1/4}`, rounded down, where :math:`h'` is the
-        shrinkage h divided by the mean of :math:`a_{ui}^2` over the interactions: the less a single
-        similarity is worth, the more of them are summed.
+        taken. "auto" is :math:`150 \, h'^{1/4}`, rounded down and at least 200, where :math:`h'` is
+        the shrinkage h divided by the mean of :math:`a_{ui}^2` over the interactions: the less a
+        single similarity is worth, the more of them are summed.
     metric : {"cosine", "jaccard"}, default="cosine"
         Similarity of two items [1]_. With a ``weighting``, "jaccard" is its extension to real
         numbers, the Tanimoto similarity.
@@ -70,7 +70,7 @@ class ItemKNN(GramRecommender):
     shrinkage : float or "auto", default="auto"
         The term h, in the unit of :math:`a_i^\top a_j` (without ``weighting``, a number of users).
         It reduces similarities that are based on few users [3]_. "auto" is the mean of
-        :math:`a_{ui}^2` over the interactions times :math:`(585 / (S \kappa^{2/3}))^3`, at most
+        :math:`a_{ui}^2` over the interactions times :math:`(500 / (S \kappa^{2/3}))^3`, at most
         1000 times. S is the structure of the data (:ref:`structure-of-data`), and
         :math:`\kappa = \sum_i c_i^2 / \sum_i c_i` is the mean number of users of the item of an
         interaction. So it is small, unless a user's items hardly predict the others or the items
@@ -211,7 +211,7 @@ class ItemKNN(GramRecommender):
         if isinstance(h, str):
             h = auto_shrinkage(structure(), counts) * mean_square
         if isinstance(k, str):
-            k = int(200 * (1 + h / mean_square) ** 0.25) if mean_square > 0 else 200
+            k = max(int(150 * min(h / max(mean_square, 1e-9), 1e12) ** 0.25), 200)
         blocks, nearest = list(blocks), []
         # s_ij = a_i.a_j / (|a_i| |a_j| + h) or a_i.a_j / (|a_i|^2 + |a_j|^2 - a_i.a_j + h)
         for block in blocks:
@@ -244,4 +244,4 @@ class ItemKNN(GramRecommender):
 
 def auto_shrinkage(structure: float, counts: np.ndarray) -> float:
     """Return the shrinkage in the unit of the mean of a_ui^2, from the items' numbers of users."""
-    return min((585 / (structure * max(typical_count(counts), 1e-9) ** (2 / 3))) ** 3, 1000)
+    return min((500 / (structure * max(typical_count(counts), 1e-9) ** (2 / 3))) ** 3, 1000)
