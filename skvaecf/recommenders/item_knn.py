@@ -244,4 +244,5 @@ class ItemKNN(GramRecommender):
 
 def auto_shrinkage(structure: float, counts: np.ndarray) -> float:
     """Return the shrinkage in the unit of the mean of a_ui^2, from the items' numbers of users."""
-    return min((500 / (structure * max(typical_count(counts), 1e-9) ** (2 / 3))) ** 3, 1000)
+    information: float = structure * max(typical_count(counts), 1e-9) ** (2 / 3)
+    return min((500 / information) ** 3, 1000)
