@@ -117,12 +117,22 @@ def test_the_formulas(X):
     S = structure(csr_array(X, dtype=np.float32))
     assert EASE().fit(X).l2_ == pytest.approx(1300 * n_users**0.25 / S)
     wmf = WMF(4, random_state=0).fit(X)
-    assert wmf.unobserved_weight_ == pytest.approx(10 * X.nnz / (n_users * n_items))
-    assert wmf.l2_ == pytest.approx(min(0.28 / S, 0.1))
+    assert wmf.unobserved_weight_ == pytest.approx(n_items**0.25 * X.nnz / (n_users * n_items))
+    n = X.sum(axis=1)
+    n_bar = (n**2).sum() / n.sum()
+    rho = S / n_bar ** (2 / 3)
+    assert wmf.l2_ == pytest.approx(min(2.75 / (X.nnz**0.25 * (n_bar * rho) ** 0.5), 0.1))
+    c = X.sum(axis=0)
+    users_of_item = (c**2).sum() / c.sum()
     knn = ItemKNN(weighting=None).fit(X)
-    assert knn.shrinkage_ == pytest.approx(min((25 / S) ** 5, 1000))
-    c, slim = X.sum(axis=0), SLIM().fit(X)
-    assert slim.l1_ == pytest.approx(0.15 * ((c**2).sum() / c.sum()) ** 0.5)
+    h = min((500 / (S * users_of_item ** (2 / 3))) ** 3, 1000)
+    assert knn.shrinkage_ == pytest.approx(h)
+    assert knn.n_neighbors_ == int(150 * h**0.25) > 200
+    dense = ItemKNN(shrinkage=0.0).fit(X)
+    assert dense.n_neighbors_ == 200
+    assert ItemKNN(7).fit(X).n_neighbors_ == 7
+    slim = SLIM().fit(X)
+    assert slim.l1_ == pytest.approx(0.15 * users_of_item**0.5)
     assert slim.l2_ == pytest.approx(500 * n_users**0.25 / S)
 
 

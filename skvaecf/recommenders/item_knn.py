@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._checks import check_finite
 from .._parameters import NonNegative, PositiveInt
-from .._statistics import structure, structure_of_gram
+from .._statistics import structure, structure_of_gram, typical_count
 from .._threads import in_threads
 from .._top_k import largest_positive
 from ..base import Scorer
@@ -55,9 +55,11 @@ class ItemKNN(GramRecommender):
 
     Parameters
     ----------
-    n_neighbors : int, default=200
+    n_neighbors : int or "auto", default="auto"
         Number of items in :math:`N(j)`. Of equally similar items, those with the lower numbers are
-        taken.
+        taken. "auto" is :math:`150 \, h'^{1/4}`, rounded down and at least 200, where :math:`h'` is
+        the shrinkage h divided by the mean of :math:`a_{ui}^2` over the interactions: the less a
+        single similarity is worth, the more of them are summed.
     metric : {"cosine", "jaccard"}, default="cosine"
         Similarity of two items [1]_. With a ``weighting``, "jaccard" is its extension to real
         numbers, the Tanimoto similarity.
@@ -70,9 +72,11 @@ class ItemKNN(GramRecommender):
     shrinkage : float or "auto", default="auto"
         The term h, in the unit of :math:`a_i^\top a_j` (without ``weighting``, a number of users).
         It reduces similarities that are based on few users [3]_. "auto" is the mean of
-        :math:`a_{ui}^2` over the interactions times :math:`(25 / S)^5`, at most 1000 times, where S
-        is the structure of the data (:ref:`structure-of-data`): small, unless a user's items
-        hardly predict the others.
+        :math:`a_{ui}^2` over the interactions times :math:`(500 / (S \kappa^{2/3}))^3`, at most
+        1000 times. S is the structure of the data (:ref:`structure-of-data`), and
+        :math:`\kappa = \sum_i c_i^2 / \sum_i c_i` is the mean number of users of the item of an
+        interaction. So it is small, unless a user's items hardly predict the others or the items
+        have few users.
     use_values : bool, default=False
         Whether the values of X weigh the interactions. If False, every positive value counts as 1.
 
@@ -80,6 +84,8 @@ class ItemKNN(GramRecommender):
     ----------
     item_similarity_ : csr_array of shape (n_items, n_items), float32
         Column j holds the similarities of item j to its neighbours :math:`N(j)`.
+    n_neighbors_ : int
+        The number of neighbours that was used.
     shrinkage_ : float
         The term h that was used.
     item_counts_ : ndarray of shape (n_items,), int64
@@ -110,7 +116,7 @@ class ItemKNN(GramRecommender):
            [3]])
     """
 
-    n_neighbors: PositiveInt = 200
+    n_neighbors: PositiveInt | Literal["auto"] = "auto"
     _: KW_ONLY
     metric: Literal["cosine", "jaccard"] = "cosine"
     weighting: Literal["tfidf", "bm25"] | None = "tfidf"
@@ -125,14 +131,15 @@ class ItemKNN(GramRecommender):
         factors = of_user.repeat(n_u) * of_item[X.indices]
         A = csr_array((factors * X.data, X.indices, X.indptr), X.shape)
         weighted = csr_array((weights.repeat(n_u) * A.data, A.indices, A.indptr), A.shape)
-        squares = weighted.data * A.data
-        h = self.shrinkage
-        if isinstance(h, str):
-            mean_square = squares.sum() / max(counts.sum(), 1)
-            h = auto_shrinkage(structure(with_ones(X), weights), mean_square)
         items = csr_array(weighted.T)
-        squared = np.bincount(A.indices, squares, minlength=n_items)  # |a_i|^2
-        self._solve(sparse_item_blocks(A), lambda block: items[block] @ A, squared, h)
+        squared = np.bincount(A.indices, weighted.data * A.data, minlength=n_items)  # |a_i|^2
+        self._solve(
+            sparse_item_blocks(A),
+            lambda block: items[block] @ A,
+            squared,
+            counts,
+            lambda: structure(with_ones(X), weights),
+        )
 
     # a_ui is the product of a weight of the user and one of the item. The weight of a user is the
     # difference L - m_u of a number that depends on the number of items and one that does not, so
@@ -184,21 +191,29 @@ class ItemKNN(GramRecommender):
             return products
 
         squared = of_item**2 * np.dot(coefficients, [gram.diagonal() for gram in grams])
-        h = self.shrinkage
-        if isinstance(h, str):
-            h = auto_shrinkage(
-                structure_of_gram(sums.grams[0]), squared.sum() / max(counts.sum(), 1)
-            )
-        self._solve(blocks_of_rows(np.diff(grams[0].indptr)), products_of, squared, h)
+        self._solve(
+            blocks_of_rows(np.diff(grams[0].indptr)),
+            products_of,
+            squared,
+            counts,
+            lambda: structure_of_gram(sums.grams[0]),
+        )
 
     def _solve(
         self,
         blocks: Iterable[np.ndarray],
         products_of: Callable[[np.ndarray], csr_array],
         squared: np.ndarray,
-        h: float,
+        counts: np.ndarray,
+        structure: Callable[[], float],
     ) -> None:
         """Find the neighbours of all items, block by block of their products with the others."""
+        mean_square = squared.sum() / max(counts.sum(), 1)
+        h, k = self.shrinkage, self.n_neighbors
+        if isinstance(h, str):
+            h = auto_shrinkage(structure(), counts) * mean_square
+        if isinstance(k, str):
+            k = max(int(150 * min(h / max(mean_square, 1e-9), 1e12) ** 0.25), 200)
         blocks = list(blocks)
 
         # s_ij = a_i.a_j / (|a_i| |a_j| + h) or a_i.a_j / (|a_i|^2 + |a_j|^2 - a_i.a_j + h)
@@ -213,13 +228,14 @@ class ItemKNN(GramRecommender):
             similarity = np.divide(shared.data, scale, out=np.zeros(len(i)), where=scale > 0)
             similarity[i == j] = 0
             shared.data = similarity.astype(np.float32)
-            return largest_positive(shared, int(self.n_neighbors))
+            return largest_positive(shared, int(k))
 
         nearest = in_threads(neighbors_of, blocks, torch.device("cpu"))
         place = np.argsort(np.concatenate(blocks))
         similarity = csr_array(vstack(nearest, format="csr")[place].T)
         check_finite(self, similarity.data)
-        self.item_similarity_, self.shrinkage_ = similarity, float(h)
+        self.item_similarity_ = similarity
+        self.n_neighbors_, self.shrinkage_ = int(k), float(h)
 
     def _scorer(self) -> Scorer:
         return sparse_scorer(self.item_similarity_)
@@ -231,6 +247,7 @@ class ItemKNN(GramRecommender):
         return stored_similarities(csr_array(self.item_similarity_.T))  # rows of N(j)
 
 
-def auto_shrinkage(structure: float, mean_square: float) -> float:
-    """Return the shrinkage for the structure of the data and the mean of a_ui^2."""
-    return min((25 / structure) ** 5, 1000) * mean_square
+def auto_shrinkage(structure: float, counts: np.ndarray) -> float:
+    """Return the shrinkage in the unit of the mean of a_ui^2, from the items' numbers of users."""
+    information: float = structure * max(typical_count(counts), 1e-9) ** (2 / 3)
+    return min((500 / information) ** 3, 1000)

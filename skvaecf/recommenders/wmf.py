@@ -75,15 +75,18 @@ class WMF(
     n_components : int, default=128
         Number of components of the factors.
     unobserved_weight : float or "auto", default="auto"
-        Weight :math:`\alpha_0` of a pair without an interaction. "auto" is 10 times the mean of
-        :math:`\alpha \, r_{ui}` over all pairs, so that the pairs without an interaction together
-        weigh 10 times as much as the interactions.
+        Weight :math:`\alpha_0` of a pair without an interaction. "auto" is :math:`I^{1/4}` times
+        the mean of :math:`\alpha \, r_{ui}` over all pairs, where I is the number of items. So the
+        pairs without an interaction together weigh :math:`I^{1/4}` times as much as the
+        interactions, for example 10 times with 10,000 items.
     confidence : float, default=1.0
         Weight :math:`\alpha` that an interaction adds to the weight of its pair.
     l2 : float or "auto", default="auto"
-        Weight :math:`\lambda` of the penalty on the factors. "auto" is :math:`0.28 / S`, at most
-        0.1, where S is the structure of the data (:ref:`structure-of-data`): the better a user's
-        items predict the others, the smaller the penalty. With another ``frequency_exponent``
+        Weight :math:`\lambda` of the penalty on the factors. "auto" is
+        :math:`2.75 / (N^{1/4} \sqrt{\bar n \rho})`, at most 0.1, where N is the number of
+        interactions, and :math:`\bar n` and :math:`\rho` are the two parts of the structure of the
+        data (:ref:`structure-of-data`). It is smaller, the more interactions the factors are fitted
+        to, and the better a user's items predict the others. With another ``frequency_exponent``
         than 1, it is multiplied by :math:`(\bar C_U \bar C_I)^{(1 - \nu) / 2}`, where the two are
         the mean total weights of a user and of an item.
     frequency_exponent : float, default=1.0
@@ -311,11 +314,16 @@ class WMF(
         n_users = X.shape[0] if s is None else float(s.sum())
         observed = self.confidence * float(values.sum(dtype=np.float64))
         if isinstance(a0, str):
-            a0 = 10 * observed / (n_users * n_items)
+            a0 = n_items**0.25 * observed / (n_users * n_items)
         if isinstance(l2, str):
             totals = (observed + a0 * n_users * n_items) / np.array([n_users, n_items])
             scale = float(max(totals.prod(), 1e-12)) ** ((1 - self.frequency_exponent) / 2)
-            l2 = min(0.28 / structure(with_ones(X), s), 0.1) * scale
+            n_u = np.diff(X.indptr).astype(np.float64)
+            w = np.ones(len(n_u)) if s is None else s
+            n_interactions = max(float(w @ n_u), 1)
+            n_bar = max(float(w @ n_u**2) / n_interactions, 1)
+            n_bar_rho = n_bar ** (1 / 3) * structure(with_ones(X), s)
+            l2 = min(2.75 / (n_interactions**0.25 * n_bar_rho**0.5), 0.1) * scale
         return float(a0), float(l2)
 
     def _problem(
