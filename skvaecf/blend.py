@@ -117,10 +117,10 @@ class Blend(_BaseComposition, BaseRecommender):
 
     The weights are chosen by bagging [1]_ a search over a grid on the simplex, which has at most
     300 points. The best point is searched for 500 samples, each of a fortieth of the held-out
-    users, at least 5, drawn with replacement. ``weights_`` is the mean of these best points. The best
-    point for all held-out users, or for larger samples, differs more between seeds
-    (:ref:`quality-of-blends`). To save time, only items
-    that a member ranks among its best 200, and held-out items, take part in the search.
+    users, at least 5, drawn with replacement. ``weights_`` is the mean of these best points. The
+    best point for all held-out users, or for larger samples, differs more between seeds
+    (:ref:`quality-of-blends`). To save time, only items that a member ranks among its best 200, and
+    held-out items, take part in the search.
 
     The composition is that of scikit-learn's ``VotingRegressor``: nested parameters have the names
     ``name__parameter``, and ``set_params(name="drop")`` leaves a member out.
