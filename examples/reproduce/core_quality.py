@@ -126,6 +126,7 @@ SETTINGS = {
     ("EASE", "l2=500"): EASE(500),
     ("EASE", "l2=1000"): EASE(1000),
     ("EASE", "l2=2000"): EASE(2000),
+    ("EASE", "all four"): EASE(dropout=0.3, user_exponent=0.25, item_exponent=0.1, relaxation=0.2),
     ("ELSA", "default"): ELSA(),
     ("ELSA", "512"): ELSA(512),
     ("MultDAE", "default"): MultDAE(),
