@@ -88,7 +88,7 @@ def same_shape(*matrices):
 
 def make_members(n_items):
     """Return the models by name, with settings that were chosen on a tenth of each training row."""
-    members = {"WMF": WMF(256), "MultVAE": MultVAE(early_stopping=False)}
+    members = {"WMF": WMF(), "MultVAE": MultVAE(early_stopping=False)}
     # The matrix of EASE takes 6.7 GB for 41,000 items.
     if n_items < 50_000:
         members["EASE"] = EASE(dropout=0.3, user_exponent=0.25, item_exponent=0.1, relaxation=0.2)

@@ -264,6 +264,8 @@ class Decoder(nn.Module):
 
     Attributes
     ----------
+    n_components : int
+        As the parameter.
     hidden : nn.Sequential
         Hidden layers.
     logits : ItemLogits
@@ -272,6 +274,7 @@ class Decoder(nn.Module):
 
     def __init__(self, n_components: int, layer_sizes: Sequence[int], n_items: int) -> None:
         super().__init__()
+        self.n_components = n_components
         sizes = (n_components, *layer_sizes)
         self.hidden = nn.Sequential(
             *(layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.Tanh()))

@@ -550,7 +550,7 @@ default=None
             initialize(network, generator, x)
             if getattr(self, "init", "random") == "svd":
                 # MultVAE's encoder has further columns, for the log-variances.
-                weights = network.encoder.item_weights[:, : self.n_components]
+                weights = network.encoder.item_weights[:, : network.decoder.n_components]
                 latent = partial(self._latent, network)
                 start_from_svd(weights, network.decoder, latent, generator, x)
         set_precision(network, check_precision(self.precision, device))
@@ -734,18 +734,20 @@ default=None
     ) -> dict[str, Any]:
         """Return the fitted attributes of the recommender after the epochs so far."""
         of_training = TorchRecommender._parameter_constraints
-        params = self.get_params(deep=False)
+        params, shape = self.get_params(deep=False), (x.n_users, x.n_items)
+        chooses_size = hasattr(self, "_n_components_of")
         return {
             "network_": progress.averaged,
             "history_": [*progress.history],
             "n_iter_": len(progress.history),
             "best_iter_": progress.best.epoch,
-            "_shape": (x.n_users, x.n_items),
+            "_shape": shape,
             "_total_weight": float(x.total_weight),
             # To build the network again, even if the parameters have been changed since.
             "_built_with": {n: value for n, value in params.items() if n not in of_training},
             "n_features_in_": x.n_items,
             **({"l2_": self._l2_of(x)} if self._auto_l2 else {}),
+            **({"n_components_": self._n_components_of(*shape)} if chooses_size else {}),
             **columns,
         }
 

@@ -19,7 +19,7 @@ from ..inspection import Explainer, products_of_entries
 from ..linear._subspace import blocks_of_users, leading_subspace
 from ..neural._layers import SelfInitialized
 from ..neural._recommender import TorchRecommender
-from ..neural._training import Batch, Player, Progress
+from ..neural._training import Batch, Player
 
 # Numbers of a block of item vectors, which stays in the processor's cache: 1 MiB of float32.
 BLOCK_ENTRIES = 2**18
@@ -219,12 +219,6 @@ class ELSA(TorchRecommender):
             return parts, parts.new_zeros(items.shape)
 
         return contribute
-
-    def _fitted_so_far(
-        self, x: InteractionBatch, columns: dict[str, Any], progress: Progress
-    ) -> dict[str, Any]:
-        n_components = self._n_components_of(x.n_users, x.n_items)
-        return super()._fitted_so_far(x, columns, progress) | {"n_components_": n_components}
 
     @property
     def item_factors_(self) -> np.ndarray:

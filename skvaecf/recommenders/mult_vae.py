@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import KW_ONLY
 from typing import Any, ClassVar, Literal
 
@@ -43,8 +44,10 @@ class MultVAE(TorchRecommender):
 
     Parameters
     ----------
-    n_components : int, default=200
-        Number of components of the latent vector.
+    n_components : int or "auto", default="auto"
+        Number of components of the latent vector. "auto" is :math:`\sqrt{U I} / 30` for U users and
+        I items, rounded up, at least 200 and at most 400: the more users and items, the more
+        components pay.
     encoder_layer_sizes : tuple of int, default=()
         Widths of the hidden tanh layers of the encoder. With ``()`` the encoder is linear.
     decoder_layer_sizes : tuple of int, default=()
@@ -137,6 +140,8 @@ class MultVAE(TorchRecommender):
         Number of epochs that were run.
     best_iter_ : int
         Number of the epoch whose parameters are kept, counted from 1.
+    n_components_ : int
+        Number of components that was used.
     l2_ : float
         The weight :math:`\lambda` that was used.
     item_counts_ : ndarray of shape (n_items,), int64
@@ -183,7 +188,7 @@ class MultVAE(TorchRecommender):
     (2, 3)
     """
 
-    n_components: PositiveInt = 200
+    n_components: PositiveInt | Literal["auto"] = "auto"
     _: KW_ONLY
     encoder_layer_sizes: LayerSizes = ()
     decoder_layer_sizes: LayerSizes = ()
@@ -203,12 +208,17 @@ class MultVAE(TorchRecommender):
     _auto_l2: ClassVar[float] = 0.45
 
     def _build(self, n_users: int, n_items: int) -> VariationalAutoencoder:
+        n_components = self._n_components_of(n_users, n_items)
         return VariationalAutoencoder(
-            Encoder(n_items, self.encoder_layer_sizes, 2 * self.n_components),
-            Decoder(self.n_components, self.decoder_layer_sizes, n_items),
-            build_part("posterior", self.posterior, self.n_components),
-            build_part("prior", self.prior, n_items, self.n_components),
+            Encoder(n_items, self.encoder_layer_sizes, 2 * n_components),
+            Decoder(n_components, self.decoder_layer_sizes, n_items),
+            build_part("posterior", self.posterior, n_components),
+            build_part("prior", self.prior, n_items, n_components),
         )
+
+    def _n_components_of(self, n_users: int, n_items: int) -> int:
+        auto = min(max(math.ceil(math.sqrt(n_users * n_items) / 30), 200), 400)
+        return auto if isinstance(self.n_components, str) else self.n_components
 
     def _players(self, network: VariationalAutoencoder, x: InteractionBatch) -> list[Player]:
         likelihood, l2 = likelihood_class(self.likelihood), self._l2_of(x) / x.n_users
