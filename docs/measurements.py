@@ -196,7 +196,7 @@ def _table(lines, n_labels):
             row += nodes.entry("", nodes.paragraph("", "", text))
         (body if i else head).append(row)
     group += [head, body]
-    return nodes.table("", group)
+    return nodes.table("", group, classes=["skvaecf-labels"] if n_labels > 1 else [])
 
 
 def add_defaults(path, data, cpu):
