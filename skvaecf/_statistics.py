@@ -22,10 +22,15 @@ def evenly_spaced(numbers: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     return numbers[np.unique(np.linspace(0, len(numbers) - 1, n).astype(np.int64))]
 
 
-def typical_count(counts: NDArray[np.int64]) -> float:
-    r"""Compute the mean number of users of the item of an interaction, sum c_i^2 / sum c_i."""
+def typical_count(counts: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> float:
+    r"""Compute the mean number of users of the item of an interaction, sum c_i^2 / sum c_i.
+
+    With the numbers of items of the users, it is the mean number of items of the user of an
+    interaction. Weights are those of the users: sum w_u n_u^2 / sum w_u n_u.
+    """
     c = counts.astype(np.float64)
-    return float((c**2).sum() / max(c.sum(), 1))
+    of_all = c if weights is None else weights * c
+    return float(of_all @ c / max(of_all.sum(), 1))
 
 
 def structure(X: csr_array, weights: NDArray[np.float64] | None = None) -> float:

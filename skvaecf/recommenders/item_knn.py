@@ -205,13 +205,13 @@ class ItemKNN(GramRecommender):
         products_of: Callable[[np.ndarray], csr_array],
         squared: np.ndarray,
         counts: np.ndarray,
-        structure: Callable[[], float],
+        measure_structure: Callable[[], float],
     ) -> None:
         """Find the neighbours of all items, block by block of their products with the others."""
         mean_square = squared.sum() / max(counts.sum(), 1)
         h, k = self.shrinkage, self.n_neighbors
         if isinstance(h, str):
-            h = auto_shrinkage(structure(), counts) * mean_square
+            h = auto_shrinkage(measure_structure(), counts) * mean_square
         if isinstance(k, str):
             k = max(int(150 * min(h / max(mean_square, 1e-9), 1e12) ** 0.25), 200)
         blocks = list(blocks)
@@ -247,7 +247,7 @@ class ItemKNN(GramRecommender):
         return stored_similarities(csr_array(self.item_similarity_.T))  # rows of N(j)
 
 
-def auto_shrinkage(structure: float, counts: np.ndarray) -> float:
+def auto_shrinkage(S: float, counts: np.ndarray) -> float:
     """Return the shrinkage in the unit of the mean of a_ui^2, from the items' numbers of users."""
-    information: float = structure * max(typical_count(counts), 1e-9) ** (2 / 3)
+    information: float = S * max(typical_count(counts), 1e-9) ** (2 / 3)
     return min((500 / information) ** 3, 1000)

@@ -29,7 +29,7 @@ from .._parameters import (
 )
 from .._partial_fit import PartialFitMixin, widened
 from .._progress import ProgressBar
-from .._statistics import structure
+from .._statistics import structure, typical_count
 from .._top_k import as_index
 from .._vectors import LatentFactorMixin, SimilarItemsMixin, cosines
 from ..base import BaseRecommender, SampleWeightMixin, Scorer
@@ -318,12 +318,11 @@ class WMF(
         if isinstance(l2, str):
             totals = (observed + a0 * n_users * n_items) / np.array([n_users, n_items])
             scale = float(max(totals.prod(), 1e-12)) ** ((1 - self.frequency_exponent) / 2)
-            n_u = np.diff(X.indptr).astype(np.float64)
-            w = np.ones(len(n_u)) if s is None else s
-            n_interactions = max(float(w @ n_u), 1)
-            n_bar = max(float(w @ n_u**2) / n_interactions, 1)
-            n_bar_rho = n_bar ** (1 / 3) * structure(with_ones(X), s)
-            l2 = min(2.75 / (n_interactions**0.25 * n_bar_rho**0.5), 0.1) * scale
+            n_u = np.diff(X.indptr)
+            n_interactions = max(float(n_u.sum() if s is None else n_u @ s), 1)
+            # The structure is n^(2/3) rho.
+            n_rho = max(typical_count(n_u, s), 1) ** (1 / 3) * structure(with_ones(X), s)
+            l2 = min(2.75 / (n_interactions**0.25 * n_rho**0.5), 0.1) * scale
         return float(a0), float(l2)
 
     def _problem(
