@@ -97,6 +97,12 @@ def make_members(n_items):
     return members
 
 
+def popularity(X, asked):
+    """Compute the mean number of users of the items of some interactions, relative to X's own."""
+    counts = np.bincount(X.indices, minlength=X.shape[1])
+    return counts[asked.indices].mean() / counts[X.indices].mean()
+
+
 def print_row(name, values):
     print(f"{name:24}" + "".join(f"{value:10.4f}" for value in values), flush=True)
 
@@ -112,6 +118,9 @@ def main():
     members = make_members(train.shape[1])
 
     fold_in, heldout = split_interactions(train, 0.1, random_state=0)
+    # About 1 if the items are a random sample. Then what is chosen on the one part suits the other.
+    of_tenth, of_test = popularity(fold_in, heldout), popularity(train, test)
+    print(f"popularity of the held-out items: {of_tenth:.2f} (the tenth), {of_test:.2f} (test)")
     blend = Blend(list(members.items()), weights="auto", random_state=0)
     chosen = blend.fit(fold_in, X_val=(fold_in, heldout)).weights_
     print("weights:", dict(zip(members, chosen.round(2), strict=True)), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -72,8 +73,9 @@ class WMF(
 
     Parameters
     ----------
-    n_components : int, default=128
-        Number of components of the factors.
+    n_components : int or "auto", default="auto"
+        Number of components of the factors. "auto" is :math:`\sqrt{U I} / 30` for U users and I
+        items, rounded up, but at least 128 and at most 400.
     unobserved_weight : float or "auto", default="auto"
         Weight :math:`\alpha_0` of a pair without an interaction. "auto" is :math:`I^{1/4}` times
         the mean of :math:`\alpha \, r_{ui}` over all pairs, where I is the number of items. So the
@@ -126,6 +128,8 @@ class WMF(
         The matrix P of the users in ``fit``, followed by those of ``partial_fit``.
     item_factors_ : ndarray of shape (n_items, n_components), float32
         The matrix Q in principal axes: ``item_factors_.T @ item_factors_`` is diagonal.
+    n_components_ : int
+        The number of components that was used.
     unobserved_weight_, l2_ : float
         The weights :math:`\alpha_0` and :math:`\lambda` that were used.
     history_ : list of dict
@@ -193,7 +197,7 @@ class WMF(
            [3]])
     """
 
-    n_components: PositiveInt = 128
+    n_components: PositiveInt | Literal["auto"] = "auto"
     _: KW_ONLY
     unobserved_weight: NonNegative | Literal["auto"] = "auto"
     confidence: Positive = 1.0
@@ -225,8 +229,11 @@ class WMF(
         if s is not None:
             items = items.with_values(items.values * s[items.items])
 
-        Q = leading_subspace(users, items, self.n_components, generator)
-        P = torch.zeros(X.shape[0], self.n_components, dtype=torch.float32, device=device)
+        n_components = self.n_components
+        if isinstance(n_components, str):
+            n_components = min(max(math.ceil(math.sqrt(X.shape[0] * X.shape[1]) / 30), 128), 400)
+        Q = leading_subspace(users, items, n_components, generator)
+        P = torch.zeros(X.shape[0], n_components, dtype=torch.float32, device=device)
         # p_u . q_i at the interactions
         predicted = torch.zeros(X.nnz, dtype=torch.float32, device=device)
         history: list[dict[str, float]] = []
@@ -264,7 +271,7 @@ class WMF(
         check_finite(self, user_factors)
         check_finite(self, item_factors)
         self.user_factors_, self.item_factors_ = user_factors, item_factors
-        self.unobserved_weight_, self.l2_ = weights
+        self.n_components_, (self.unobserved_weight_, self.l2_) = n_components, weights
         self._item_weights = (self.confidence * items.sum(items.values)).cpu().numpy()
         self._user_weights = None if sample_weight is None else sample_weight.astype(np.float32)
         self._item_gram = (Q.T @ Q).cpu().numpy()  # a request must not wait for this product
