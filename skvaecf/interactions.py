@@ -183,7 +183,8 @@ def seen_items(X: Any) -> tuple[np.ndarray, np.ndarray]:
     Duplicates of an entry are returned, too.
     """
     if not issparse(X):
-        return (X > 0).nonzero()
+        rows, items = (X > 0).nonzero()
+        return rows, items
     positive = X.data > 0
     return rows_of_entries(X)[positive], X.indices[positive]
 
