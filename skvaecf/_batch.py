@@ -112,10 +112,7 @@ class InteractionBatch:
     @cached_property
     def users(self) -> Tensor:
         """Row number of each stored entry, shape (n_entries,), int64."""
-        ends = self.offsets[1:]
-        rows_ended = self.offsets.new_zeros(self.items.shape[0] + 1)
-        rows_ended.index_add_(0, ends, torch.ones_like(ends))
-        return rows_ended[:-1].cumsum(0)
+        return torch.repeat_interleave(self.counts, output_size=self.items.shape[0])
 
     @property
     def row_weights(self) -> Tensor:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ._batch import InteractionBatch
 
+FEW_SCORES = 2**16  # of which torch finds the largest faster without groups
+
 
 def top_k(
     scores: Tensor, k: int, counts: np.ndarray | None = None
@@ -82,7 +84,7 @@ def _largest(scores: Tensor, k: int, *, ordered: bool = False) -> tuple[Tensor, 
     one of the k largest maxima, so only k groups need to be searched.
     """
     n_columns = scores.shape[1]
-    if n_columns <= 16 * k:
+    if n_columns <= 16 * k or scores.numel() <= FEW_SCORES:
         return scores.topk(k, dim=1, sorted=ordered)
     n_groups = n_columns // 8
     # Group g holds the columns g, g + n_groups, g + 2 n_groups... The last few are in no group.

@@ -23,7 +23,14 @@ from ._parameters import constraints_of
 from ._top_k import as_index
 from ._version import __version__
 from .inspection import Explainer, Explanation, explain, leave_one_out
-from .interactions import binary_csr, check_rows, check_user_weights, count_users, value_csr
+from .interactions import (
+    binary_csr,
+    check_rows,
+    check_user_weights,
+    count_users,
+    take_rows,
+    value_csr,
+)
 from .persistence import SaveMixin
 from .ranking import Scores, recommend, row_blocks
 from .scorers import ndcg_at_k
@@ -121,7 +128,7 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         in ``skvaecf.ranking``.
         """
         score_rows = self._row_scorer()
-        return lambda block: score_rows(X[block])
+        return lambda block: score_rows(take_rows(X, block))
 
     def _explainer(self) -> Explainer:
         """Return the function that divides the scores of a block of rows among the users' items.

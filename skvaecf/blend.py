@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY, field
 from inspect import signature
-from itertools import combinations_with_replacement
-from math import comb
 from numbers import Integral
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -23,10 +21,10 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import has_fit_parameter, validate_data
 from torch import Tensor
 
+from ._blend_weights import best_weights
 from ._devices import default_modes
 from ._parameters import AtLeastTwo, Fraction, RandomState
 from ._partial_fit import grown_columns, widened
-from ._top_k import top_k
 from .base import BaseRecommender, Scorer
 from .inspection import Explainer, row_explainer
 from .interactions import (
@@ -37,14 +35,9 @@ from .interactions import (
     count_users,
     rows_of_entries,
 )
-from .metrics import ndcg
 from .model_selection import UserSplitter, split_interactions
 from .neural._recommender import check_X_val
-from .ranking import row_blocks, row_scorer
-
-K = 100  # NDCG@100, as in early stopping and ``score``
-N_POINTS = 300
-N_RESAMPLES = 500
+from .ranking import row_scorer
 
 
 class Blend(_BaseComposition, BaseRecommender):
@@ -367,7 +360,7 @@ default=None
         if validation is not None:
             fold_in, heldout = map(check_rows, validation)
             scorers = [*map(_standard_scorer, names, fitted)]
-            weights = _best_weights(scorers, fold_in, heldout, seed)
+            weights = best_weights(scorers, fold_in, heldout, seed)
         if not isinstance(rows, slice):
             fitted = self._fit_members(members, X, None, sample_weight)
         self.estimators_, self.weights_, self._names = fitted, weights, list(names)
@@ -513,66 +506,3 @@ def _scorer_with_moments(name: str, member: Any) -> Callable[[Any], tuple[Tensor
         return scores, mean, std.where(std > 0, torch.inf)
 
     return scores_and_moments
-
-
-def _best_weights(
-    scorers: Sequence[Scorer], fold_in: Any, heldout: Any, seed: int
-) -> NDArray[np.float64]:
-    """Choose the weights by bagging an exhaustive search on the held-out users."""
-    heldout = binary_csr(heldout)
-    users = np.flatnonzero(np.diff(heldout.indptr))
-    fold_in, heldout = fold_in[users], heldout[users]
-    grid = _simplex_grid(len(scorers))
-    values = []
-    for block in row_blocks(*fold_in.shape):
-        rows = fold_in[block]
-        z = torch.stack([standard_scores(rows).cpu() for standard_scores in scorers])
-        values.append(_ndcg_on_grid(grid, z, binary_csr(rows), heldout[block]))
-    per_user = np.concatenate(values, axis=1)
-    rng = np.random.RandomState(seed)
-    n_drawn, shares = max(len(users) // 40, 5), np.full(len(users), 1 / len(users))
-    # Rounded, so that the order of the sums does not decide between points that are equally good.
-    best = [
-        (per_user @ rng.multinomial(n_drawn, shares)).round(9).argmax() for _ in range(N_RESAMPLES)
-    ]
-    weights: NDArray[np.float64] = grid[best].mean(axis=0)
-    return weights
-
-
-def _simplex_grid(n: int) -> NDArray[np.float64]:
-    """Return the finest grid of weights with at most N_POINTS points, in steps of 0.1 or more.
-
-    More even weights come first.
-    """
-    n_steps = max((s for s in range(2, 11) if comb(n + s - 1, s) <= N_POINTS), default=1)
-    points = [
-        np.bincount(chosen, minlength=n) / n_steps
-        for chosen in combinations_with_replacement(range(n), n_steps)
-    ]
-    return np.array(sorted(points, key=lambda weights: (weights**2).sum()))
-
-
-def _ndcg_on_grid(
-    grid: NDArray[np.float64], z: Tensor, seen: csr_array, heldout: csr_array
-) -> NDArray[np.float64]:
-    """Compute the NDCG@100 of users for each point of a grid, shape (n_points, n_users).
-
-    ``z`` holds the standard scores, shape (n_members, n_users, n_items).
-    """
-    relevant = torch.from_numpy(heldout.toarray() > 0)
-    z[:, torch.from_numpy(seen.toarray() > 0)] = -1e30  # -inf times a weight of 0 would be NaN
-    # Other items can be in the list of a blend only if several members rank them in middle places.
-    taking_part = relevant.clone()
-    for scores in z:
-        taking_part.scatter_(1, scores.topk(min(2 * K, z.shape[2])).indices, True)
-    n_columns = int(taking_part.sum(dim=1).max())
-    columns = taking_part.byte().argsort(dim=1, descending=True, stable=True)[:, :n_columns]
-    columns = columns.sort(dim=1).values
-    z = z.gather(2, columns.expand(len(z), -1, -1))
-    hits = csr_array(relevant.gather(1, columns).numpy())
-    return np.stack(
-        [
-            ndcg(top_k(torch.tensordot(weights, z, 1), min(K, n_columns))[0], hits, K)
-            for weights in torch.tensor(grid, dtype=torch.float32)
-        ]
-    )

@@ -81,7 +81,7 @@ def check_rows(X: Any, name: str = "X", *, min_rows: int = 0) -> Any:
         ensure_min_samples=min_rows,
         input_name=name,
     )
-    return check_structure(rows)
+    return rows if rows is X else check_structure(rows)  # X itself is checked above
 
 
 USER_COLUMN = re.compile("(user|customer|client|member|visitor)s?([ _-]?(id|no|name|number))?|uid")
@@ -137,7 +137,7 @@ def binary_csr(X: Any) -> csr_array:
 
     A positive entry is an interaction, whatever its size. Stored zeros are removed.
     """
-    given = csr_array(X)
+    given = X.tocsr() if issparse(X) else csr_array(X)
     present = (given.data > 0).astype(np.float32)
     binary = csr_array((present, given.indices.copy(), given.indptr.copy()), shape=given.shape)
     binary.sum_duplicates()
@@ -170,6 +170,23 @@ def value_csr(X: Any) -> csr_array:
 def with_ones(X: csr_array) -> csr_array:
     """Return canonical rows with every value 1; they share the indices."""
     return csr_array((np.ones_like(X.data), X.indices, X.indptr), shape=X.shape)
+
+
+def take_rows(X: Any, rows: slice) -> Any:
+    """Return consecutive rows of a matrix; if these are all its rows, the matrix itself."""
+    return X if rows == slice(0, X.shape[0]) else X[rows]
+
+
+def seen_items(X: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row and the item number of each positive entry of a CSR or dense matrix.
+
+    Duplicates of an entry are returned, too.
+    """
+    if not issparse(X):
+        rows, items = (X > 0).nonzero()
+        return rows, items
+    positive = X.data > 0
+    return rows_of_entries(X)[positive], X.indices[positive]
 
 
 def rows_of_entries(X: csr_array) -> np.ndarray:

@@ -126,13 +126,14 @@ class NeighborIndex:
         else:
             vectors = model.network_.item_vectors().contiguous().cpu().numpy()
         # Whether the scores are products shows at any two users. This holds for custom models, too.
+        # Of a single item, one user shows all: every user with an interaction has it.
         # Both have an item, because the scores of other users are the numbers of users. ELSA has
         # lower scores at the items of a user, so a bias is taken from the user without the item.
-        users = np.eye(2, len(vectors), dtype=np.float32)
+        users = np.eye(min(2, len(vectors)), len(vectors), dtype=np.float32)
         latent, scores = model._latent_vectors(users), row_scorer(model)(users).cpu().numpy()
         of_vectors = latent.shape[1] == vectors.shape[1]
         rest = scores - latent @ vectors.T if of_vectors else scores
-        biases = np.where(users[1] == 1, rest[0], rest[1])
+        biases = np.where(users[-1] == 1, rest[0], rest[-1])
         of_seen = (rest - biases)[users == 1]
         tolerance = 1e-4 * np.abs(scores).max()
         of_seen = of_seen.mean() if np.abs(of_seen).max() > tolerance else 0.0  # not of rounding

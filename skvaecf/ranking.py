@@ -18,7 +18,7 @@ from ._checks import check_count
 from ._devices import default_modes, device_or_cpu
 from ._threads import in_threads
 from ._top_k import as_index, top_k, top_k_rescored
-from .interactions import binary_csr, check_rows, check_structure
+from .interactions import binary_csr, check_rows, check_structure, seen_items, take_rows
 
 BLOCK_ROWS = 512
 
@@ -104,7 +104,7 @@ def rank(
                 f" X of shape {shape}: it must return one score per user and item."
             )
         if exclude_seen:
-            rows, columns = binary_csr(X[block]).nonzero()
+            rows, columns = seen_items(take_rows(X, block))
             scores[as_index(rows, scores), as_index(columns, scores)] = -torch.inf
         if allowed is not None:
             scores.masked_fill_(~_rows_of(allowed, block).to(scores.device), -torch.inf)

@@ -18,7 +18,8 @@ from sklearn.preprocessing import Binarizer, MinMaxScaler
 
 import skvaecf
 from skvaecf import EASE, WMF, Blend, ItemKNN, MultVAE, Popularity, RankingMonitor, recommend
-from skvaecf.blend import N_POINTS, _best_weights, _ndcg_on_grid, _simplex_grid, _standard_scorer
+from skvaecf._blend_weights import N_POINTS, best_weights, ndcg_on_grid, simplex_grid
+from skvaecf.blend import _standard_scorer
 from skvaecf.datasets import make_interactions
 from skvaecf.metrics import ndcg
 
@@ -289,7 +290,7 @@ def test_weights_are_chosen_by_held_out_users_and_all_users_are_fitted(many):
     pair = skvaecf.split_interactions(many[heldout], random_state=seed)
     members = [clone(member).fit(many[train]) for _, member in small_blend().estimators]
     scorers = [_standard_scorer("", member) for member in members]
-    assert_array_equal(blend.weights_, _best_weights(scorers, *pair, seed))
+    assert_array_equal(blend.weights_, best_weights(scorers, *pair, seed))
     given = small_blend(weights="auto").fit(many[train], X_val=pair)
     assert_array_equal(given.weights_, blend.weights_)
     assert len(given.named_estimators_.wmf.user_factors_) == len(train)
@@ -323,7 +324,7 @@ def test_without_users_to_choose_by_the_weights_are_equal():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 23, 24, 40])
 def test_grid_of_weights(n):
-    grid = _simplex_grid(n)
+    grid = simplex_grid(n)
     n_steps = round(1 / grid[grid > 0].min())
     assert grid.shape == (comb(n + n_steps - 1, n_steps), n)
     assert len(grid) <= max(N_POINTS, n)
@@ -343,8 +344,8 @@ def test_ndcg_on_the_grid_is_that_of_the_lists():
     # The scores of held-out items are higher, as those of a model are.
     seen, heldout = skvaecf.split_interactions(X, 0.3, random_state=0)
     z[:, torch.tensor(heldout.toarray() > 0)] += 1
-    grid = _simplex_grid(3)
-    found = _ndcg_on_grid(grid, z.clone(), seen, heldout)
+    grid = simplex_grid(3)
+    found = ndcg_on_grid(grid, z.clone(), seen, heldout)
     for weights, values in zip(grid, found, strict=True):
         scores = np.tensordot(weights.astype(np.float32), z.numpy(), 1)
         scores[seen.nonzero()] = -np.inf

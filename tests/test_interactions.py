@@ -18,7 +18,7 @@ from scipy.sparse import (
 
 from skvaecf import WMF, Popularity, recall_at_k, split_interactions
 from skvaecf._batch import InteractionBatch
-from skvaecf.interactions import binary_csr, check_structure
+from skvaecf.interactions import binary_csr, check_structure, seen_items, take_rows
 from skvaecf.metrics import ndcg
 
 
@@ -300,3 +300,20 @@ def test_entries_below_zero_are_no_interactions():
     # Matrices of users have none, but a custom held-out matrix may.
     binary = binary_csr(csr_array([[-1.0, 2.0, 0.0], [0.0, -3.0, 0.5]]))
     assert binary.toarray().tolist() == [[0, 1, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, bool])
+@pytest.mark.parametrize("kind", [csr_array, csr_matrix, np.asarray])
+def test_seen_items_are_the_positive_entries(kind, dtype):
+    X = kind(np.array([[0, 2, 0, 1], [0, 0, 0, 0], [3, 0, 0, 0]], dtype=dtype))
+    rows, items = seen_items(X)
+    assert [rows.tolist(), items.tolist()] == [[0, 0, 2], [1, 3, 0]]
+    rows, items = seen_items(take_rows(X, slice(1, 3)))
+    assert [rows.tolist(), items.tolist()] == [[1], [0]]
+    assert take_rows(X, slice(0, 3)) is X
+
+
+def test_a_stored_zero_is_not_a_seen_item():
+    X = csr_array(([0.0, 1.0, 1.0], [2, 1, 1], [0, 1, 3]), shape=(2, 3))  # and a duplicate
+    rows, items = seen_items(X)
+    assert {*zip(rows.tolist(), items.tolist(), strict=True)} == {(1, 1)}

@@ -47,6 +47,20 @@ def test_a_search_that_visits_every_item_is_exact(name, fitted, X):
     assert index.recommend(X[:0]).shape == (0, 10)
 
 
+@pytest.mark.parametrize("name", ["ELSA", "MultVAE", "WMF"])
+def test_a_catalogue_of_one_item(name, tmp_path):
+    X = np.array([[1], [0], [1], [1]], dtype=np.float32)
+    model = make_short(name).fit(X)
+    NeighborIndex(model, precision="float32").save(tmp_path / "index")
+    index = NeighborIndex.load(tmp_path / "index", model)
+    for exclude_seen in (True, False):
+        options = {"exclude_seen": exclude_seen, "return_scores": True}
+        for found, expected in zip(
+            index.recommend(X, 2, **options), model.recommend(X, 2, **options), strict=True
+        ):
+            assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
 def test_most_of_the_best_items_are_found(precision):
     X = make_interactions(600, 4000, density=0.01, noise=0.3, random_state=0)

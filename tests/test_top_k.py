@@ -58,15 +58,19 @@ def test_counts_by_hand():
     assert top_k(scores, 1, counts)[0].tolist() == [[4]]
 
 
+@pytest.mark.parametrize("few_scores", [0, 2**16])
 @pytest.mark.parametrize("n_columns", [3000, 3001, 3007])
-def test_top_k_of_wide_rows(n_columns):
+def test_top_k_of_wide_rows(n_columns, few_scores, monkeypatch):
+    monkeypatch.setattr("skvaecf._top_k.FEW_SCORES", few_scores)
     scores = np.random.RandomState(0).standard_normal((40, n_columns)).astype(np.float32)
     scores[:, ::7] = -np.inf
     for k in (1, 2, 10, 23, 186, 500):  # one, two and three levels of groups
         assert_array_equal(top_k(torch.from_numpy(scores), k)[0], brute_force_top_k(scores, k))
 
 
-def test_top_k_of_wide_rows_with_many_ties():
+@pytest.mark.parametrize("few_scores", [0, 2**16])
+def test_top_k_of_wide_rows_with_many_ties(few_scores, monkeypatch):
+    monkeypatch.setattr("skvaecf._top_k.FEW_SCORES", few_scores)
     scores = np.random.RandomState(0).randint(0, 7, (50, 3000)).astype(np.float32)
     counts = np.random.RandomState(1).randint(0, 90, 3000)
     for k in (1, 10, 500, 3000):

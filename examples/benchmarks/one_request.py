@@ -50,10 +50,10 @@ def ease(X, row):
 
 
 def wmf(X, row):
-    """Return a WMF, and its products for the user."""
+    """Return a WMF, and its products for the user, by NumPy: MKL takes three times as long."""
     model = WMF(max_epochs=1, random_state=0).fit(X)
-    p, Q = torch.ones(1, 128), torch.from_numpy(model.item_factors_)
-    return model, lambda: p @ Q.T
+    p, Q = np.ones((1, 128), np.float32), model.item_factors_
+    return model, lambda: torch.from_numpy(np.einsum("uc,ic->ui", p, Q))
 
 
 def mult_vae(X, row):

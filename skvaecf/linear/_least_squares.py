@@ -174,7 +174,7 @@ class LeastSquares:
         diagonal = self.unobserved_weight * self.fixed.gram.diagonal() + self.ridge
         for rows, entries, filled in self._rows_of_similar_length(few):
             root = self.weight[entries].sqrt()
-            scale = diagonal[rows].rsqrt()
+            scale = diagonal.index_select(0, rows).rsqrt()
             B = self.fixed.Q[self.x.items[entries]]  # (n_rows, longest, n_components)
             B *= (root * filled)[..., None]
             B *= scale[:, None]
@@ -182,12 +182,13 @@ class LeastSquares:
             system.diagonal(dim1=1, dim2=2).add_(1)
             right = (self.unobserved_weight + root.square()) / root * filled
             y = solve_positive(system, right[..., None])
-            P[rows] = (y.mT @ B).squeeze(1) * scale
+            P.index_copy_(0, rows, (y.mT @ B).squeeze(1) * scale)
         numbers = np.flatnonzero(np.diff(self.x.host_offsets) > few)
         if len(numbers):
             x = self.x.with_values(self.weight).rows(torch.from_numpy(numbers))
             long = as_index(numbers, P)
             problem = replace(self, x=x, weight=x.values, ridge=self.ridge[long])
+            problem = problem.of_present_columns()
             residual = problem.residual(torch.zeros_like(P[long]), torch.zeros_like(x.values))
             P[long] = problem.conjugate_gradients(residual, 10 * n_components)[0]
         return P
@@ -220,7 +221,7 @@ class LeastSquares:
             rows = all_rows[start : start + size]
             place = torch.arange(length, device=Q.device)
             filled = place < of_rows[start : start + size]
-            yield rows, torch.where(filled, self.x.offsets[rows, None] + place, 0), filled
+            yield rows, torch.where(filled, self.x.offsets[rows][:, None] + place, 0), filled
             start += size
 
 

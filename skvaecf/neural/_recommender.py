@@ -735,7 +735,7 @@ default=None
         """Return the fitted attributes of the recommender after the epochs so far."""
         of_training = TorchRecommender._parameter_constraints
         params, shape = self.get_params(deep=False), (x.n_users, x.n_items)
-        chooses_size = hasattr(self, "_n_components_of")
+        n_components = self._n_components_of(*shape)
         return {
             "network_": progress.averaged,
             "history_": [*progress.history],
@@ -747,9 +747,13 @@ default=None
             "_built_with": {n: value for n, value in params.items() if n not in of_training},
             "n_features_in_": x.n_items,
             **({"l2_": self._l2_of(x)} if self._auto_l2 else {}),
-            **({"n_components_": self._n_components_of(*shape)} if chooses_size else {}),
+            **({} if n_components is None else {"n_components_": n_components}),
             **columns,
         }
+
+    def _n_components_of(self, n_users: int, n_items: int) -> int | None:
+        """Return the number of components if ``n_components`` may be "auto", else None."""
+        return None
 
     def _hold_out(
         self,

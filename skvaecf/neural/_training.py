@@ -27,7 +27,7 @@ from ._process_group import own_generator, own_rows, sum_over_ranks
 __all__ = ["Batch", "Order", "Player", "by_batch", "by_epoch"]
 
 
-def _not_logged(name: str, value: Tensor) -> None:
+def _do_nothing(*arguments: Any) -> None:
     pass
 
 
@@ -61,7 +61,7 @@ class Batch(NamedTuple):
     step: int
     epoch: float
     generator: torch.Generator
-    log: Callable[[str, Tensor], None] = _not_logged
+    log: Callable[[str, Tensor], None] = _do_nothing
 
     @property
     def weights(self) -> Tensor:
@@ -117,9 +117,9 @@ class Player:
     rows: InteractionBatch | None = None
     batch_size: int | None = None
     moves_first: bool = False
-    before_epoch: Callable[[], None] = lambda: None
+    before_epoch: Callable[[], None] = _do_nothing
     memory: nn.Module | None = None
-    after_epoch: Callable[[Any], None] = lambda averaged: None
+    after_epoch: Callable[[Any], None] = _do_nothing
 
 
 # Maps a player to the mini-batches of one pass over its rows: the number of epochs so far, with the

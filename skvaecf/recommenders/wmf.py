@@ -382,7 +382,7 @@ class WMF(
     def _fold_in(self, X: csr_array, items: FixedFactors) -> Tensor:
         weights = self.unobserved_weight_, self.l2_
         problem = self._problem(_rows(X, items.Q.device), items, weights)
-        return problem.of_present_columns().solve()
+        return problem.solve()
 
     def _scorer(self) -> Scorer:
         items = self._items()
@@ -396,7 +396,7 @@ class WMF(
             problem = self._problem(x, items, weights)
             # p = W^u sum_i c_i q_i, so item i contributes c_i q_i' W^u q_j to the score of item j.
             vectors = items.Q[as_index(numbers, items.Q)]
-            vectors = problem.of_present_columns().inverse_times(vectors)
+            vectors = problem.inverse_times(vectors)
             c = x.with_values(problem.unobserved_weight + problem.weight)
             parts = products_of_entries(c, vectors, items.Q)
             return parts, parts.new_zeros(numbers.shape)
@@ -415,6 +415,8 @@ class WMF(
 
         exact = check_precision(self.precision, items.Q.device) == torch.float32
         rough = items.Q if exact or X.shape[0] < BFLOAT16_ROWS else items.Q.bfloat16()
+        one_row = X.shape[0] == 1 and items.Q.device.type == "cpu"
+        products = _products_of_one_row if one_row else _products
 
         def score_rows(block: slice) -> Scores:
             start = block.start - block.start % BLOCK_ROWS
@@ -424,7 +426,7 @@ class WMF(
             # The scores of a row without interactions are not products of factors.
             if exact or not n_interactions.all():
                 return self._popular_if_empty(n_interactions, P @ items.Q.T)
-            return P.to(rough.dtype) @ rough.T, P, items.Q
+            return products(P.to(rough.dtype), rough), P, items.Q
 
         return score_rows
 
@@ -443,6 +445,19 @@ def as_weights(sample_weight: np.ndarray | None, device: torch.device) -> Tensor
     if sample_weight is None:
         return None
     return torch.tensor(sample_weight, dtype=torch.float32, device=device)
+
+
+def _products(P: Tensor, Q: Tensor) -> Tensor:
+    """Compute P Q^T."""
+    return P @ Q.T
+
+
+def _products_of_one_row(P: Tensor, Q: Tensor) -> Tensor:
+    """Compute P Q^T on the CPU, where P has one row.
+
+    If Q is larger than the cache, the product of MKL takes up to four times as long.
+    """
+    return torch.from_numpy(np.einsum("uc,ic->ui", P.numpy(), Q.numpy()))
 
 
 def _rows(X: csr_array, device: torch.device) -> InteractionBatch:

@@ -237,8 +237,10 @@ def test_bfloat16_finds_the_same_items():
     found, values = model.recommend(X, 20, return_scores=True)
     assert_allclose(values, scores, rtol=1e-4, atol=1e-5)  # exact, not rounded to 3 digits
     assert (found == items).mean() > 0.95  # equal but for ties within rounding
-    one_by_one = np.vstack([model.recommend(X[[row]], 20) for row in range(40)])
+    lists = [model.recommend(X[[row]], 20, return_scores=True) for row in range(40)]
+    one_by_one, of_one = map(np.vstack, zip(*lists, strict=True))
     assert (found[:40] == one_by_one).mean() > 0.95
+    assert_allclose(of_one, scores[:40], rtol=1e-4, atol=1e-5)
 
 
 def test_a_user_without_items_gets_the_same_list_in_bfloat16():
