@@ -425,7 +425,7 @@ class WMF(
             n_interactions, P = n_interactions[inside], P[inside]
             # The scores of a row without interactions are not products of factors.
             if exact or not n_interactions.all():
-                return self._popular_if_empty(n_interactions, P @ items.Q.T)
+                return self._popular_if_empty(n_interactions, products(P, items.Q))
             return products(P.to(rough.dtype), rough), P, items.Q
 
         return score_rows
