@@ -164,6 +164,7 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         self : object
+            The fitted recommender.
 
         Raises
         ------
@@ -439,6 +440,7 @@ class SampleWeightMixin:
         Returns
         -------
         self : object
+            The fitted recommender.
 
         Raises
         ------
