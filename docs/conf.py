@@ -136,9 +136,15 @@ def break_lines(app, pagename, templatename, context, doctree):
             context["body"],
         )
         body = re.sub(r'(?<=<span class="sig-paren">\()</span>', r"\g<0><wbr>", body)
-        words = r'(?:<span class="pre">[^<]{1,9}</span> ?){2,4}'
-        code = rf'<code class="docutils literal notranslate">{words}</code>'
-        body = re.sub(code, r'<span class="skvaecf-unbroken">\g<0></span>', body)
+        body = re.sub(
+            r'<code class="docutils literal notranslate">.*?</code>',
+            lambda code: (
+                f'<span class="skvaecf-unbroken">{code[0]}</span>'
+                if "</span> <span" in code[0] and len(re.sub(r"<.*?>", "", code[0])) <= 20
+                else code[0]
+            ),
+            body,
+        )
         formula = r'<span class="math notranslate nohighlight">[^<]*</span>[.,;:)]+'
         context["body"] = re.sub(formula, r'<span class="skvaecf-unbroken">\g<0></span>', body)
 
