@@ -92,6 +92,17 @@ NOTES = {
     "Compare and plot": "Guide: :doc:`../comparing`.",
     "Priors and posteriors": "Parameters of :class:`~skvaecf.MultVAE`.",
 }
+# The methods that come first on the page of a class.
+FIRST = [
+    "fit",
+    "partial_fit",
+    "recommend",
+    "predict",
+    "explain",
+    "similar_items",
+    "__call__",
+    "per_user",
+]
 # The names that skvaecf.neural exports, in groups.
 PARTS = {
     "Recommender base classes": ["TorchRecommender", "BaseRecommender"],
@@ -205,15 +216,19 @@ def _summary(thing):
     """Return the first sentence of a docstring; for a scorer, the formula of its metric."""
     if inspect.isclass(thing) or inspect.isroutine(thing):
         return _first_line(thing)
-    line = _first_line(_metric(thing))
-    if not thing.greater_is_better:
-        line = line.replace("Compute", "Negative value of", 1)
     formula = _formula(_metric(thing)).split(r", \qquad")[0]
-    return f"{line}\n\n       :math:`{formula}`"
+    return f"{_scorer_line(thing)}\n\n       :math:`{formula}`"
 
 
 def _first_line(thing):
     return inspect.getdoc(thing).split("\n\n")[0].replace("\n", " ")
+
+
+def _scorer_line(scorer):
+    line = _first_line(_metric(scorer))
+    if scorer.greater_is_better:
+        return line
+    return line.replace("Compute", "Compute the negative value of", 1)
 
 
 def _metric(scorer):
@@ -238,7 +253,7 @@ def _page(module, name):
     sign = "" if thing.greater_is_better else "negative "
     value = "value" if metric.__module__.endswith("_catalogue") else "mean over the users"
     return (
-        f"{head}.. py:data:: {name}\n\n   {_first_line(metric)}\n\n"
+        f"{head}.. py:data:: {name}\n\n   {_scorer_line(thing)}\n\n"
         f"   .. math:: {_formula(metric)}\n\n"
         f"   :func:`skvaecf.metrics.{metric.__name__}` explains the symbols and computes the metric"
         f" of given lists.\n\n"
@@ -267,18 +282,21 @@ def _methods(cls):
             ]
     if not getattr(cls, "_takes_further_users", True):
         names.remove("partial_fit")
-    return list(dict.fromkeys(names))
+    # The most used ones come first, whichever class defines them.
+    return sorted(
+        dict.fromkeys(names), key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST)
+    )
 
 
 def _inherited(cls):
-    if not hasattr(cls, "get_params"):
+    """Return a sentence with the methods of scikit-learn that the package does not document."""
+    names = ["get_params", "set_params", "fit_transform", "get_feature_names_out"]
+    if getattr(cls, "_sklearn_auto_wrap_output_keys", None):
+        names.append("set_output")
+    names = [f"``{name}``" for name in names if hasattr(cls, name) and name not in _methods(cls)]
+    if not names:
         return ""
-    return (
-        "\nInherited from scikit-learn: ``get_params`` and ``set_params``"
-        + (", ``fit_transform``, ``set_output``" if hasattr(cls, "transform") else "")
-        + (" and ``get_feature_names_out``" if hasattr(cls, "get_feature_names_out") else "")
-        + ".\n"
-    )
+    return f"\nInherited from scikit-learn: {', '.join(names[:-1])} and {names[-1]}.\n"
 
 
 def _parts():

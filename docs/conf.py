@@ -5,10 +5,11 @@ import re
 import sys
 from pathlib import Path
 
-from docutils.nodes import reference
+from docutils.nodes import field_body, reference, strong, term
 
 sys.path.insert(0, str(Path(__file__).parent))
 from api_pages import write_api_pages
+from sphinx.addnodes import pending_xref
 
 import skvaecf
 
@@ -31,15 +32,6 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 nitpicky = True
-nitpick_ignore = [
-    # Pages of other projects, which are not read here: the build needs no network.
-    ("py:class", "sklearn.utils.Bunch"),
-    ("py:class", "~sklearn.utils.Bunch"),
-    # Attributes that are properties: numpydoc links their names, but they have no page.
-    ("py:obj", "finished"),
-    ("py:obj", "item_factors_"),
-    ("py:obj", "named_estimators_"),
-]
 
 # API: a page per public object, from what the package exports.
 write_api_pages(Path(__file__).parent / "api")
@@ -109,20 +101,49 @@ html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
 html_sidebars["recipes/*"] = []
 
 
+# Defaults in signatures, as a caller would write them.
+DEFAULTS = {
+    "=SCORERS": "=(ndcg_at_k, recall_at_k.at(20))",
+    "=K_VALUES": "=(1, 2, 5, 10, 20, 50, 100)",
+    f"={skvaecf.ndcg_at_k!r}": "=ndcg_at_k",
+}
+
+
+def name_defaults(app, what, name, obj, options, signature, return_annotation):
+    """Replace the names of private constants, and objects, by what a caller would write."""
+    for found, written in DEFAULTS.items():
+        signature = signature and re.sub(re.escape(found) + r"(?=[,)])", written, signature)
+    return signature, return_annotation
+
+
 def unlink(app, doctree):
-    """NDCG@100 is no mail address."""
+    """NDCG@100 is no mail address, and attributes that are properties have no page."""
     for link in list(doctree.findall(reference)):
         if link.get("refuri", "").startswith("mailto:"):
             link.replace_self(link.children)
+    for body in doctree.findall(field_body):
+        for link in list(body.findall(pending_xref)):
+            if isinstance(link.parent, term) and link["reftype"] == "obj":
+                link.replace_self(strong("", link.astext()))
 
 
 def break_lines(app, pagename, templatename, context, doctree):
-    """Let long names break between their parts, and formulas not before a full stop."""
+    """Let long names break between their parts, and short code and formulas not at all."""
     if "body" in context:
         body = re.sub(
-            r'(?<=<span class="pre">)[^<]{36,}(?=</span>)',
+            r'(?<=<span class="pre">)[^<]{30,}(?=</span>)|(?<=<h1>)\w{24,}',
             lambda name: re.sub(r"[_/(=]|::|\b(?=\.\w)", r"\g<0><wbr>", name[0]),
             context["body"],
+        )
+        body = re.sub(r'(?<=<span class="sig-paren">\()</span>', r"\g<0><wbr>", body)
+        body = re.sub(
+            r'<code class="docutils literal notranslate">.*?</code>',
+            lambda code: (
+                f'<span class="skvaecf-unbroken">{code[0]}</span>'
+                if "</span> <span" in code[0] and len(re.sub(r"<.*?>", "", code[0])) <= 20
+                else code[0]
+            ),
+            body,
         )
         formula = r'<span class="math notranslate nohighlight">[^<]*</span>[.,;:)]+'
         context["body"] = re.sub(formula, r'<span class="skvaecf-unbroken">\g<0></span>', body)
@@ -130,5 +151,6 @@ def break_lines(app, pagename, templatename, context, doctree):
 
 def setup(app):
     """Add what no extension does."""
+    app.connect("autodoc-process-signature", name_defaults)
     app.connect("doctree-read", unlink)
     app.connect("html-page-context", break_lines)

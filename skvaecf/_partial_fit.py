@@ -54,6 +54,7 @@ class PartialFitMixin:
         Returns
         -------
         self : object
+            The fitted recommender.
 
         Raises
         ------

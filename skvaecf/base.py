@@ -171,6 +171,7 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         self : object
+            The fitted recommender.
 
         Raises
         ------
@@ -446,6 +447,7 @@ class SampleWeightMixin:
         Returns
         -------
         self : object
+            The fitted recommender.
 
         Raises
         ------

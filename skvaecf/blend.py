@@ -131,7 +131,8 @@ class Blend(_BaseComposition, BaseRecommender):
     >>> from skvaecf import EASE, WMF, Blend
     >>> from skvaecf.datasets import make_interactions
     >>> X = make_interactions(n_users=300, n_items=40, random_state=0)
-    >>> blend = Blend([("ease", EASE()), ("wmf", WMF(8, random_state=0))], weights=[3, 1]).fit(X)
+    >>> members = [("ease", EASE()), ("wmf", WMF(8, random_state=0))]
+    >>> blend = Blend(members, weights=[3, 1]).fit(X)
     >>> blend.weights_
     array([0.75, 0.25])
     >>> blend.recommend(X[:2], k=3).shape
@@ -182,6 +183,7 @@ class Blend(_BaseComposition, BaseRecommender):
         Returns
         -------
         self : object
+            The blend.
         """
         self._set_params("estimators", **params)
         return self
@@ -194,7 +196,8 @@ class Blend(_BaseComposition, BaseRecommender):
         ----------
         X : {array-like, sparse matrix} of shape (n_users, n_items)
             Interactions. The members get the stored values of X. The recommenders of this package
-            take a positive value for an interaction, whatever its size, unless ``use_values=True``.
+            treat every positive value as an interaction, whatever its size, unless
+            ``use_values=True``.
         y : Ignored
             Present for scikit-learn's tools.
         sample_weight : array-like of shape (n_users,) or None, default=None
@@ -202,15 +205,16 @@ class Blend(_BaseComposition, BaseRecommender):
             ``weights="auto"`` chooses the weights of the members are not weighted.
         X_val : {array-like, sparse matrix} of shape (n_val_users, n_items), pair of them, or \
 None, default=None
-            Interactions of the validation users. It is passed to the members whose ``fit`` has a
-            parameter of this name, which stop early by it. ``weights="auto"`` chooses the weights
-            by these users. A matrix holds the interactions of users who are not in X. A fifth of
+            Interactions of the validation users. They are passed to the members whose ``fit`` has a
+            parameter of this name, for early stopping. ``weights="auto"`` chooses the weights by
+            these users. A matrix holds the interactions of users who are not in X. A fifth of
             each row with ``min_interactions`` interactions is held out. A pair of matrices holds
             the fold-in and the held-out interactions of the same users.
 
         Returns
         -------
         self : object
+            The fitted blend.
 
         Raises
         ------
@@ -240,7 +244,7 @@ None, default=None
     def partial_fit(
         self, X: Any, y: Any = None, sample_weight: Any = None, *, X_before: Any = None
     ) -> Self:
-        """Update the members by further users; the weights of the members stay.
+        """Update the members with further users; the weights of the members stay.
 
         The first call is a ``fit``. The method exists if all members have it.
 
@@ -259,6 +263,7 @@ default=None
         Returns
         -------
         self : object
+            The fitted blend.
 
         Raises
         ------

@@ -42,7 +42,7 @@ class RankingMonitor:
     >>> from skvaecf.datasets import make_interactions
     >>> X = make_interactions(n_users=300, n_items=40, random_state=0)
     >>> monitor = RankingMonitor(X[200:], scorer=ndcg_at_k.at(5))
-    >>> model = MultVAE(8, encoder_layer_sizes=(), max_epochs=2, random_state=0)
+    >>> model = MultVAE(8, max_epochs=2, random_state=0)
     >>> _ = model.set_callbacks(monitor).fit(X[:200])
     >>> [list(entry) for entry in monitor.log_]
     [['epoch', 'ndcg@5'], ['epoch', 'ndcg@5']]

@@ -37,7 +37,7 @@ CUT = " (cut)"  # follows the name of a model that is not finished
 
 @dataclass(eq=False, repr=False)
 class Comparison:
-    """Result of ``compare``: a table, and the values per user that it is computed from.
+    """Result of :func:`~skvaecf.compare`: a table, and the values per user behind it.
 
     ``print(comparison)`` prints the models, best first. ``dataclasses.replace(comparison,
     reference="EASE")`` returns the comparison with another reference, test or alpha. Nothing is

@@ -154,6 +154,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
         Returns
         -------
         self : object
+            The fitted encoder.
 
         Raises
         ------
@@ -207,6 +208,7 @@ class InteractionEncoder(  # type: ignore[call-arg]
         Returns
         -------
         self : object
+            The fitted encoder.
 
         Raises
         ------
@@ -360,7 +362,8 @@ class InteractionEncoder(  # type: ignore[call-arg]
         Examples
         --------
         >>> from skvaecf import InteractionEncoder
-        >>> encoder = InteractionEncoder().fit({"user": ["al", "bo", "bo"], "item": [7, 3, 5]})
+        >>> log = {"user": ["al", "bo", "bo"], "item": [7, 3, 5]}
+        >>> encoder = InteractionEncoder().fit(log)
         >>> encoder.item_numbers([7, 3, 100])
         array([ 2,  0, -1])
         """
@@ -530,9 +533,8 @@ class InteractionEncoder(  # type: ignore[call-arg]
         >>> explanation = model.explain(X, model.recommend(X, k=1), k=1)
         >>> titles = {3: "Solaris", 7: "Alien"}
         >>> because = encoder.explanation_to_frame(explanation, titles=titles)
-        >>> because["user"], because["title"], because["reason_title"]
-        (array(['cy'], dtype=object), array(['Solaris'], dtype=object), array(['Alien'], \
-dtype=object))
+        >>> [because[name].item() for name in ("user", "title", "reason_title")]
+        ['cy', 'Solaris', 'Alien']
         """
         check_is_fitted(self)
         items = self._check_numbers("explanation.items", explanation.items, "(n_users, n)")

@@ -96,8 +96,8 @@ def explain(estimator: Any, X: Any, items: Any, k: int = 5) -> Explanation:
 
     Notes
     -----
-    For models whose score is a sum over the user's items, the contributions are its terms. The
-    effect of rounding apart, they are exact:
+    For models whose score is a sum over the user's items, the contributions are its terms.
+    Except for rounding, they are exact:
 
     * :class:`~skvaecf.EASE`, :class:`~skvaecf.SLIM`, :class:`~skvaecf.ItemKNN`: the entry
       :math:`B_{ij}` of ``item_similarity_``. The base is 0.
@@ -124,7 +124,7 @@ def explain(estimator: Any, X: Any, items: Any, k: int = 5) -> Explanation:
     ``predict``. A search is explained by its ``best_estimator_``, and a Pipeline by leave-one-out.
 
     A user without items has no contributions, and the base is the score of ``predict``, the number
-    of users of the item in ``fit``. Differences for a user with one item are taken to the score
+    of users of the item in ``fit``. For a user with one item, the score is compared with the one
     that the model itself computes from an empty row. A Pipeline returns the number of users for
     this row, too, so the difference is not useful then.
 
@@ -145,7 +145,8 @@ def explain(estimator: Any, X: Any, items: Any, k: int = 5) -> Explanation:
     >>> explanation = explain(model, user, items, k=2)
     >>> items, explanation.reasons  # item 2 is recommended, first because of item 0
     (array([[2]]), array([[[0, 1]]]))
-    >>> (explanation.base + explanation.contributions.sum(axis=2)).round(2) == scores.round(2)
+    >>> total = explanation.base + explanation.contributions.sum(axis=2)
+    >>> total.round(2) == scores.round(2)
     array([[ True]])
     """
     if not hasattr(estimator, "predict"):

@@ -26,7 +26,7 @@ class NeighborIndex:
     :math:`z^\top v_j + b_j`, where z is the user's vector, which ``transform`` returns.
     :class:`~skvaecf.ELSA` subtracts 1 at the items that the user has. The items with the highest
     scores are the neighbours of z by the inner product. The index is a graph of the item vectors
-    (HNSW) [1]_ that finds most of these items without visiting the others. It takes the package
+    (HNSW) [1]_ that finds most of these items without visiting the others. It requires the package
     usearch.
 
     Parameters

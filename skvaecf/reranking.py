@@ -94,7 +94,7 @@ def maximal_marginal_relevance(
 
     From the items R of a list and the items S that are already chosen, the next one is [1]_
 
-    .. math:: \operatorname{arg\,max}_{i \in R \setminus S} \Bigl[ \lambda \, r_i
+    .. math:: \operatorname*{arg\,max}_{i \in R \setminus S} \Bigl[ \lambda \, r_i
               - (1 - \lambda) \max_{j \in S} \cos(v_i, v_j) \Bigr],
               \qquad r_i = \frac{s_i - \min_R s}{\max_R s - \min_R s}.
 

@@ -140,9 +140,8 @@ class RankingScorer:
     >>> model = Popularity().fit(X)
     >>> RankingScorer("hit_rate", k=1)(model, X)
     1.0
-    >>> ndcg_at_k.at(20)
-    RankingScorer(metric='ndcg', k=20, test_size=0.2, min_interactions=5, random_state=0, \
-relevance_threshold=0, capped=True, greater_is_better=True)
+    >>> ndcg_at_k.at(20).name
+    'ndcg@20'
 
     The genres of the items are bound to this metric, of which lower values are better:
 

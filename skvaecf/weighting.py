@@ -103,7 +103,8 @@ class TimeDecay(_ValueTransformer):
     >>> TimeDecay(half_life="30D").fit_transform(times).toarray()
     array([[1.  , 0.  , 0.5 ],
            [0.  , 1.  , 0.25]])
-    >>> model = make_pipeline(TimeDecay(half_life="30D"), WMF(2, use_values=True, random_state=0))
+    >>> wmf = WMF(2, use_values=True, random_state=0)
+    >>> model = make_pipeline(TimeDecay(half_life="30D"), wmf)
     >>> model.fit(times).predict(times).shape
     (2, 3)
     """
@@ -128,6 +129,7 @@ class TimeDecay(_ValueTransformer):
         Returns
         -------
         self : object
+            The fitted transformer.
 
         Raises
         ------
@@ -262,6 +264,7 @@ class CountSaturation(_ValueTransformer):
         Returns
         -------
         self : object
+            The fitted transformer.
 
         Raises
         ------

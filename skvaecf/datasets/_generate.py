@@ -36,15 +36,15 @@ def make_interactions(
     Parameters
     ----------
     n_users : int, default=200
-        Number of users, at least `n_blocks`.
+        Number of users, at least ``n_blocks``.
     n_items : int, default=100
         Number of items, at least 6 for each block.
     n_blocks : int, default=4
         Number of blocks, at least 2.
     density : float, default=0.5
         Expected number of interactions of a user, as a fraction of the number of items in the
-        block, in (0, 1]. Every user has at least 5 interactions, and fewer than the block has
-        items.
+        block, in (0, 1]. Every user has at least 5 interactions, but fewer than the
+        number of items in the block.
     noise : float, default=0.0
         Probability that an interaction is with an item outside the user's block, in [0, 0.5).
     random_state : int, RandomState instance or None, default=None
@@ -57,9 +57,9 @@ def make_interactions(
     X : csr_array of shape (n_users, n_items), dtype float32
         1 if the user interacted with the item. The indices are sorted.
     user_blocks : ndarray of shape (n_users,), dtype int64
-        Block of each user. Only if `return_blocks` is True.
+        Block of each user. Only if ``return_blocks`` is True.
     item_blocks : ndarray of shape (n_items,), dtype int64
-        Block of each item. Only if `return_blocks` is True.
+        Block of each item. Only if ``return_blocks`` is True.
 
     Raises
     ------

@@ -118,7 +118,7 @@ def fetch_movielens(
 
     Returns
     -------
-    movielens : :class:`~sklearn.utils.Bunch`
+    movielens : Bunch
         It has these attributes:
 
         data : csr_array of shape (n_users, n_items), dtype float32
@@ -145,10 +145,10 @@ def fetch_movielens(
 
     References
     ----------
-    .. [1] D. Liang, R. G. Krishnan, M. D. Hoffman and T. Jebara, "Variational Autoencoders for
-       Collaborative Filtering", WWW 2018.
-    .. [2] F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context",
-       ACM Transactions on Interactive Intelligent Systems 5(4), 2015.
+    .. [1] Liang, Krishnan, Hoffman and Jebara, "Variational autoencoders for collaborative
+       filtering", WWW 2018.
+    .. [2] Harper and Konstan, "The MovieLens datasets: history and context", ACM
+       Transactions on Interactive Intelligent Systems 5(4), 2015.
 
     Examples
     --------

@@ -36,7 +36,7 @@ def load_movielens_small(*, min_rating: float | None = None) -> Bunch:
 
     Returns
     -------
-    movielens : :class:`~sklearn.utils.Bunch`
+    movielens : Bunch
         It has these attributes:
 
         data : csr_array of shape (n_users, n_items), dtype float32
@@ -60,8 +60,8 @@ def load_movielens_small(*, min_rating: float | None = None) -> Bunch:
 
     References
     ----------
-    .. [1] F. M. Harper and J. A. Konstan, "The MovieLens Datasets: History and Context",
-       ACM Transactions on Interactive Intelligent Systems 5(4), 2015.
+    .. [1] Harper and Konstan, "The MovieLens datasets: history and context", ACM
+       Transactions on Interactive Intelligent Systems 5(4), 2015.
 
     Examples
     --------

@@ -59,7 +59,7 @@ def fetch_msd(
 
     Returns
     -------
-    msd : :class:`~sklearn.utils.Bunch`
+    msd : Bunch
         It has these attributes:
 
         data : csr_array of shape (n_users, n_items), dtype float32
@@ -86,10 +86,9 @@ def fetch_msd(
 
     References
     ----------
-    .. [1] D. Liang, R. G. Krishnan, M. D. Hoffman and T. Jebara, "Variational Autoencoders for
-       Collaborative Filtering", WWW 2018.
-    .. [2] T. Bertin-Mahieux, D. P. W. Ellis, B. Whitman and P. Lamere, "The Million Song
-       Dataset", ISMIR 2011.
+    .. [1] Liang, Krishnan, Hoffman and Jebara, "Variational autoencoders for collaborative
+       filtering", WWW 2018.
+    .. [2] Bertin-Mahieux, Ellis, Whitman and Lamere, "The million song dataset", ISMIR 2011.
 
     Examples
     --------

@@ -64,7 +64,7 @@ def fetch_netflix(
     The defaults are the preprocessing of [1]_: 56,880,037 ratings of 4 or 5 stars of 17,769
     movies by 463,435 users are kept.
 
-    The folder `data_home` may hold one of two archives:
+    The folder ``data_home`` may hold one of two archives:
 
     - netflix-prize-data.zip, the archive of Kaggle (combined_data_1.txt to combined_data_4.txt and
       movie_titles.csv), if you have saved it there. No checksum of it is published, so its number
@@ -91,7 +91,7 @@ def fetch_netflix(
 
     Returns
     -------
-    netflix : :class:`~sklearn.utils.Bunch`
+    netflix : Bunch
         It has these attributes:
 
         data : csr_array of shape (n_users, n_items), dtype float32
@@ -119,8 +119,8 @@ def fetch_netflix(
 
     References
     ----------
-    .. [1] D. Liang, R. G. Krishnan, M. D. Hoffman and T. Jebara, "Variational Autoencoders for
-       Collaborative Filtering", WWW 2018.
+    .. [1] Liang, Krishnan, Hoffman and Jebara, "Variational autoencoders for collaborative
+       filtering", WWW 2018.
     .. [2] Bennett and Lanning, "The Netflix Prize", KDD Cup and Workshop, 2007.
 
     Examples

@@ -79,9 +79,8 @@ class GramRecommender(SampleWeightMixin, SimilarItemsMixin, BaseRecommender):
 
         The recommender keeps sums over the users, such as X'X. The memory therefore does not grow
         with the number of users, who may come in chunks of any size. After ``fit``, the sums are
-        computed from its rows, which the recommender keeps in memory, but not in files. A
-        recommender that is to be loaded and updated later must have learned by ``partial_fit`` from
-        the first user on.
+        computed from its rows, which the recommender keeps in memory, but not in files. To
+        update a recommender after loading it, fit it by ``partial_fit`` from the first call on.
 
         Parameters
         ----------
@@ -95,8 +94,8 @@ class GramRecommender(SampleWeightMixin, SimilarItemsMixin, BaseRecommender):
             Weights of the users of X, as in ``fit``.
         X_before : {array-like, sparse matrix} of shape (n_known_users, n_items) or None, \
 default=None
-            Rows of earlier calls, which are taken back: those of users who return, whose whole new
-            rows are in X, or of users who are to be forgotten. It has the columns of X.
+            Rows of earlier calls that are removed: those of users who return, whose whole new rows
+            are in X, or of users who are to be forgotten. They have the columns of X.
         sample_weight_before : array-like of shape (n_known_users,) or None, default=None
             Weights that the users of X_before had in the earlier calls.
         solve : bool, default=True
@@ -107,6 +106,7 @@ default=None
         Returns
         -------
         self : object
+            The recommender, fitted unless ``solve=False``.
 
         Raises
         ------

@@ -89,7 +89,7 @@ def recall(
 
     References
     ----------
-    Liang, Krishnan, Hoffman and Jebara, "Variational Autoencoders for Collaborative Filtering",
+    Liang, Krishnan, Hoffman and Jebara, "Variational autoencoders for collaborative filtering",
     WWW 2018, section 4.2.
 
     Examples

@@ -123,7 +123,7 @@ def serendipity(
     ranked, heldout, k
         See :func:`ndcg`. Empty places count as misses.
     baseline : ndarray of shape (n_users, n_places), int, or fitted estimator
-        Lists of the expected items. Or a model that recommends them from ``fold_in``, for instance
+        Lists of the expected items, or a model that recommends them from ``fold_in``, for instance
         a fitted :class:`~skvaecf.Popularity`.
     fold_in : {array-like, sparse matrix} of shape (n_users, n_items) or None, default=None
         Interactions from which the estimator recommends; not used if ``baseline`` is an array. A

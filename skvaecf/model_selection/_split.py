@@ -313,7 +313,7 @@ def strong_generalization_split(
 
     References
     ----------
-    Liang, Krishnan, Hoffman and Jebara, "Variational Autoencoders for Collaborative Filtering",
+    Liang, Krishnan, Hoffman and Jebara, "Variational autoencoders for collaborative filtering",
     WWW 2018, section 4.2.
 
     Examples

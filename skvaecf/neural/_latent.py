@@ -137,7 +137,7 @@ class VampPrior(SavedValue):
 
     See Also
     --------
-    MultVAE : The model whose ``prior`` it is.
+    MultVAE : The model that takes it as ``prior``.
     InverseAutoregressiveFlow : A posterior other than the normal one.
     HVampVAE : A model of two latent vectors with this prior.
 
@@ -228,13 +228,14 @@ class InverseAutoregressiveFlow(SavedValue):
 
     See Also
     --------
-    MultVAE : The model whose ``posterior`` it is.
+    MultVAE : The model that takes it as ``posterior``.
     VampPrior : A prior other than the normal one.
     SIVAERecommender : A posterior of any shape without a flow.
 
     References
     ----------
     Kingma et al., "Improved variational inference with inverse autoregressive flow", NIPS 2016.
+
     Germain et al., "MADE: Masked autoencoder for distribution estimation", ICML 2015.
 
     Examples

@@ -252,6 +252,7 @@ None, default=None
         Returns
         -------
         self : object
+            The fitted recommender.
 
         Raises
         ------
@@ -342,6 +343,7 @@ default=None
         Returns
         -------
         self : object
+            The fitted recommender.
 
         Raises
         ------
@@ -717,8 +719,11 @@ default=None
         >>> from skvaecf import MultDAE
         >>> from skvaecf.datasets import make_interactions
         >>> X = make_interactions(n_users=300, n_items=40, random_state=0)
-        >>> module = MultDAE(n_components=8, max_epochs=5, random_state=0).fit(X).to_module(k=5)
-        >>> items, scores = module(torch.tensor([3, 7, 1]), torch.tensor([2, 1]))  # {3, 7}, {1}
+        >>> module = MultDAE(8, max_epochs=5, random_state=0).fit(X).to_module(k=5)
+
+        Lists for two users, of whom the first has the items 3 and 7, and the second the item 1:
+
+        >>> items, scores = module(torch.tensor([3, 7, 1]), torch.tensor([2, 1]))
         >>> items.shape
         torch.Size([2, 5])
         """

@@ -88,7 +88,9 @@ class BenchmarkDisplay:
     >>> from sklearn.model_selection import cross_val_score
     >>> from skvaecf import UserSplitter
     >>> cv = UserSplitter(n_splits=3, random_state=0)
-    >>> scores = {name: {"NDCG@100": cross_val_score(m, X, cv=cv)} for name, m in models.items()}
+    >>> scores = {
+    ...     name: {"NDCG@100": cross_val_score(model, X, cv=cv)} for name, model in models.items()
+    ... }
     >>> BenchmarkDisplay(scores).plot().models_
     ['EASE', 'popular']
     """

@@ -29,7 +29,7 @@ FOLD_IN_STEPS = 10
 class CDAE(TorchRecommender):
     r"""Collaborative denoising autoencoder.
 
-    It is for users with few items but distinct tastes, and a baseline of many papers.
+    It is for users with few items but distinct tastes. Many papers use it as a baseline.
 
     In training, items are dropped from a user's row x, and the network learns to predict the whole
     row. A learned vector :math:`v_u` of the user is added to the hidden layer. Training minimises

@@ -107,7 +107,8 @@ class EASE(GramRecommender):
     Notes
     -----
     With its defaults this is EASE [1]_. ``EASE(dropout=0.3, user_exponent=0.25, item_exponent=0.1,
-    relaxation=0.2)`` ranked better on five of five data sets (:ref:`ease-family`).
+    relaxation=0.2)`` ranked better than ``EASE()`` on five of five data sets
+    (:ref:`ease-family`).
 
     ``fit`` needs the memory of 1.2 dense float32 matrices of n_items x n_items on a CPU, and of 3
     on a GPU. If this is more than the available memory, it raises a MemoryError.

@@ -222,7 +222,7 @@ class ELSA(TorchRecommender):
 
     @property
     def item_factors_(self) -> np.ndarray:
-        """Matrix A of shape (n_items, n_components), float32, computed from ``network_``."""
+        """Matrix A, computed from ``network_``."""
         factors: np.ndarray = self.network_.item_vectors().cpu().numpy()
         return factors
 

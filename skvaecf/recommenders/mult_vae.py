@@ -183,7 +183,7 @@ class MultVAE(TorchRecommender):
     >>> from skvaecf import MultVAE
     >>> from skvaecf.datasets import make_interactions
     >>> X = make_interactions(n_users=300, n_items=40, random_state=0)
-    >>> model = MultVAE(n_components=8, encoder_layer_sizes=(), max_epochs=20, random_state=0)
+    >>> model = MultVAE(n_components=8, max_epochs=20, random_state=0)
     >>> model.fit(X).recommend(X[:2], k=3).shape
     (2, 3)
     """

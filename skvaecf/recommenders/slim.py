@@ -61,8 +61,8 @@ class SLIM(GramRecommender):
         With ``nonnegative``, an item that shares at most this number of users with item j has the
         weight 0. "auto" is :math:`0.15 \sqrt{\bar c}`, where
         :math:`\bar c = \sum_i c_i^2 / \sum_i c_i` is the mean number of users of the item of an
-        interaction, because chance changes a count by about its root. :math:`c_i` is the number of
-        users of item i.
+        interaction, because chance changes a count by about its square root. :math:`c_i` is
+        the number of users of item i.
     l2 : float or "auto", default="auto"
         Weight :math:`\lambda_2`, in the same unit. "auto" is :math:`500 \, U^{1/4} / S` for U
         users, where S is the structure of the data (:ref:`structure-of-data`). With

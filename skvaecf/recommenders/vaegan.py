@@ -201,8 +201,10 @@ class VAEGANRecommender(TorchRecommender):
     The losses omit the constant terms of the likelihood.
 
     T has the form
-    :math:`T(x, z) = \langle \theta(x), s(z) \rangle + a(x) + b(z) + (\|z\|^2 - d) / 2`, where
-    :math:`\theta`, s, a and b are networks with one hidden layer. The last term is
+
+    .. math:: T(x, z) = \langle \theta(x), s(z) \rangle + a(x) + b(z) + (\|z\|^2 - d) / 2,
+
+    where :math:`\theta`, s, a and b are networks with one hidden layer. The last term is
     :math:`- \log p(z)` up to a constant, so T does not have to learn it. :math:`z_c` and the first
     layer of D are tanh layers. T and :math:`z_c` are computed from the row at length 1 and without
     dropout. Dropout therefore acts as noise of the posterior.
@@ -238,7 +240,7 @@ class VAEGANRecommender(TorchRecommender):
     >>> from skvaecf import VAEGANRecommender
     >>> from skvaecf.datasets import make_interactions
     >>> X = make_interactions(n_users=300, n_items=40, random_state=0)
-    >>> model = VAEGANRecommender(8, encoder_layer_sizes=(16,), max_epochs=20, random_state=0)
+    >>> model = VAEGANRecommender(8, noise_size=8, max_epochs=20, random_state=0)
     >>> model.fit(X).recommend(X[:2], k=3).shape
     (2, 3)
     """
