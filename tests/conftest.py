@@ -259,6 +259,7 @@ VALUES = {
     "n_neighbors": Values(2, (0, 2.5, None)),
     "n_prediction_samples": Values(3, (-1, 2.5)),
     "n_pretraining_epochs": Values(0, (-1, 2.5, None)),
+    "n_sampled_items": Values(5, (0, -1, 2.5, "auto")),
     "n_pseudo_inputs": Values(3, (0, -1, 2.5)),
     "noise": Values("bernoulli", ("loud", None)),
     "noise_size": Values(3, (0, -1, 2.5)),
