@@ -173,6 +173,21 @@ class MultVAE(TorchRecommender):
     a linear encoder and decoder with a penalty and the n-choose-k likelihood, rank better on every
     data set of :doc:`/benchmarks`.
 
+    With ``n_sampled_items``, the items P of a mini-batch are exact. Each of the sampled items R
+    stands for :math:`w = (I - |P|) / |R|` items: :math:`\log w` is added to its score. For the
+    multinomial likelihood, this is the estimate
+
+    .. math:: \hat{Z} = \sum_{i \in P} e^{\eta_i} + w \sum_{i \in R} e^{\eta_i}, \qquad
+              E[\hat{Z}] = \sum_i e^{\eta_i},
+
+    of the normaliser. The estimate is unbiased. Its logarithm is too small by about half the
+    variance of :math:`\hat{Z} / E[\hat{Z}]`, so the log-likelihood is too large by N times this
+    number. For the other likelihoods, a sampled item with the odds :math:`u = e^{\eta_i}` counts as
+    one item with the odds :math:`w u` instead of w items. For "bernoulli", its term of the
+    normaliser is :math:`\log(1 + w u)` instead of :math:`w \log(1 + u)`, which is too small by
+    about :math:`w (w - 1) u^2 / 2`. For "n-choose-k", too, this error is of second order in the
+    probabilities of the sampled items.
+
     With ``kl_weight=0`` only the reconstruction term is trained. These are the variants in section
     4.4 of the SIVAE paper (see :class:`SIVAERecommender`): "Multinomial" and, with
     ``likelihood="bernoulli"``, "Logistic". The variants in section 4.5 are ``prior="vamp"``,
@@ -182,6 +197,11 @@ class MultVAE(TorchRecommender):
     ----------
     Liang, Krishnan, Hoffman and Jebara, "Variational autoencoders for collaborative filtering",
     WWW 2018, eq. 2 (multinomial), 4 (logistic), 7 (objective).
+
+    Jean, Cho, Memisevic and Bengio, "On using very large target vocabulary for neural machine
+    translation", ACL 2015 (sampled items). Bengio and Senecal, "Adaptive importance sampling to
+    accelerate training of a neural probabilistic language model", IEEE Transactions on Neural
+    Networks 2008 (bias).
 
     Examples
     --------
