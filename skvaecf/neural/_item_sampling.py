@@ -59,6 +59,7 @@ class ItemSampling:
     ) -> None:
         self.n_sampled_items = n_sampled_items
         self.axes: dict[nn.Parameter, int] = {}  # of the items
+        self.parts: dict[tuple[nn.Parameter, str], Tensor] = {}  # of the last update
         self.scores: list[Any] = []
         for module in network.modules():
             axes = getattr(type(module), "item_axes", {})
@@ -106,9 +107,10 @@ class ItemSampling:
         averages = {p: _averages(optimizer, p) for p in self.axes}
         try:
             for parameter, axis in self.axes.items():
-                parameter.data = parameter.data.index_select(axis, items)
+                parameter.data = self._part("value", parameter, parameter.data, items)
                 for name, average in averages[parameter].items():
-                    optimizer.state[parameter][name] = average.index_select(axis, items)
+                    part = self._part(name, parameter, average, items)
+                    optimizer.state[parameter][name] = part
             for layer in self.scores:
                 layer.log_weights = log_weights
             yield lambda x: x.columns(items)
@@ -124,6 +126,14 @@ class ItemSampling:
                 if parameter in optimizer.state:
                     whole[parameter].index_copy_(axis, items, parameter.data)
                 parameter.data = whole[parameter]
+
+    def _part(self, name: str, parameter: nn.Parameter, whole: Tensor, items: Tensor) -> Tensor:
+        """Return the part of some items in memory of an earlier update, if it is large enough."""
+        # On a CPU, new memory of this size takes longer than the copy.
+        part = self.parts.setdefault((parameter, name), whole.new_empty(0))
+        axis = self.axes[parameter]
+        part.resize_(*whole.shape[:axis], len(items), *whole.shape[axis + 1 :])
+        return torch.index_select(whole, axis, items, out=part)
 
 
 def _averages(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:
