@@ -106,7 +106,7 @@ class ItemSampling:
         whole = {parameter: parameter.data for parameter in self.axes}
         averages = {p: _averages(optimizer, p) for p in self.axes}
         try:
-            for parameter, axis in self.axes.items():
+            for parameter in self.axes:
                 parameter.data = self._part("value", parameter, parameter.data, items)
                 for name, average in averages[parameter].items():
                     part = self._part(name, parameter, average, items)
@@ -114,18 +114,20 @@ class ItemSampling:
             for layer in self.scores:
                 layer.log_weights = log_weights
             yield lambda x: x.columns(items)
-        finally:
-            for layer in self.scores:
-                layer.log_weights = None
             for parameter, axis in self.axes.items():
                 for name, part in _averages(optimizer, parameter).items():
                     if name not in averages[parameter]:  # Adam creates them in its first update
                         averages[parameter][name] = torch.zeros_like(whole[parameter])
-                    average = averages[parameter][name].index_copy_(axis, items, part)
-                    optimizer.state[parameter][name] = average
-                if parameter in optimizer.state:
+                    averages[parameter][name].index_copy_(axis, items, part)
+                if parameter in optimizer.state:  # else the player does not update it
                     whole[parameter].index_copy_(axis, items, parameter.data)
+        finally:  # also after Ctrl-C: the parameters before the update are kept then
+            for layer in self.scores:
+                layer.log_weights = None
+            for parameter in self.axes:
                 parameter.data = whole[parameter]
+                if parameter in optimizer.state:
+                    optimizer.state[parameter] |= averages[parameter]
 
     def _part(self, name: str, parameter: nn.Parameter, whole: Tensor, items: Tensor) -> Tensor:
         """Return the part of some items in memory of an earlier update, if it is large enough."""
