@@ -110,6 +110,12 @@ class InteractionBatch:
         return offsets
 
     @cached_property
+    def host_items(self) -> NDArray[np.integer[Any]]:
+        """The item numbers as an array, shape (n_entries,), copied from the device once."""
+        items: NDArray[np.integer[Any]] = self.items.cpu().numpy()
+        return items
+
+    @cached_property
     def users(self) -> Tensor:
         """Row number of each stored entry, shape (n_entries,), int64."""
         return torch.repeat_interleave(self.counts, output_size=self.items.shape[0])
@@ -172,6 +178,38 @@ class InteractionBatch:
         )
         vars(x)["host_offsets"] = offsets
         return x
+
+    def items_of(self, users: Tensor) -> NDArray[np.integer[Any]]:
+        """Return the numbers of all items of some rows, in ascending order.
+
+        Parameters
+        ----------
+        users : Tensor of shape (n,), int64
+            Row numbers, on the CPU. A GPU is not waited for.
+
+        Returns
+        -------
+        items : ndarray of shape (n_different_items,)
+        """
+        starts, ends = self.host_offsets[users.numpy()], self.host_offsets[users.numpy() + 1]
+        rows = [self.host_items[start:end] for start, end in zip(starts, ends, strict=True)]
+        return np.unique(np.concatenate(rows))
+
+    def columns(self, items: Tensor) -> InteractionBatch:
+        """Return the columns of some items, which include the items of all entries.
+
+        Parameters
+        ----------
+        items : Tensor of shape (n,), int64
+            Item numbers, in ascending order.
+
+        Returns
+        -------
+        x : InteractionBatch
+            Its item k is the item with the number ``items[k]`` of this batch.
+        """
+        numbers = torch.searchsorted(items, self.items.long())
+        return replace_entries(self, items=numbers, n_items=len(items))
 
     def sum(self, entries: Tensor) -> Tensor:
         """Sum one number per stored entry over each row.

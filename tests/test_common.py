@@ -646,6 +646,8 @@ WITHOUT_EFFECT_ON_THE_FIT = {"device", "n_jobs", "verbose", "warm_start"}
 TESTED_ELSEWHERE = {("WMF", "precision"), ("Blend", "estimators")}
 # Settings in which a hyperparameter matters within few epochs.
 SETTINGS = {
+    # Mini-batches that leave items to sample from.
+    **{(name, "n_sampled_items"): {"batch_size": 2} for name in NEURAL_RECOMMENDERS},
     ("CFGAN", "fold_in_l2"): {"mode": "item"},
     ("CFGAN", "unobserved_weight"): {"mode": "item"},
 } | {(name, "n_iter_no_change"): {"max_epochs": 15} for name in NEURAL_RECOMMENDERS}

@@ -17,6 +17,11 @@ with their defaults.
 Run it with ``python examples/benchmarks/training_step.py``. All updates run in one process, in
 turn. The figures are medians. Products are computed in float32 and, where the CPU has instructions
 for it, in bfloat16. The ratios at the end are those of the fastest precision.
+
+With ``--catalogues 20108 200000 1000000`` it times updates of ``MultVAE(64)`` in catalogues of
+these sizes instead, with and without ``n_sampled_items=2000``. All catalogues have the same
+interactions, with 20,108 items; the further items have none. Updates of all items are left out
+above 200,000 items, because they need much memory.
 """
 
 from __future__ import annotations
@@ -24,9 +29,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections import defaultdict
 
+import numpy as np
 import torch
 from machine import precisions, print_machine
+from scipy.sparse import csr_array
 from torch import nn
 from torch.nn import functional as F
 
@@ -51,9 +59,6 @@ HIDDEN_LAYER = {
 
 def make_rows(n_users, n_items, density, seed=0):
     """Draw rows with a long-tailed popularity, about ``density`` items each."""
-    import numpy as np
-    from scipy.sparse import csr_array
-
     random = np.random.RandomState(seed)
     popularity = 1 / np.arange(1, n_items + 1) ** 0.8
     popularity /= popularity.sum()
@@ -65,14 +70,20 @@ def make_rows(n_users, n_items, density, seed=0):
     return binary_csr(csr_array((np.ones(len(columns)), columns, indptr), (n_users, n_items)))
 
 
-def skvaecf_step(model, X, precision):
-    """Return a function that makes one update of the model's only player, on all rows of X."""
+def new_game(model, X, precision):
+    """Return a game whose mini-batches are all rows of X, and its random generator."""
     device, generator = torch.device("cpu"), torch.Generator().manual_seed(0)
     network = model._empty_network(X.shape, device)
     x = InteractionBatch.from_csr(X)
     initialize(network, generator, x)
     set_precision(network, check_precision(precision, device))
-    game = Game(model._players(network, x), x, batch_size=x.n_users)
+    players, sampling = model._players(network, x), model._sampling(network, x)
+    return Game(players, x, batch_size=x.n_users, sampling=sampling), generator
+
+
+def skvaecf_step(model, X, precision):
+    """Return a function that makes one update of the model's only player, on all rows of X."""
+    game, generator = new_game(model, X, precision)
     return lambda: game.play(0, generator)
 
 
@@ -113,6 +124,32 @@ def bare_products(n_users, n_items, dtype):
     return step
 
 
+def time_catalogues(X, sizes, n_rounds, precision):
+    """Print the processor time of an update of all items and of a sample, in each catalogue."""
+    users, n_known = torch.arange(X.shape[0]), X.shape[1]
+    n_present = len({*X.indices.tolist()})
+    print(f"{X.shape[0]} users with {n_present} different items, {X.nnz} interactions; {precision}")
+    games, seconds = {}, defaultdict(list)
+    for n_items in sizes:
+        # The known items are spread over the catalogue.
+        indices = X.indices.astype(np.int64) * (n_items // n_known)
+        grown = csr_array((X.data, indices, X.indptr), (X.shape[0], n_items))
+        for n_sampled in (None, 2000):
+            if n_sampled is not None or n_items <= 200_000:
+                model = MultVAE(64, init="random", l2=1.0, n_sampled_items=n_sampled)
+                games[n_items, n_sampled] = new_game(model, grown, precision)
+    for i in range(n_rounds + 2):
+        for key, (game, generator) in games.items():
+            start = time.process_time()
+            game.update(game.players[0], 0.0, users, generator)
+            if i >= 2:  # the first two rounds are not timed
+                seconds[key].append(time.process_time() - start)
+    for (n_items, n_sampled), values in seconds.items():
+        used = "all items" if n_sampled is None else f"{n_sampled} sampled items"
+        low, median, high = (f(values) * 1e3 for f in (min, statistics.median, max))
+        print(f"{n_items:10,} items, {used:20}{median:8.0f} ms   ({low:.0f} to {high:.0f})")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
     parser.add_argument("--users", type=int, default=500)
@@ -122,9 +159,15 @@ def main():
     parser.add_argument(
         "--seconds", type=float, default=200, help="time after which no further round begins"
     )
+    parser.add_argument(
+        "--catalogues", type=int, nargs="+", help="numbers of items, at least --items"
+    )
     arguments = parser.parse_args()
     print_machine()
     X = make_rows(arguments.users, arguments.items, arguments.density)
+    if arguments.catalogues:
+        time_catalogues(X, arguments.catalogues, arguments.repeat, [*precisions()][-1])
+        return
     mirrored = MultVAE(LATENT, decoder_layer_sizes=(HIDDEN,), **HIDDEN_LAYER)
     multinomial, sivae = MultVAE(**HIDDEN_LAYER), SIVAERecommender(**HIDDEN_LAYER)
     n_choose_k = MultVAE(**HIDDEN_LAYER | {"likelihood": "n-choose-k"})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,11 @@ class ItemEmbedding(nn.Module):
     weight : nn.Parameter of shape (n_items, n_out)
         Vectors of the items.
     bias : nn.Parameter of shape (n_out,)
+    item_axes : dict of str to int
+        Names of the parameters with a part for each item, and the axis of the items.
     """
+
+    item_axes: ClassVar[Mapping[str, int]] = {"weight": 0}
 
     def __init__(self, n_items: int, n_out: int) -> None:
         super().__init__()
@@ -114,11 +118,18 @@ class ItemLogits(nn.Module):
     weight : nn.Parameter of shape (n_in, n_items)
         Vectors of the items, as columns: products in bfloat16 are fastest in this layout.
     bias : nn.Parameter of shape (n_items,)
+    item_axes : dict of str to int
+        Names of the parameters with a part for each item, and the axis of the items.
     precision : torch.dtype, default=torch.float32
         Type of the product in training.
+    log_weights : Tensor of shape (n_items,) or None, default=None
+        Numbers that are added to the scores. In an update of a sample of the items, these are the
+        logarithms of the numbers of items that each item stands for.
     """
 
+    item_axes: ClassVar[Mapping[str, int]] = {"weight": 1, "bias": 0}
     precision = torch.float32
+    log_weights: Tensor | None = None
 
     def __init__(self, n_in: int, n_items: int) -> None:
         super().__init__()
@@ -150,7 +161,8 @@ class ItemLogits(nn.Module):
         scores : FactoredLogits
         """
         dtype = self.precision if self.training else torch.float32
-        return FactoredLogits(h.to(dtype), self.weight, self.bias)
+        bias = self.bias if self.log_weights is None else self.bias + self.log_weights
+        return FactoredLogits(h.to(dtype), self.weight, bias)
 
 
 class Linear(nn.Linear):

@@ -52,6 +52,7 @@ from ..ranking import rank
 from ._callback_support import CallbackSupportMixin, with_callbacks
 from ._checkpoint import Checkpoint, arrays, digest, digest_rows
 from ._growth import load_grown
+from ._item_sampling import ItemSampling, Sampling, all_items
 from ._layers import TopItems, initialize, set_precision
 from ._likelihoods import LIKELIHOODS, likelihood_class
 from ._process_group import broadcast_from_rank_0, check_equal_on_ranks, copy_from_rank_0, n_ranks
@@ -426,7 +427,8 @@ default=None
         players = [p for p in trainer._players(network.train(), x) if not p.moves_first]
         auto = min(max(150, 3 * x.n_users // 20), 500)
         size = auto if isinstance(self.batch_size, str) else self.batch_size
-        game, history = Game(players, x, size, type(self)._order), [*self.history_]
+        sampling, history = trainer._sampling(network, x), [*self.history_]
+        game = Game(players, x, size, type(self)._order, sampling=sampling)
 
         def move_bar(n_before: int) -> None:
             bar.move_to(n_before + game.share_of_epoch())
@@ -567,11 +569,20 @@ default=None
                 bar.complete()
         copy_from_rank_0(network)  # results of GPUs may differ in the last bits
         players = [player for player in players if not player.moves_first]
-        game = Game(players, x, self.batch_size, type(self)._order, self._schedule)
+        sampling = self._sampling(network, x)
+        game = Game(players, x, self.batch_size, type(self)._order, self._schedule, sampling)
         averaged = deepcopy(network).eval().requires_grad_(False)
         progress = Progress(network, averaged, game, generator)
         checkpoint.resume(progress.load_state_dict)
         return progress
+
+    def _sampling(self, network: nn.Module, x: InteractionBatch) -> Sampling:
+        """Return the contexts of the updates: all items, or some if ``n_sampled_items`` is set."""
+        n_sampled_items = getattr(self, "n_sampled_items", None)
+        if n_sampled_items is None:
+            return all_items
+        larger = self._empty_network((x.n_users, x.n_items + 1), torch.device("meta"))
+        return ItemSampling(network, larger, x.n_items, n_sampled_items)
 
     def _schedule(self, epoch: float) -> float:
         """Return the factor of the learning rates after a number of epochs."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .._batch import InteractionBatch, replace_entries
+from ._item_sampling import Sampling, all_items
 from ._process_group import own_generator, own_rows, sum_over_ranks
 
 __all__ = ["Batch", "Order", "Player", "by_batch", "by_epoch"]
@@ -197,6 +198,8 @@ class Game:
     schedule : callable, optional
         Maps the number of epochs so far to the factor of all learning rates. Without it they are
         constant.
+    sampling : callable, default=all_items
+        Returns a context for each update, in which the network may have fewer items.
 
     Raises
     ------
@@ -211,12 +214,14 @@ class Game:
         batch_size: int | str = "auto",
         order: Order = by_batch,
         schedule: Callable[[float], float] = lambda epoch: 1.0,
+        sampling: Sampling = all_items,
     ) -> None:
         self.players = players
         self.x = x
         self.batch_size = batch_size
         self.order = order
         self.schedule = schedule
+        self.sampling = sampling
         self.steps: dict[str, int] = defaultdict(int)
         # Losses are divided by the mean weight, so that their scale does not matter to Adam.
         self.mean_weight = 1.0 if x.weights is None else x.total_weight / x.n_users
@@ -291,18 +296,27 @@ class Game:
             Numbers of the rows in the mini-batch, on the CPU.
         generator : torch.Generator
         """
+        rows, step = self._rows(player), self.steps[player.name]
         own, weight = own_rows(users)
+        x = rows.rows(own)
+        if self.x.weights is not None and x.weights is not None:
+            x = replace_entries(x, weights=x.weights.requires_grad_())
+        own = own.to(x.offsets.device, non_blocking=True)
 
         def log(name: str, value: Tensor) -> None:
             self.figures[f"{player.name}_{name}"].append(weight * value.detach())
 
-        step, x = self.steps[player.name], self._rows(player).rows(own)
-        own = own.to(x.offsets.device, non_blocking=True)
-        if self.x.weights is not None and x.weights is not None:
-            x = replace_entries(x, weights=x.weights.requires_grad_())
-        loss = player.loss(Batch(own, x, step, progress, generator, log))
+        with self.sampling(rows, users, step, self.optimizers[player.name]) as restrict:
+            batch = Batch(own, restrict(x), step, progress, generator, log)
+            log("loss", self._update(player, batch, weight))
+        self.steps[player.name] += 1
+        self.moves.append(player.name)
+
+    def _update(self, player: Player, batch: Batch, weight: float) -> Tensor:
+        """Update the parameters of a player; return the loss. The weight is this rank's share."""
+        loss = player.loss(batch)
         if self.x.weights is not None:
-            check_depends_on_weights(player, loss, x.weights)
+            check_depends_on_weights(player, loss, batch.x.weights)
             loss = loss / self.mean_weight
         weights = torch.full_like(loss, weight)
         for parameter, gradient in zip(
@@ -317,12 +331,10 @@ class Game:
         del gradient  # else the last one would stay in memory during the next step
         optimizer = self.optimizers[player.name]
         for group in optimizer.param_groups:
-            group["lr"] = player.learning_rate * self.schedule(progress)
+            group["lr"] = player.learning_rate * self.schedule(batch.epoch)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        self.steps[player.name] += 1
-        log("loss", loss)
-        self.moves.append(player.name)
+        return loss
 
     def _read_figures(self, epoch: int) -> dict[str, float]:
         """Return the means of the logged values, if all losses and parameters are finite."""

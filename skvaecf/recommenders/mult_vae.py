@@ -90,6 +90,11 @@ class MultVAE(TorchRecommender):
         Initial weights. "svd" computes those of the encoder and of the last layer of the decoder
         from a truncated singular value decomposition of X (:ref:`start-from-svd`), so that few
         epochs are needed. "random" draws them from Glorot's uniform distribution.
+    n_sampled_items : int or None, default=None
+        For catalogues with very many items, number of items that each update uses besides those of
+        its mini-batch. They are drawn at random, and each of them stands for several items
+        (:ref:`sampled-items`). The time of an update then does not depend on the number of all
+        items. None uses all items.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
         50 and at most 500, so that small data sets have enough updates per epoch.
@@ -168,6 +173,21 @@ class MultVAE(TorchRecommender):
     a linear encoder and decoder with a penalty and the n-choose-k likelihood, rank better on every
     data set of :doc:`/benchmarks`.
 
+    With ``n_sampled_items``, the items P of a mini-batch are exact. Each of the sampled items R
+    stands for :math:`w = (I - |P|) / |R|` items: :math:`\log w` is added to its score. For the
+    multinomial likelihood, this is the estimate
+
+    .. math:: \hat{Z} = \sum_{i \in P} e^{\eta_i} + w \sum_{i \in R} e^{\eta_i}, \qquad
+              E[\hat{Z}] = \sum_i e^{\eta_i},
+
+    of the normaliser. The estimate is unbiased. Its logarithm is too small by about half the
+    variance of :math:`\hat{Z} / E[\hat{Z}]`, so the log-likelihood is too large by N times this
+    number. For the other likelihoods, a sampled item with the odds :math:`u = e^{\eta_i}` counts as
+    one item with the odds :math:`w u` instead of w items. For "bernoulli", its term of the
+    normaliser is :math:`\log(1 + w u)` instead of :math:`w \log(1 + u)`, which is too small by
+    about :math:`w (w - 1) u^2 / 2`. For "n-choose-k", too, this error is of second order in the
+    probabilities of the sampled items.
+
     With ``kl_weight=0`` only the reconstruction term is trained. These are the variants in section
     4.4 of the SIVAE paper (see :class:`SIVAERecommender`): "Multinomial" and, with
     ``likelihood="bernoulli"``, "Logistic". The variants in section 4.5 are ``prior="vamp"``,
@@ -177,6 +197,11 @@ class MultVAE(TorchRecommender):
     ----------
     Liang, Krishnan, Hoffman and Jebara, "Variational autoencoders for collaborative filtering",
     WWW 2018, eq. 2 (multinomial), 4 (logistic), 7 (objective).
+
+    Jean, Cho, Memisevic and Bengio, "On using very large target vocabulary for neural machine
+    translation", ACL 2015 (sampled items). Bengio and Senecal, "Adaptive importance sampling to
+    accelerate training of a neural probabilistic language model", IEEE Transactions on Neural
+    Networks 2008 (bias).
 
     Examples
     --------
@@ -203,6 +228,7 @@ class MultVAE(TorchRecommender):
     learning_rate: Positive = 7.5e-3
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     init: Literal["svd", "random"] = "svd"
+    n_sampled_items: PositiveInt | None = None
     max_epochs: PositiveInt = 24
 
     _auto_l2: ClassVar[float] = 0.45

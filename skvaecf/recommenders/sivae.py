@@ -122,6 +122,11 @@ class SIVAERecommender(TorchRecommender):
         Initial weights. "svd" computes those of the encoder and of the last layer of the decoder
         from a truncated singular value decomposition of X (:ref:`start-from-svd`), so that few
         epochs are needed. "random" draws them from Glorot's uniform distribution.
+    n_sampled_items : int or None, default=None
+        For catalogues with very many items, number of items that each update uses besides those of
+        its mini-batch. They are drawn at random, and each of them stands for several items
+        (:ref:`sampled-items`). The time of an update then does not depend on the number of all
+        items. None uses all items.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
         50 and at most 500, so that small data sets have enough updates per epoch.
@@ -234,6 +239,7 @@ class SIVAERecommender(TorchRecommender):
     learning_rate: Positive = 5e-3
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     init: Literal["svd", "random"] = "svd"
+    n_sampled_items: PositiveInt | None = None
     max_epochs: PositiveInt = 24
 
     _auto_l2: ClassVar[float] = 0.45

@@ -78,6 +78,10 @@ def compare_the_ranks(rank, folder):
     ranks_hold_the_same(make("CFGAN", mode="item").fit(X))
     ranks_hold_the_same(make("MultVAE", random_state=None, max_epochs=1).fit(X))
     ranks_learn_what_one_process_does(X)
+    users = np.arange(60)
+    items = np.column_stack([users % 80, (users + 40) % 80]).ravel()
+    sparse_X = csr_array((np.ones(120), (users.repeat(2), items)), (60, 80))
+    ranks_learn_what_one_process_does(sparse_X, n_sampled_items=10)
     a_killed_fit_is_resumed(f"{folder}/checkpoint", X)
     a_loss_that_is_not_finite_ends_all_ranks(rank)
     ranks_with_other_data_are_refused(X if rank == 0 else X[:-1])
@@ -115,11 +119,11 @@ def ranks_hold_the_same(model):
     assert first == second, type(model)
 
 
-def ranks_learn_what_one_process_does(X):
-    model = make("MultDAE", **NOISELESS).fit(X)
+def ranks_learn_what_one_process_does(X, **changes):
+    model = make("MultDAE", **NOISELESS, **changes).fit(X)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "is_initialized", lambda: False)
-        alone = make("MultDAE", **NOISELESS).fit(X)
+        alone = make("MultDAE", **NOISELESS, **changes).fit(X)
     assert model.n_iter_ == alone.n_iter_
     for found, expected in zip(model.history_, alone.history_, strict=True):
         assert list(found) == list(expected)

@@ -66,6 +66,19 @@ def test_entries_are_rows_of_one_item_each(matrix):
     assert_array_equal(picked.items, coo.coords[1][[4, 0]])
 
 
+def test_items_and_columns_of_some_rows(matrix):
+    x = InteractionBatch.from_csr(matrix)
+    users = torch.tensor([4, 0, 3, 4])
+    dense = matrix.toarray()
+    items = x.items_of(users)
+    assert_array_equal(items, np.flatnonzero(dense[[0, 4]].any(axis=0)))
+    assert 0 < len(items) < 8
+    for chosen in (items, np.union1d(items, [0, 7]), np.arange(8)):
+        columns = x.rows(users).columns(torch.from_numpy(chosen.astype(np.int64)))
+        assert_array_equal(to_csr(columns).toarray(), dense[users.numpy()][:, chosen])
+    assert x.items_of(torch.tensor([3])).tolist() == []
+
+
 def test_entries_of_no_interactions():
     entries = InteractionBatch.from_csr(csr_array((3, 4), dtype=np.float32)).entries()
     assert (entries.n_users, entries.n_items) == (0, 4)

@@ -60,15 +60,17 @@ def new_game(model, X, device="cpu"):
     if device == "cpu":
         initialize(network, seeded(), x)
     network.train()
-    return Game(model._players(network, x), x, batch_size=20)
+    sampling = model._sampling(network, x)
+    return Game(model._players(network, x), x, batch_size=20, sampling=sampling)
 
 
 def new_game_without_values(model, X):
     """Return a game on the meta device."""
     game, on_cpu = new_game(model, X, "meta"), new_game(model, X)
     for player, twin in zip(game.players, on_cpu.players, strict=True):
-        # A player's own rows copy their offsets from the device once in a fit.
-        vars(game._rows(player))["host_offsets"] = on_cpu._rows(twin).host_offsets
+        # Rows copy their offsets and items from the device once in a fit.
+        for name in ("host_offsets", "host_items"):
+            vars(game._rows(player))[name] = getattr(on_cpu._rows(twin), name)
     return game
 
 
@@ -95,6 +97,7 @@ def likelihoods(name):
 SETTINGS = [
     *((name, changes) for name in NEURAL_RECOMMENDERS for changes in likelihoods(name)),
     ("MultVAE", {"likelihood": "multinomial", "prior": "vamp", "posterior": "iaf"}),
+    ("MultVAE", {"likelihood": "multinomial", "n_sampled_items": 3}),
     ("CFGAN", {"mode": "item"}),
     ("VAEGANRecommender", {"likelihood": "bernoulli", "contractive_estimator": "hutchinson"}),
 ]
