@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,11 @@ LEAST_LIFT = 0.1  # where users share too few items to tell, as in toy data
 def evenly_spaced(numbers: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Return n of the numbers, or all of them."""
     return numbers[np.unique(np.linspace(0, len(numbers) - 1, n).astype(np.int64))]
+
+
+def components_of_size(n_users: int, n_items: int, least: int) -> int:
+    """Return a number of components, sqrt(U I) / 30, rounded up, from ``least`` to 400."""
+    return min(max(math.ceil(math.sqrt(n_users * n_items) / 30), least), 400)
 
 
 def typical_count(counts: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> float:

@@ -260,7 +260,7 @@ VALUES = {
     "n_prediction_samples": Values(3, (-1, 2.5)),
     "n_pretraining_epochs": Values(0, (-1, 2.5, None)),
     "n_pseudo_inputs": Values(3, (0, -1, 2.5)),
-    "n_sampled_items": Values(1, (0, -1, 2.5, "auto")),
+    "n_sampled_items": Values(1, (0, -1, 2.5, "all")),
     "noise": Values("bernoulli", ("loud", None)),
     "noise_size": Values(3, (0, -1, 2.5)),
     "nonnegative": Values(False, ("yes", None)),

@@ -30,6 +30,7 @@ def fit(likelihood):
     model = MultVAE(
         likelihood=likelihood,
         init="random",
+        n_sampled_items=None,
         early_stopping=False,
         max_epochs=8,
         batch_size=500,

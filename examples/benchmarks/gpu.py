@@ -63,9 +63,9 @@ Report = Callable[[str, Any], None]
 SIZES = {"ML-20M": (136_677, 20_108, 10_000_000), "Gowalla": (29_858, 40_981, 1_000_000)}
 QUICK_SIZES = {"ML-20M": (1_500, 400, 30_000), "Gowalla": (600, 800, 12_000)}
 MODELS = {
-    "MultVAE": MultVAE,
-    "MultVAE, multinomial": partial(MultVAE, likelihood="multinomial"),
-    "SIVAE": SIVAERecommender,
+    "MultVAE": partial(MultVAE, 200, n_sampled_items=None),
+    "MultVAE, multinomial": partial(MultVAE, 200, likelihood="multinomial", n_sampled_items=None),
+    "SIVAE": partial(SIVAERecommender, 200, n_sampled_items=None),
     "VAEGAN": VAEGANRecommender,
     "WMF": WMF,
     "EASE": EASE,

@@ -39,6 +39,7 @@ LINEAR = {
     "l2": 0.0,
     "learning_rate": 1e-3,
     "init": "random",
+    "n_sampled_items": None,
     "learning_rate_schedule": "constant",
     "anneal_steps": "auto",
 }

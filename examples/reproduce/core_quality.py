@@ -60,7 +60,8 @@ SCORERS = MultiRankingScorer((ndcg_at_k, recall_at_k.at(20), recall_at_k.at(50),
 TRAINING = {"init": "random", "learning_rate_schedule": "constant", "max_epochs": 200}
 ANNEALED = TRAINING | {"anneal_steps": "auto"}
 MULTINOMIAL = {"likelihood": "multinomial", "learning_rate": 1e-3}
-HIDDEN = ANNEALED | MULTINOMIAL | {"encoder_layer_sizes": (600,), "kl_weight": 0.5, "l2": 0.0}
+HIDDEN = ANNEALED | MULTINOMIAL | {"kl_weight": 0.5, "l2": 0.0}
+HIDDEN |= {"n_components": 200, "encoder_layer_sizes": (600,)}
 BERNOULLI_AVB = ANNEALED | {"likelihood": "bernoulli", "l2": 4.0, "adversary_weight": 0.2}
 
 # The best setting on the validation users of MovieLens 1M: no hidden layer, with decay.
@@ -144,9 +145,10 @@ SETTINGS = {
     ("MultVAE", "600, n-choose-k"): MultVAE(**HIDDEN | {"likelihood": "n-choose-k"}),
     ("MultVAE", "paper"): MultVAE(kl_weight=0.2, ema_decay=0, **PAPERS | {"anneal_steps": 40_000}),
     ("MultVAE", "narrow"): MultVAE(
-        100,
         batch_size=100,
-        **HIDDEN | {"encoder_layer_sizes": (300,), "kl_weight": 0.2, "anneal_steps": 3200},
+        **HIDDEN
+        | {"n_components": 100, "encoder_layer_sizes": (300,)}
+        | {"kl_weight": 0.2, "anneal_steps": 3200},
     ),
     ("MultVAE", "linear"): LINEAR_VAE,
     ("MultVAE", "linear, float32"): clone(LINEAR_VAE).set_params(precision="float32"),
@@ -298,6 +300,8 @@ def reproduce(arguments, settings, table, run=run, load=load):
     path = arguments.out / f"{table}_{Path(arguments.data).stem}{heldout}{batch}.csv"
     done = {(row["model"], row["setting"], row["seed"]) for row in read(path)}
     for (name, setting), model in settings.items():
+        if setting != "default" and "n_sampled_items" in model.get_params():
+            model.set_params(n_sampled_items=None)  # as in the papers
         if arguments.models and name not in arguments.models:
             continue
         if arguments.settings and setting not in arguments.settings:

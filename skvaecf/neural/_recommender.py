@@ -63,6 +63,9 @@ __all__ = ["TorchRecommender"]
 
 Pair = tuple[csr_array, csr_array]  # fold-in and held-out interactions of the same users
 
+# "auto" of n_sampled_items
+MANY_ITEMS, SAMPLED_ITEMS = 15_000, 4_000
+
 
 class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixin, BaseRecommender):
     """Base of the recommenders that train a network.
@@ -577,12 +580,20 @@ default=None
         return progress
 
     def _sampling(self, network: nn.Module, x: InteractionBatch) -> Sampling:
-        """Return the contexts of the updates: all items, or some if ``n_sampled_items`` is set."""
+        """Return the contexts of the updates: with all items, or with some of very many."""
         n_sampled_items = getattr(self, "n_sampled_items", None)
-        if n_sampled_items is None:
+        auto = isinstance(n_sampled_items, str)
+        if n_sampled_items is None or (auto and x.n_items <= MANY_ITEMS):
             return all_items
         larger = self._empty_network((x.n_users, x.n_items + 1), torch.device("meta"))
-        return ItemSampling(network, larger, x.n_items, n_sampled_items)
+        try:
+            return ItemSampling(
+                network, larger, x.n_items, SAMPLED_ITEMS if auto else n_sampled_items
+            )
+        except ValueError:
+            if auto:  # then a network that cannot be sampled uses all items
+                return all_items
+            raise
 
     def _schedule(self, epoch: float) -> float:
         """Return the factor of the learning rates after a number of epochs."""

@@ -64,11 +64,11 @@ class MultDAE(TorchRecommender):
         Initial weights. "svd" computes those of the encoder and of the last layer of the decoder
         from a truncated singular value decomposition of X (:ref:`start-from-svd`), so that few
         epochs are needed. "random" draws them from Glorot's uniform distribution.
-    n_sampled_items : int or None, default=None
-        For catalogues with very many items, number of items that each update uses besides those of
-        its mini-batch. They are drawn at random, and each of them stands for several items
-        (:ref:`sampled-items`). The time of an update then does not depend on the number of all
-        items. None uses all items.
+    n_sampled_items : int, "auto" or None, default="auto"
+        Number of items that each update uses besides those of its mini-batch. They are drawn at
+        random, and each of them stands for several items (:ref:`sampled-items`). The time of an
+        update then does not depend on the number of all items. None uses all items. "auto" is 4000
+        if there are more than 15,000 items, otherwise None.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
         50 and at most 500, so that small data sets have enough updates per epoch.
@@ -136,8 +136,8 @@ class MultDAE(TorchRecommender):
     The losses omit the constant terms of the likelihood.
 
     The model of the paper is ``MultDAE(n_components=200, likelihood="multinomial", l2=2.3,
-    learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
-    ema_decay=0)`` (the decay is that of 0.01 / 500 per update on MovieLens 20M).
+    learning_rate=1e-3, learning_rate_schedule="constant", init="random", n_sampled_items=None,
+    max_epochs=200, ema_decay=0)`` (the decay is that of 0.01 / 500 per update on MovieLens 20M).
 
     References
     ----------
@@ -165,7 +165,7 @@ class MultDAE(TorchRecommender):
     learning_rate: Positive = 7.5e-3
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     init: Literal["svd", "random"] = "svd"
-    n_sampled_items: PositiveInt | None = None
+    n_sampled_items: PositiveInt | Literal["auto"] | None = "auto"
     max_epochs: PositiveInt = 24
 
     _auto_l2: ClassVar[float] = 1.25

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import KW_ONLY
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from .._batch import InteractionBatch
 from .._parameters import LayerSizes, NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
+from .._statistics import components_of_size
 from ..neural._distributions import DiagonalNormal
 from ..neural._latent import PosteriorLike, PriorLike, build_part
 from ..neural._layers import Autoencoder, Decoder, Encoder
@@ -90,11 +90,11 @@ class MultVAE(TorchRecommender):
         Initial weights. "svd" computes those of the encoder and of the last layer of the decoder
         from a truncated singular value decomposition of X (:ref:`start-from-svd`), so that few
         epochs are needed. "random" draws them from Glorot's uniform distribution.
-    n_sampled_items : int or None, default=None
-        For catalogues with very many items, number of items that each update uses besides those of
-        its mini-batch. They are drawn at random, and each of them stands for several items
-        (:ref:`sampled-items`). The time of an update then does not depend on the number of all
-        items. None uses all items.
+    n_sampled_items : int, "auto" or None, default="auto"
+        Number of items that each update uses besides those of its mini-batch. They are drawn at
+        random, and each of them stands for several items (:ref:`sampled-items`). The time of an
+        update then does not depend on the number of all items. None uses all items. "auto" is 4000
+        if there are more than 15,000 items, otherwise None.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
         50 and at most 500, so that small data sets have enough updates per epoch.
@@ -167,11 +167,11 @@ class MultVAE(TorchRecommender):
     The losses omit the constant terms of the likelihood. Log-variances are clipped to [-12, 4].
 
     The model of the paper, with a multinomial likelihood and a hidden layer of 600 in encoder and
-    decoder, is ``MultVAE(encoder_layer_sizes=(600,), decoder_layer_sizes=(600,),
+    decoder, is ``MultVAE(n_components=200, encoder_layer_sizes=(600,), decoder_layer_sizes=(600,),
     likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0, learning_rate=1e-3,
-    learning_rate_schedule="constant", init="random", max_epochs=200, ema_decay=0)``. The defaults,
-    a linear encoder and decoder with a penalty and the n-choose-k likelihood, rank better on every
-    data set of :doc:`/benchmarks`.
+    learning_rate_schedule="constant", init="random", n_sampled_items=None, max_epochs=200,
+    ema_decay=0)``. The defaults, a linear encoder and decoder with a penalty and the n-choose-k
+    likelihood, rank better on every data set of :doc:`/benchmarks`.
 
     With ``n_sampled_items``, the items P of a mini-batch are exact. Each of the sampled items R
     stands for :math:`w = (I - |P|) / |R|` items: :math:`\log w` is added to its score. For the
@@ -228,7 +228,7 @@ class MultVAE(TorchRecommender):
     learning_rate: Positive = 7.5e-3
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     init: Literal["svd", "random"] = "svd"
-    n_sampled_items: PositiveInt | None = None
+    n_sampled_items: PositiveInt | Literal["auto"] | None = "auto"
     max_epochs: PositiveInt = 24
 
     _auto_l2: ClassVar[float] = 0.45
@@ -243,7 +243,7 @@ class MultVAE(TorchRecommender):
         )
 
     def _n_components_of(self, n_users: int, n_items: int) -> int:
-        auto = min(max(math.ceil(math.sqrt(n_users * n_items) / 30), 200), 400)
+        auto = components_of_size(n_users, n_items, least=200)
         return auto if isinstance(self.n_components, str) else self.n_components
 
     def _players(self, network: VariationalAutoencoder, x: InteractionBatch) -> list[Player]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .._batch import InteractionBatch
 from .._parameters import LayerSizes, NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
+from .._statistics import components_of_size
 from ..neural._distributions import SemiImplicitNormal, standard_normal
 from ..neural._layers import Autoencoder, Decoder, ItemEmbedding, Linear, SelfInitialized
 from ..neural._likelihoods import ItemLikelihood, LikelihoodLike, likelihood_class
@@ -72,8 +73,10 @@ class SIVAERecommender(TorchRecommender):
 
     Parameters
     ----------
-    n_components : int, default=200
-        Number of components of the latent vector.
+    n_components : int or "auto", default="auto"
+        Number of components of the latent vector. "auto" is :math:`\sqrt{U I} / 30` for U users and
+        I items, rounded up, at least 200 and at most 400: the more users and items, the more
+        components pay.
     encoder_layer_sizes : tuple of int, default=(100,)
         Widths of the hidden tanh layers of the encoder. With ``()`` the encoder is linear.
     decoder_layer_sizes : tuple of int, default=()
@@ -122,11 +125,11 @@ class SIVAERecommender(TorchRecommender):
         Initial weights. "svd" computes those of the encoder and of the last layer of the decoder
         from a truncated singular value decomposition of X (:ref:`start-from-svd`), so that few
         epochs are needed. "random" draws them from Glorot's uniform distribution.
-    n_sampled_items : int or None, default=None
-        For catalogues with very many items, number of items that each update uses besides those of
-        its mini-batch. They are drawn at random, and each of them stands for several items
-        (:ref:`sampled-items`). The time of an update then does not depend on the number of all
-        items. None uses all items.
+    n_sampled_items : int, "auto" or None, default="auto"
+        Number of items that each update uses besides those of its mini-batch. They are drawn at
+        random, and each of them stands for several items (:ref:`sampled-items`). The time of an
+        update then does not depend on the number of all items. None uses all items. "auto" is 4000
+        if there are more than 15,000 items, otherwise None.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
         50 and at most 500, so that small data sets have enough updates per epoch.
@@ -177,6 +180,8 @@ class SIVAERecommender(TorchRecommender):
         Number of epochs that were run.
     best_iter_ : int
         Number of the epoch whose parameters are kept, counted from 1.
+    n_components_ : int
+        Number of components that was used.
     l2_ : float
         The weight :math:`\lambda` that was used.
     item_counts_ : ndarray of shape (n_items,), int64
@@ -199,10 +204,10 @@ class SIVAERecommender(TorchRecommender):
     The paper has a factor N/M before the log-likelihood. This factor belongs to latent variables
     that all data share. Here every user has a separate z, so the factor is 1.
 
-    The network of the paper is ``SIVAERecommender(encoder_layer_sizes=(600,),
+    The network of the paper is ``SIVAERecommender(n_components=200, encoder_layer_sizes=(600,),
     decoder_layer_sizes=(600,), likelihood="multinomial", kl_weight=0.2, anneal_steps=40_000, l2=0,
-    learning_rate=1e-3, learning_rate_schedule="constant", init="random", max_epochs=200,
-    ema_decay=0)``.
+    learning_rate=1e-3, learning_rate_schedule="constant", init="random", n_sampled_items=None,
+    max_epochs=200, ema_decay=0)``.
 
     References
     ----------
@@ -220,7 +225,7 @@ class SIVAERecommender(TorchRecommender):
     (2, 3)
     """
 
-    n_components: PositiveInt = 200
+    n_components: PositiveInt | Literal["auto"] = "auto"
     _: KW_ONLY
     encoder_layer_sizes: LayerSizes = (100,)
     decoder_layer_sizes: LayerSizes = ()
@@ -239,24 +244,29 @@ class SIVAERecommender(TorchRecommender):
     learning_rate: Positive = 5e-3
     learning_rate_schedule: Literal["constant", "linear"] = "linear"
     init: Literal["svd", "random"] = "svd"
-    n_sampled_items: PositiveInt | None = None
+    n_sampled_items: PositiveInt | Literal["auto"] | None = "auto"
     max_epochs: PositiveInt = 24
 
     _auto_l2: ClassVar[float] = 0.45
 
     def _build(self, n_users: int, n_items: int) -> Autoencoder:
+        n_components = self._n_components_of(n_users, n_items)
         return Autoencoder(
             SemiImplicitEncoder(
                 n_items,
                 self.encoder_layer_sizes,
-                self.n_components,
+                n_components,
                 NOISES[self.noise],
                 self.noise_size,
                 shared_sigma=self.shared_sigma,
                 n_fixed_draws=self.n_prediction_samples,
             ),
-            Decoder(self.n_components, self.decoder_layer_sizes, n_items),
+            Decoder(n_components, self.decoder_layer_sizes, n_items),
         )
+
+    def _n_components_of(self, n_users: int, n_items: int) -> int:
+        auto = components_of_size(n_users, n_items, least=200)
+        return auto if isinstance(self.n_components, str) else self.n_components
 
     def _players(self, network: Any, x: InteractionBatch) -> list[Player]:
         likelihood, l2 = likelihood_class(self.likelihood), self._l2_of(x) / x.n_users

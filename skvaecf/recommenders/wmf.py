@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from .._parameters import (
 )
 from .._partial_fit import PartialFitMixin, widened
 from .._progress import ProgressBar
-from .._statistics import structure, typical_count
+from .._statistics import components_of_size, structure, typical_count
 from .._top_k import as_index
 from .._vectors import LatentFactorMixin, SimilarItemsMixin, cosines
 from ..base import BaseRecommender, SampleWeightMixin, Scorer
@@ -231,7 +230,7 @@ class WMF(
 
         n_components = self.n_components
         if isinstance(n_components, str):
-            n_components = min(max(math.ceil(math.sqrt(X.shape[0] * X.shape[1]) / 30), 128), 400)
+            n_components = components_of_size(*X.shape, least=128)
         Q = leading_subspace(users, items, n_components, generator)
         P = torch.zeros(X.shape[0], n_components, dtype=torch.float32, device=device)
         # p_u . q_i at the interactions

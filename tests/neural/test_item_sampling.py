@@ -341,3 +341,20 @@ def test_a_width_may_be_the_number_of_items(sparse_X):
     for name in SAMPLED:
         with naming(name):
             make_few(name, n_components=40).fit(sparse_X)
+
+
+# --- "auto"
+
+
+def test_auto_samples_from_very_many_items_only(sparse_X, monkeypatch):
+    monkeypatch.setattr(_recommender, "SAMPLED_ITEMS", 3)
+    all_items, sampled = (make_few("MultVAE", n_sampled_items=n).fit(sparse_X) for n in (None, 3))
+    for many, expected in ((40, all_items), (39, sampled)):
+        monkeypatch.setattr(_recommender, "MANY_ITEMS", many)
+        assert_same(make_few("MultVAE", n_sampled_items="auto").fit(sparse_X), expected)
+
+
+def test_auto_uses_all_items_of_networks_that_cannot_be_sampled(sparse_X, monkeypatch):
+    monkeypatch.setattr(_recommender, "MANY_ITEMS", 0)
+    models = [make_few("MultVAE", prior="vamp", n_sampled_items=n) for n in ("auto", None)]
+    assert_same(*[model.fit(sparse_X) for model in models])
