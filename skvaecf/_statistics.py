@@ -23,9 +23,10 @@ def evenly_spaced(numbers: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     return numbers[np.unique(np.linspace(0, len(numbers) - 1, n).astype(np.int64))]
 
 
-def components_of_size(n_users: int, n_items: int, least: int) -> int:
-    """Return a number of components, sqrt(U I) / 30, rounded up, from ``least`` to 400."""
-    return min(max(math.ceil(math.sqrt(n_users * n_items) / 30), least), 400)
+def number_of_components(n_components: int | str, n_users: int, n_items: int, least: int) -> int:
+    """Return ``n_components``; for "auto" sqrt(U I) / 30, rounded up, from ``least`` to 400."""
+    auto = min(max(math.ceil(math.sqrt(n_users * n_items) / 30), least), 400)
+    return auto if isinstance(n_components, str) else n_components
 
 
 def typical_count(counts: NDArray[np.int64], weights: NDArray[np.float64] | None = None) -> float:

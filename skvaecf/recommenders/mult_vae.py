@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._batch import InteractionBatch
 from .._parameters import LayerSizes, NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
-from .._statistics import components_of_size
+from .._statistics import number_of_components
 from ..neural._distributions import DiagonalNormal
 from ..neural._latent import PosteriorLike, PriorLike, build_part
 from ..neural._layers import Autoencoder, Decoder, Encoder
@@ -243,8 +243,7 @@ class MultVAE(TorchRecommender):
         )
 
     def _n_components_of(self, n_users: int, n_items: int) -> int:
-        auto = components_of_size(n_users, n_items, least=200)
-        return auto if isinstance(self.n_components, str) else self.n_components
+        return number_of_components(self.n_components, n_users, n_items, least=200)
 
     def _players(self, network: VariationalAutoencoder, x: InteractionBatch) -> list[Player]:
         likelihood, l2 = likelihood_class(self.likelihood), self._l2_of(x) / x.n_users

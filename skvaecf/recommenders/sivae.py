@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .._batch import InteractionBatch
 from .._parameters import LayerSizes, NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
-from .._statistics import components_of_size
+from .._statistics import number_of_components
 from ..neural._distributions import SemiImplicitNormal, standard_normal
 from ..neural._layers import Autoencoder, Decoder, ItemEmbedding, Linear, SelfInitialized
 from ..neural._likelihoods import ItemLikelihood, LikelihoodLike, likelihood_class
@@ -265,8 +265,7 @@ class SIVAERecommender(TorchRecommender):
         )
 
     def _n_components_of(self, n_users: int, n_items: int) -> int:
-        auto = components_of_size(n_users, n_items, least=200)
-        return auto if isinstance(self.n_components, str) else self.n_components
+        return number_of_components(self.n_components, n_users, n_items, least=200)
 
     def _players(self, network: Any, x: InteractionBatch) -> list[Player]:
         likelihood, l2 = likelihood_class(self.likelihood), self._l2_of(x) / x.n_users

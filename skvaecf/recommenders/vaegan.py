@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from .._batch import InteractionBatch
 from .._parameters import LayerSizes, NonNegative, NonNegativeInt, Positive, PositiveInt, Rate
+from .._statistics import number_of_components
 from ..neural._layers import Autoencoder, Decoder, ItemEmbedding, Linear
 from ..neural._likelihoods import LikelihoodLike, likelihood_class
 from ..neural._objectives import (
@@ -72,8 +73,10 @@ class VAEGANRecommender(TorchRecommender):
 
     Parameters
     ----------
-    n_components : int, default=200
-        Number of components of the latent vector.
+    n_components : int or "auto", default="auto"
+        Number of components of the latent vector. "auto" is :math:`\sqrt{U I} / 30` for U users and
+        I items, rounded up, at least 200 and at most 400: the more users and items, the more
+        components pay.
     encoder_layer_sizes : tuple of int, default=()
         Widths of the hidden tanh layers of the encoder. With ``()`` the encoder is linear.
     decoder_layer_sizes : tuple of int, default=()
@@ -175,6 +178,8 @@ class VAEGANRecommender(TorchRecommender):
         Number of epochs that were run.
     best_iter_ : int
         Number of the epoch whose parameters are kept, counted from 1.
+    n_components_ : int
+        Number of components that was used.
     l2_ : float
         The weight :math:`\rho` that was used.
     item_counts_ : ndarray of shape (n_items,), int64
@@ -219,7 +224,7 @@ class VAEGANRecommender(TorchRecommender):
     change if a constant is added to all scores of a user. With these, the level of the
     :math:`\hat x` in D is arbitrary.
 
-    The network of the paper is ``VAEGANRecommender(encoder_layer_sizes=(600,),
+    The network of the paper is ``VAEGANRecommender(n_components=200, encoder_layer_sizes=(600,),
     decoder_layer_sizes=(600,), likelihood="bernoulli", normalize=False, adversary_weight=0.2,
     anneal_steps="auto", l2=0, learning_rate=1e-3, learning_rate_schedule="constant",
     init="random", max_epochs=200, ema_decay=0)``. The paper gives the encoder
@@ -245,7 +250,7 @@ class VAEGANRecommender(TorchRecommender):
     (2, 3)
     """
 
-    n_components: PositiveInt = 200
+    n_components: PositiveInt | Literal["auto"] = "auto"
     _: KW_ONLY
     encoder_layer_sizes: LayerSizes = ()
     decoder_layer_sizes: LayerSizes = ()
@@ -275,14 +280,18 @@ class VAEGANRecommender(TorchRecommender):
             warn_of_discriminators(self.history_[self.best_iter_ - 1])
 
     def _build(self, n_users: int, n_items: int) -> VAEGAN:
+        n_components = self._n_components_of(n_users, n_items)
         return VAEGAN(
-            ImplicitEncoder(n_items, self.encoder_layer_sizes, self.n_components, self.noise_size),
-            Decoder(self.n_components, self.decoder_layer_sizes, n_items),
-            PosteriorDiscriminator(n_items, self.n_components, self.discriminator_layer_size),
+            ImplicitEncoder(n_items, self.encoder_layer_sizes, n_components, self.noise_size),
+            Decoder(n_components, self.decoder_layer_sizes, n_items),
+            PosteriorDiscriminator(n_items, n_components, self.discriminator_layer_size),
             DataDiscriminator(n_items, self.discriminator_layer_size)
             if self.data_adversary_weight
             else None,
         )
+
+    def _n_components_of(self, n_users: int, n_items: int) -> int:
+        return number_of_components(self.n_components, n_users, n_items, least=200)
 
     def _players(self, network: Any, x: InteractionBatch) -> list[Player]:
         likelihood, l2 = likelihood_class(self.likelihood), self._l2_of(x) / x.n_users

@@ -29,7 +29,7 @@ from .._parameters import (
 )
 from .._partial_fit import PartialFitMixin, widened
 from .._progress import ProgressBar
-from .._statistics import components_of_size, structure, typical_count
+from .._statistics import number_of_components, structure, typical_count
 from .._top_k import as_index
 from .._vectors import LatentFactorMixin, SimilarItemsMixin, cosines
 from ..base import BaseRecommender, SampleWeightMixin, Scorer
@@ -228,11 +228,10 @@ class WMF(
         if s is not None:
             items = items.with_values(items.values * s[items.items])
 
-        n_components = self.n_components
-        if isinstance(n_components, str):
-            n_components = components_of_size(*X.shape, least=128)
+        n_users, n_items = X.shape
+        n_components = number_of_components(self.n_components, n_users, n_items, least=128)
         Q = leading_subspace(users, items, n_components, generator)
-        P = torch.zeros(X.shape[0], n_components, dtype=torch.float32, device=device)
+        P = torch.zeros(n_users, n_components, dtype=torch.float32, device=device)
         # p_u . q_i at the interactions
         predicted = torch.zeros(X.nnz, dtype=torch.float32, device=device)
         history: list[dict[str, float]] = []
