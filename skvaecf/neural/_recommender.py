@@ -64,7 +64,7 @@ __all__ = ["TorchRecommender"]
 Pair = tuple[csr_array, csr_array]  # fold-in and held-out interactions of the same users
 
 # "auto" of n_sampled_items
-MANY_ITEMS, SAMPLED_ITEMS = 15_000, 4_000
+MANY_ITEMS, SAMPLED_ITEMS = 15_000, 2_000
 
 
 class TorchRecommender(CallbackSupportMixin, SimilarItemsMixin, LatentFactorMixin, BaseRecommender):

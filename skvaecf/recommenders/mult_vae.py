@@ -93,7 +93,7 @@ class MultVAE(TorchRecommender):
     n_sampled_items : int, "auto" or None, default="auto"
         Number of items that each update uses besides those of its mini-batch. They are drawn at
         random, and each of them stands for several items (:ref:`sampled-items`). The time of an
-        update then does not depend on the number of all items. None uses all items. "auto" is 4000
+        update then does not depend on the number of all items. None uses all items. "auto" is 2000
         if there are more than 15,000 items, otherwise None.
     batch_size : int or "auto", default="auto"
         Number of users per mini-batch. "auto" is one twentieth of the training users, but at least
