@@ -66,7 +66,8 @@ def test_fit_and_recommend_stay_within_the_formulas():
     for n_items, n_components in [(2_000, 10), (20_000, 10), (20_000, 90)]:
         X = EXAMPLE["make_rows"](200, n_items, 20)
         # The best epoch is kept from the second one on.
-        model = MultVAE(n_components, likelihood="multinomial", max_epochs=2, random_state=0)
+        model = MultVAE(n_components, max_epochs=2, random_state=0)
+        model.set_params(likelihood="multinomial", n_sampled_items=None)
         of_fit = peak(lambda: model.fit(X))
         n_parameters = sum(p.numel() for p in model.network_.parameters())
         assert of_fit < EXAMPLE["fit_bytes"](n_items, X.nnz, n_parameters)
@@ -76,3 +77,7 @@ def test_fit_and_recommend_stay_within_the_formulas():
     # penalty needs the gradient of one weight matrix more.)
     of_fit = peak(lambda: model.set_params(l2=0.0).fit(X))
     assert 24 * n_parameters < of_fit < 26 * n_parameters
+    # An update of a sample holds four copies of the parameters of its items, and no gradient. The
+    # 50 users of a mini-batch have at most 1,200 different items.
+    of_fit = peak(lambda: model.set_params(n_sampled_items=500).fit(X))
+    assert of_fit < (20 + 16 * 1_700 / X.shape[1] + 0.5) * n_parameters

@@ -347,7 +347,7 @@ class Game:
                 self._raise_diverged(name, f"The loss of the {name} became {value}", epoch)
         # The last update may have made the parameters infinite after a finite loss.
         for player in self.players:
-            if not torch.stack([p.isfinite().all() for p in player.parameters]).all():
+            if not _largest(player.parameters).isfinite():
                 name = player.name
                 self._raise_diverged(name, f"Parameters of the {name} became infinite", epoch)
         return {name: math.fsum(values) / len(values) for name, values in figures.items()}
@@ -445,6 +445,12 @@ def check_depends_on_weights(player: Player, loss: Tensor, weights: Tensor | Non
         f"sample_weight must be None: the loss of the {player.name} does not depend on the weights"
         " of the users."
     )
+
+
+def _largest(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Return the largest absolute value of all parameters, NaN if there is one; copy none."""
+    of_each = [torch.linalg.vector_norm(p.detach(), torch.inf) for p in parameters]
+    return torch.linalg.vector_norm(torch.stack(of_each), torch.inf)
 
 
 def _read(values: Sequence[Tensor]) -> list[float]:
