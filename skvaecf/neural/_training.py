@@ -450,7 +450,8 @@ def check_depends_on_weights(player: Player, loss: Tensor, weights: Tensor | Non
 def _largest(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Return the largest absolute value of all parameters, NaN if there is one; copy none."""
     of_each = [torch.linalg.vector_norm(p.detach(), torch.inf) for p in parameters]
-    return torch.linalg.vector_norm(torch.stack(of_each), torch.inf)
+    largest: Tensor = torch.linalg.vector_norm(torch.stack(of_each), torch.inf)
+    return largest
 
 
 def _read(values: Sequence[Tensor]) -> list[float]:
