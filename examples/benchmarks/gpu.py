@@ -67,7 +67,7 @@ MODELS = {
     "MultVAE, multinomial": partial(MultVAE, 200, likelihood="multinomial", n_sampled_items=None),
     "SIVAE": partial(SIVAERecommender, 200, n_sampled_items=None),
     "VAEGAN": VAEGANRecommender,
-    "WMF": WMF,
+    "WMF": partial(WMF, 128),
     "EASE": EASE,
 }
 NEURAL = ("MultVAE", "MultVAE, multinomial", "SIVAE", "VAEGAN")

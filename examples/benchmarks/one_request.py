@@ -51,7 +51,7 @@ def ease(X, row):
 
 def wmf(X, row):
     """Return a WMF, and its products for the user, by NumPy: MKL takes three times as long."""
-    model = WMF(max_epochs=1, random_state=0).fit(X)
+    model = WMF(128, max_epochs=1, random_state=0).fit(X)
     p, Q = np.ones((1, 128), np.float32), model.item_factors_
     return model, lambda: torch.from_numpy(np.einsum("uc,ic->ui", p, Q))
 

@@ -62,7 +62,7 @@ def ease(X):
 
 MODELS = {
     "EASE": ease,
-    "WMF": lambda X: WMF(max_epochs=1, random_state=0).fit(X),
+    "WMF": lambda X: WMF(128, max_epochs=1, random_state=0).fit(X),
     "MultVAE": lambda X: MultVAE(
         init="random", max_epochs=1, early_stopping=False, random_state=0
     ).fit(X),
