@@ -11,7 +11,7 @@ from sklearn.base import clone
 
 import skvaecf
 from skvaecf import EASE, SLIM, WMF, ItemKNN
-from skvaecf._statistics import structure
+from skvaecf._statistics import number_of_components, structure
 from skvaecf.datasets import make_interactions
 
 
@@ -134,6 +134,25 @@ def test_the_formulas(X):
     slim = SLIM().fit(X)
     assert slim.l1_ == pytest.approx(0.15 * users_of_item**0.5)
     assert slim.l2_ == pytest.approx(500 * n_users**0.25 / S)
+
+
+def test_number_of_components_by_hand():
+    expected = {(450, 7500): 128, (12_092, 10_000): 367, (24_000, 41_000): 400}
+    assert {shape: number_of_components("auto", *shape, 128) for shape in expected} == expected
+    assert number_of_components("auto", 450, 7500, 200) == 200
+    assert number_of_components(7, 24_000, 41_000, 128) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("MultVAE", 200), ("SIVAERecommender", 200), ("VAEGANRecommender", 200), ("WMF", 128)],
+)
+def test_number_of_components_is_in_the_fitted_attribute(name, least, X):
+    model = make_short(name, n_components="auto").fit(X)
+    assert model.n_components_ == model.transform(X).shape[1] == least
+    given = make_short(name, n_components=least).fit(X)
+    assert_array_equal(given.predict(X), model.predict(X))
+    assert make_short(name, n_components=5).fit(X).n_components_ == 5
 
 
 def test_the_formulas_of_the_autoencoders(X):

@@ -130,11 +130,3 @@ def test_values_that_build_no_prior_or_posterior_are_named(params, small_X):
     (name,) = params
     with pytest.raises(ValueError, match=f"{name} cannot be built, got .*(Vamp|Flow)"):
         MultVAE(2, encoder_layer_sizes=(), max_epochs=1, **params).fit(small_X)
-
-
-def test_number_of_components_follows_the_numbers_of_users_and_items(X):
-    sizes = {(450, 7500): 200, (4000, 3700): 200, (6000, 9000): 245, (24_000, 41_000): 400}
-    assert {shape: MultVAE()._n_components_of(*shape) for shape in sizes} == sizes
-    model = MultVAE(max_epochs=1, random_state=0).fit(X)
-    assert model.n_components_ == model.transform(X).shape[1] == 200
-    assert MultVAE(5, max_epochs=1, random_state=0).fit(X).n_components_ == 5
