@@ -86,6 +86,20 @@ def in_threads(
     return [results[i] for i in range(len(arguments))]
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread in the context, for work on few numbers.
+
+    Other threads would take longer to wake up than one thread takes for the work.
+    """
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 @cache
 def _start_threads(n_threads: int, pid: int) -> SimpleQueue[Callable[[], None]]:
     """Start threads that run the functions in a queue, and return the queue.

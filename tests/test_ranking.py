@@ -41,13 +41,16 @@ def test_the_best_by_approximate_scores_are_ranked_by_exact_ones():
         assert_array_equal(rank(score_rows, X, 10, **options), expected)
 
 
-@given(st.integers(0, 4 * BLOCK_ROWS), st.integers(1, 200_000))
-def test_row_blocks_cover_all_rows_once(n_rows, n_items):
-    blocks = list(row_blocks(n_rows, n_items))
+@given(st.integers(0, 40 * BLOCK_ROWS), st.integers(1, 200_000), st.sampled_from(["cpu", "cuda"]))
+def test_row_blocks_cover_all_rows_once(n_rows, n_items, device):
+    blocks = list(row_blocks(n_rows, n_items, torch.device(device)))
     rows = np.concatenate([np.arange(n_rows)[b] for b in blocks] or [[]])
     assert_array_equal(rows, np.arange(n_rows))
-    assert all(0 < b.stop - b.start <= BLOCK_ROWS for b in blocks)
-    assert all((b.stop - b.start) * n_items <= max(2**23, 16 * n_items) for b in blocks)
+    times = {"cpu": 1, "cuda": 16}[device]
+    sizes = [b.stop - b.start for b in blocks]
+    assert all(0 < size <= times * BLOCK_ROWS for size in sizes)
+    assert all(size * n_items <= max(times * 2**23, 16 * n_items) for size in sizes)
+    assert sizes[:-1] == [size for size in sizes[:-1] if times * BLOCK_ROWS % size == 0]
 
 
 def rank_dense(scores, X, k, **options):

@@ -53,7 +53,9 @@ from skvaecf import (
     strong_generalization_split,
 )
 from skvaecf._devices import check_precision
+from skvaecf._statistics import number_of_components
 from skvaecf.neural import InteractionBatch, by_batch
+from skvaecf.neural._item_sampling import all_items
 from skvaecf.neural._layers import initialize, set_precision
 from skvaecf.neural._training import Game
 
@@ -62,15 +64,18 @@ Report = Callable[[str, Any], None]
 # Users, items, interactions.
 SIZES = {"ML-20M": (136_677, 20_108, 10_000_000), "Gowalla": (29_858, 40_981, 1_000_000)}
 QUICK_SIZES = {"ML-20M": (1_500, 400, 30_000), "Gowalla": (600, 800, 12_000)}
+ALL_ITEMS = {"n_components": 200, "n_sampled_items": None}
 MODELS = {
-    "MultVAE": partial(MultVAE, 200, n_sampled_items=None),
-    "MultVAE, multinomial": partial(MultVAE, 200, likelihood="multinomial", n_sampled_items=None),
-    "SIVAE": partial(SIVAERecommender, 200, n_sampled_items=None),
+    "MultVAE, all items": partial(MultVAE, **ALL_ITEMS),
+    "MultVAE": MultVAE,
+    "MultVAE, multinomial": partial(MultVAE, likelihood="multinomial", **ALL_ITEMS),
+    "SIVAE, all items": partial(SIVAERecommender, **ALL_ITEMS),
+    "SIVAE": SIVAERecommender,
     "VAEGAN": VAEGANRecommender,
-    "WMF": partial(WMF, 128),
+    "WMF": WMF,
     "EASE": EASE,
 }
-NEURAL = ("MultVAE", "MultVAE, multinomial", "SIVAE", "VAEGAN")
+NEURAL = tuple(name for name in MODELS if name not in ("WMF", "EASE"))
 WAITED = "called a synchronizing CUDA operation"
 
 
@@ -303,7 +308,9 @@ class Updates:
         self.dtype = check_precision("auto", torch.device(device))
         set_precision(self.network, self.dtype)
         self.network.train()
-        self.game = Game(model._players(self.network, self.x), self.x)
+        self.sampling = model._sampling(self.network, self.x)
+        players = model._players(self.network, self.x)
+        self.game = Game(players, self.x, sampling=self.sampling)
         rows = torch.from_numpy(np.random.RandomState(0).permutation(X.shape[0]))
         self.size = self.game._starts(self.game.players[0]).step
         self.batches = [b for b in rows.split(self.size) if len(b) == self.size] or [rows]
@@ -320,15 +327,26 @@ class Updates:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Sizes of the large products, see ``bounds``."""
-        before, items = self.network.decoder.logits.weight.shape
+        before = self.network.decoder.logits.weight.shape[0]
         encoder = self.network.encoder
         first = encoder.first if hasattr(encoder, "first") else encoder.from_items
-        return len(self.batches[0]), items, before, first.weight.shape[1]
+        return len(self.batches[0]), self.n_items, before, first.weight.shape[1]
+
+    @property
+    def n_items(self) -> int:
+        """Number of items in an update."""
+        if self.sampling is all_items:
+            return self.x.n_items
+        n_present = len(self.x.items_of(self.batches[0]))
+        return min(self.x.n_items, n_present + self.sampling.n_sampled_items)
 
     @property
     def n_parameters(self) -> int:
         """Number of parameters that the players update on a mini-batch."""
-        return sum(p.numel() for player in self.game.players for p in player.parameters)
+        of_items = getattr(self.sampling, "axes", {})
+        parameters = [p for player in self.game.players for p in player.parameters]
+        shares = [self.n_items / self.x.n_items if p in of_items else 1 for p in parameters]
+        return int(sum(s * p.numel() for s, p in zip(shares, parameters, strict=True)))
 
     def captured(self, clock: Clock) -> dict[str, float] | None:
         """Time an update of the last player that was captured as a CUDA graph, on one mini-batch.
@@ -372,13 +390,15 @@ class Updates:
         return clock.milliseconds(graph.replay, 50, at_most=3.0)
 
 
-def updates(name: str, X: csr_array, device: str, report: Report, seconds: float = 6.0) -> None:
+def updates(name: str, X: csr_array, device: str, report: Report, seconds: float = 3.0) -> None:
     """Measure the updates of a network."""
     clock = Clock(device)
     clock.begin_peak()
     model = MODELS[name](device=device, random_state=0)
     steps = Updates(model, X, device)
     report("rows per update", len(steps.batches[0]))
+    report("items per update", steps.n_items)
+    report("components", model._n_components_of(*X.shape))
     report("updates per epoch", -(-X.shape[0] // steps.size))
     report("parameters", steps.n_parameters)
     report("type of the products", str(steps.dtype))
@@ -390,6 +410,8 @@ def updates(name: str, X: csr_array, device: str, report: Report, seconds: float
     attempt(report, "kernels of an update", lambda: clock.kernels(steps.make_one))
     if waits:
         report("update as a CUDA graph", "not possible: the update waits for the GPU")
+    elif steps.sampling is not all_items:
+        report("update as a CUDA graph", "not possible: the number of items changes")
     else:  # at last, because an error in it may leave the GPU in a bad state
         attempt(report, "update as a CUDA graph", lambda: steps.captured(clock))
 
@@ -440,7 +462,8 @@ def measure_wmf(X: csr_array, device: str, report: Report, n_users: int) -> None
     per_second = bandwidth(clock, 2**20 if device == "cpu" else 2**30)
     # Six passes over the entries on each side read a row of factors per entry: the residual, the
     # diagonal, and two in each of the two steps of conjugate gradients.
-    traffic = 2 * 6 * X.nnz * 128 * 4
+    n_components = number_of_components("auto", *X.shape, least=128)
+    traffic = 2 * 6 * X.nnz * n_components * 4
     report("floor of an epoch, s", traffic / per_second)
 
 
@@ -623,7 +646,7 @@ def all_parts(device: str, quick: bool, gowalla: str | None) -> Parts:
             if gowalla:
                 parts["quality of MultVAE"] = partial(of_gowalla, name="MultVAE"), 60
     if gowalla:
-        for name in ("WMF", "EASE", "SIVAE", "VAEGAN"):
+        for name in ("WMF", "EASE", "SIVAE", "VAEGAN", "MultVAE, all items"):
             parts[f"quality of {name}"] = partial(of_gowalla, name=name), 60
     return parts
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._batch import InteractionBatch
-from .._threads import in_threads
+from .._threads import in_threads, one_thread
 from . import _poisson_binomial as poisson_binomial
 from ._cache_blocks import by_block, cached_blocks, reduction_dtype
 from ._layers import FactoredLogits
@@ -266,7 +266,16 @@ class NChooseK(ItemLikelihood):
     def log_normalizer(cls, parts: Iterable[Tensor], n: Tensor) -> tuple[Tensor, Tensor]:
         """Compute log e_N(exp(logits))."""
         (logits,) = parts
-        moments = by_block(poisson_binomial.concentration, logits)
+        if logits.device.type == "cpu":
+            return cls._log_normalizer(logits, n)
+        with one_thread():
+            results = cls._log_normalizer(logits, n.cpu())
+            return results[0].to(logits.device), results[1].to(logits.device)
+
+    @classmethod
+    def _log_normalizer(cls, logits: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the same with n and the results on the CPU."""
+        moments = poisson_binomial.reduce_rows(poisson_binomial.concentration, logits)
         _, logsumexp, share = moments.chunk(3, dim=1)
         none, full = n == 0, n == logits.shape[1]
         # 1 - share is not accurate where one item has almost all of the softmax.
@@ -280,7 +289,8 @@ class NChooseK(ItemLikelihood):
         if len(rows):
             deviation = float(cumulants[rows, 2].max()) ** 0.5
             circle = partial(poisson_binomial.circle, n_angles=math.ceil(5 * deviation + 7))
-            log_p[rows], of_angles = by_block(circle, logits, t, n, rows=rows).tensor_split([1], 1)
+            of_circle = poisson_binomial.reduce_rows(circle, logits, t, n, rows=rows)
+            log_p[rows], of_angles = of_circle.tensor_split([1], dim=1)
             angles = n.new_zeros(len(n), of_angles.shape[1]).index_copy_(0, rows, of_angles)
         log_e, numbers = cumulants[:, :1] - n * t + log_p, torch.cat((t, coefficients), dim=1)
         log_e_of_few, numbers_of_few = poisson_binomial.few_items(n, logsumexp, share)
@@ -289,7 +299,8 @@ class NChooseK(ItemLikelihood):
         # There is only one set without items, and only one with all items. With an infinite t, each
         # p is 0 or 1.
         rows = full.squeeze(1).nonzero().squeeze(1)
-        log_e[rows] = logits[rows].to(n.dtype).sum(dim=1, keepdim=True)
+        if len(rows):
+            log_e[rows] = poisson_binomial.reduce_rows(_sum, logits, rows=rows)
         infinite = (2 * n - logits.shape[1]) * torch.inf
         of_ends = F.pad(torch.cat((infinite, torch.ones_like(n)), dim=1), (0, 4))
         numbers = torch.where(none | full, of_ends, numbers)
@@ -450,7 +461,7 @@ def _gradient(
     scale: Tensor,
 ) -> Tensor:
     """Compute the gradient x - A'(logits), multiplied by the user's entry of ``scale``."""
-    gradient = torch.empty_like(logits)
+    gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
 
     def subtract_mean(b: slice) -> None:
         # A copy that `mean` may overwrite, even if the logits are float32 already.
@@ -460,7 +471,9 @@ def _gradient(
     in_threads(subtract_mean, cached_blocks(logits), logits.device)
     users = x.users
     observed = (likelihood.observed_slope(x, logits) * scale[users]).to(gradient.dtype)
-    return gradient.index_put_((users, x.items.long()), observed, accumulate=True)
+    # At most one of the terms that are added to a score is not 0, so their order does not matter.
+    gradient.view(-1).index_add_(0, users * x.n_items + x.items, observed)
+    return gradient
 
 
 def _multiply_out(factored: FactoredLogits, items: slice) -> Tensor:
@@ -510,6 +523,10 @@ def _logsumexp(logits: Tensor) -> Tensor:
     """Compute logsumexp by a softmax, which takes half the time of torch's logsumexp on a CPU."""
     largest = logits.amax(dim=1, keepdim=True)
     return largest - logits.softmax(dim=1).amax(dim=1, keepdim=True).log()
+
+
+def _sum(logits: Tensor) -> Tensor:
+    return logits.sum(dim=1, keepdim=True)
 
 
 def _sum_of_softplus(logits: Tensor) -> Tensor:

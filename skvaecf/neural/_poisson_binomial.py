@@ -5,6 +5,9 @@ module computes what the likelihood ``NChooseK`` needs: log e_n, which is the su
 + t) over the items, minus n t, plus log P(S = n), and the probability of each item given that
 S = n. The t may be any number. There are three ways, and all of them have one result: numbers of
 each row from which ``marginals`` computes the probabilities item by item.
+
+The numbers of the rows are kept on the CPU, also if the scores are on a GPU: work on so few numbers
+takes a GPU longer to start than a CPU to do.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ._cache_blocks import by_block
 
@@ -44,6 +48,18 @@ def concentration(logits: Tensor) -> Tensor:
     logsumexp = largest - softmax.amax(dim=1, keepdim=True).log()
     share = torch.linalg.vector_norm(softmax, dim=1, keepdim=True).square()
     return torch.cat((smallest, logsumexp, share), dim=1)
+
+
+def reduce_rows(
+    function: Callable[..., Tensor], logits: Tensor, *columns: Tensor, rows: Tensor | None = None
+) -> Tensor:
+    """Apply a reduction over the items, like ``by_block``; other arguments and result are on the CPU.
+
+    If ``rows`` are all rows, they are not copied.
+    """
+    rows = None if rows is None or len(rows) == len(logits) else rows.to(logits.device)
+    moved = (column.to(logits.device) for column in columns)
+    return by_block(function, logits, *moved, rows=rows).cpu()
 
 
 def few_items(n: Tensor, logsumexp: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,6 +99,7 @@ def tilt(logits: Tensor, n: Tensor, moments: Tensor, wanted: Tensor) -> tuple[Te
     Parameters
     ----------
     logits : Tensor of shape (n_rows, n_items)
+        On any device. The other arguments and the results are on the CPU.
     n : Tensor of shape (n_rows, 1)
     moments : Tensor of shape (n_rows, 3)
         See ``concentration``.
@@ -115,7 +132,7 @@ def tilt(logits: Tensor, n: Tensor, moments: Tensor, wanted: Tensor) -> tuple[Te
     for _ in range(100):
         far = rows[~near[rows, 0]]
         if len(far):
-            mean, variance = _of_rows(_mean_and_variance, logits, t, far).chunk(2, dim=1)
+            mean, variance = reduce_rows(_mean_and_variance, logits, t, rows=far).chunk(2, dim=1)
             goal, at = n[far], t[far]
             low = torch.where(mean < goal, at, lower[far])
             high = torch.where(mean > goal, at, upper[far])
@@ -131,7 +148,7 @@ def tilt(logits: Tensor, n: Tensor, moments: Tensor, wanted: Tensor) -> tuple[Te
             t[far] = torch.where(solved, at, moved)
             lower[far], upper[far] = low, high
         elif len(rows):
-            cumulants[rows] = of = _of_rows(_cumulants, logits, t, rows)
+            cumulants[rows] = of = reduce_rows(_cumulants, logits, t, rows=rows)
             accepted = torch.maximum(last * of[:, 2:3], 32 * eps * n[rows])
             near[rows] = ~((of[:, 1:2] - n[rows]).abs() > accepted)
             rows = rows[~near[rows, 0]]
@@ -143,13 +160,6 @@ def tilt(logits: Tensor, n: Tensor, moments: Tensor, wanted: Tensor) -> tuple[Te
         delta = delta.clamp(-last, last)
         moved = _taylor(cumulants, delta)
     return t + delta, moved
-
-
-def _of_rows(
-    function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, t: Tensor, rows: Tensor
-) -> Tensor:
-    """Apply a reduction to some rows; if these are all rows, without copies of them."""
-    return by_block(function, logits, t, rows=rows if len(rows) < len(logits) else None)
 
 
 def _mean_and_variance(logits: Tensor, t: Tensor) -> Tensor:
@@ -203,10 +213,10 @@ def _log_of_product(v: Tensor) -> Tensor:
 
 def _taylor(cumulants: Tensor, delta: Tensor) -> Tensor:
     """Compute the cumulants at t + delta: each cumulant is the derivative of the previous one."""
-    order = torch.arange(cumulants.shape[1], dtype=delta.dtype, device=delta.device)
-    terms = delta**order / (order + 1).lgamma().exp()
-    moved = [(cumulants[:, j:] * terms[:, : len(order) - j]).sum(dim=1) for j in range(len(order))]
-    return torch.stack(moved, dim=1)
+    order = torch.arange(7, dtype=delta.dtype, device=delta.device)
+    terms = delta**order / delta.new_tensor([1, 1, 2, 6, 24, 120, 720])
+    later = F.pad(cumulants, (0, 6)).unfold(1, 7, 1)  # cumulant j + m at [row, j, m]
+    return (later * terms[:, None]).sum(dim=2)
 
 
 def saddle_point(cumulants: Tensor) -> tuple[Tensor, Tensor, Tensor]:

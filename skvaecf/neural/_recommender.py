@@ -816,7 +816,11 @@ default=None
 
     def _validate(self, network: nn.Module, fold_in: csr_array, heldout: csr_array) -> float:
         """Compute the mean NDCG@100 of the validation users."""
-        ranked, _ = rank(lambda block: self._score(network, fold_in[block]), fold_in, 100)
+        device = next(network.parameters()).device
+        of_gpu = None if device.type == "cpu" else device  # the network may not allow threads
+        ranked, _ = rank(
+            lambda block: self._score(network, fold_in[block]), fold_in, 100, device=of_gpu
+        )
         return float(np.nanmean(ndcg(ranked, heldout, 100)))
 
     def _scorer(self) -> Scorer:

@@ -227,7 +227,7 @@ class CFGAN(TorchRecommender):
         def masked(batch: Batch, y: Tensor) -> Tensor:
             """Compute y * m."""
             keep = unobserved(batch.x, self.masking_ratio, batch.generator)
-            keep[batch.x.users, batch.x.items] = True
+            keep.index_put_((batch.x.users, batch.x.items), keep.new_ones(()))
             return y * keep
 
         def discriminator_loss(batch: Batch) -> Tensor:
@@ -410,5 +410,5 @@ def unobserved(x: InteractionBatch, ratio: float, generator: torch.Generator) ->
     shape = x.n_users, x.n_items
     device = x.values.device
     chosen = torch.rand(shape, dtype=torch.float32, device=device, generator=generator) < ratio
-    chosen[x.users, x.items] = False
+    chosen.index_put_((x.users, x.items), chosen.new_zeros(()))
     return chosen

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from .._batch import InteractionBatch, replace_entries, silence_sparse_csr_beta_warning
+from .._batch import InteractionBatch, replace_entries, silence_sparse_csr_warnings
 from .._checks import check_finite
 from .._devices import as_tensor, check_device, check_precision, device_or_cpu
 from .._parameters import (
@@ -42,7 +42,7 @@ from ..linear._least_squares import (
     weighted_rows,
 )
 from ..linear._subspace import leading_subspace
-from ..ranking import BLOCK_ROWS, Scores
+from ..ranking import Scores, rows_at_once
 
 BFLOAT16_ROWS = 16  # for fewer rows, converting the items' factors takes longer than it saves
 
@@ -373,7 +373,7 @@ class WMF(
         return partial(self._fold_in, items=self._items())
 
     def _items(self) -> FixedFactors:
-        silence_sparse_csr_beta_warning()  # here, because filters of warnings belong to all threads
+        silence_sparse_csr_warnings()  # here, because filters of warnings belong to all threads
         device = device_or_cpu(self.device)
         return FixedFactors(*(as_tensor(a, device) for a in (self.item_factors_, self._item_gram)))
 
@@ -403,12 +403,13 @@ class WMF(
 
     def _rankable_scores(self, X: Any) -> Callable[[slice], Scores]:
         items = self._items()
+        n_rows = rows_at_once(items.Q.device)
 
         # All rows that a thread ranks, also if there are so many items that it scores fewer rows at
         # a time: the factors of a row need little memory.
         @lru_cache(maxsize=torch.get_num_threads())
         def folded_in(start: int) -> tuple[np.ndarray, Tensor]:
-            rows = self._interactions(X[start : start + BLOCK_ROWS])
+            rows = self._interactions(X[start : start + n_rows])
             return np.diff(rows.indptr), self._fold_in(rows, items)
 
         exact = check_precision(self.precision, items.Q.device) == torch.float32
@@ -417,7 +418,7 @@ class WMF(
         products = _products_of_one_row if one_row else _products
 
         def score_rows(block: slice) -> Scores:
-            start = block.start - block.start % BLOCK_ROWS
+            start = block.start - block.start % n_rows
             inside = slice(block.start - start, block.stop - start)
             n_interactions, P = folded_in(start)
             n_interactions, P = n_interactions[inside], P[inside]

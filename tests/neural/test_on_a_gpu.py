@@ -121,6 +121,7 @@ SETTINGS = [
     ("MultVAE", {"likelihood": "n-choose-k", "init": "svd", "l2": "auto"}),
     ("MultVAE", {"likelihood": "bernoulli", "decoder_layer_sizes": (7,)}),
     ("MultVAE", {"prior": "vamp", "posterior": "iaf"}),
+    ("MultVAE", {"n_sampled_items": 5}),
     ("SIVAERecommender", {"n_prediction_samples": 2, "likelihood": "n-choose-k"}),
     ("VAEGANRecommender", {"contractive_estimator": "hutchinson", "likelihood": "n-choose-k"}),
 ]
@@ -305,16 +306,20 @@ WAITED = "called a synchronizing CUDA operation"
 
 
 @on_gpu
-@pytest.mark.parametrize("name", NEURAL_RECOMMENDERS)
-def test_no_update_waits_for_the_gpu(name, device, X):
-    changes = {"likelihood": "multinomial"} if "likelihood" in CASES[name].cheap else {}
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [*((name, {}) for name in NEURAL_RECOMMENDERS), ("MultVAE", {"n_sampled_items": 5})],
+)
+def test_no_update_waits_for_the_gpu(name, changes, device, X):
+    changes = changes | ({"likelihood": "multinomial"} if "likelihood" in CASES[name].cheap else {})
     model = make(name, device=device, precision="auto", **changes)
     network = model._empty_network(X.shape, torch.device(device))
     x, generator = InteractionBatch.from_csr(X, device), torch.Generator(device).manual_seed(0)
     initialize(network, generator, x)
     set_precision(network, check_precision("auto", torch.device(device)))
     network.train()
-    game = Game(model._players(network, x), x, batch_size=20)
+    sampling = model._sampling(network, x)
+    game = Game(model._players(network, x), x, batch_size=20, sampling=sampling)
 
     def update_all():
         for player in game.players:

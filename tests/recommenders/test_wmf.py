@@ -221,7 +221,6 @@ def test_users_are_folded_in_some_at_a_time_and_not_for_a_bad_call(X, monkeypatc
 
     monkeypatch.setattr(WMF, "_fold_in", counting)
     monkeypatch.setattr("skvaecf.ranking.BLOCK_ROWS", 8)
-    monkeypatch.setattr("skvaecf.recommenders.wmf.BLOCK_ROWS", 8)
     with pytest.raises(ValueError, match="k must"):
         model.recommend(X, 0)
     assert sizes == []
