@@ -53,9 +53,10 @@ def concentration(logits: Tensor) -> Tensor:
 def reduce_rows(
     function: Callable[..., Tensor], logits: Tensor, *columns: Tensor, rows: Tensor | None = None
 ) -> Tensor:
-    """Apply a reduction over the items, like ``by_block``; other arguments and result are on the CPU.
+    """Apply a reduction over the items like ``by_block``, to scores on any device.
 
-    If ``rows`` are all rows, they are not copied.
+    The other arguments and the result are on the CPU. If ``rows`` are all rows, they are not
+    copied.
     """
     rows = None if rows is None or len(rows) == len(logits) else rows.to(logits.device)
     moved = (column.to(logits.device) for column in columns)
