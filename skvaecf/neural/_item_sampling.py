@@ -39,40 +39,19 @@ class ItemSampling:
     Parameters
     ----------
     network : nn.Module
-    larger : nn.Module
-        The same network with one item more; it may be on the meta device. By it the tensors are
-        found whose shape depends on the number of items.
-    n_items : int
-        Number of items of ``network``.
+        All its tensors whose shape depends on the number of items belong to such layers, see
+        ``other_tensors_of_items``.
     n_sampled_items : int
         Number of items that are drawn among those that are not in the mini-batch, or fewer if there
         are fewer.
-
-    Raises
-    ------
-    ValueError
-        If the shape of another tensor of the network depends on the number of items.
     """
 
-    def __init__(
-        self, network: nn.Module, larger: nn.Module, n_items: int, n_sampled_items: int
-    ) -> None:
+    def __init__(self, network: nn.Module, n_sampled_items: int) -> None:
         self.n_sampled_items = n_sampled_items
-        self.axes: dict[nn.Parameter, int] = {}  # of the items
+        self.axes = item_axes(network)
         self.parts: dict[tuple[nn.Parameter, str], Tensor] = {}  # of the last update
-        self.scores: list[Any] = []
-        for module in network.modules():
-            axes = getattr(type(module), "item_axes", {})
-            self.axes |= {getattr(module, name): axis for name, axis in axes.items()}
-            self.scores += [module] * hasattr(type(module), "log_weights")
-        sizes = {name: tensor.shape for name, tensor in larger.state_dict().items()}
-        for name, tensor in network.state_dict(keep_vars=True).items():
-            depends = (n_items, n_items + 1) in zip(tensor.shape, sizes[name], strict=True)
-            if depends and tensor not in self.axes:
-                raise ValueError(
-                    f"n_sampled_items must be None: {name} has a part for each item and belongs to"
-                    " no ItemEmbedding or ItemLogits."
-                )
+        modules: list[Any] = list(network.modules())
+        self.scores = [module for module in modules if hasattr(type(module), "log_weights")]
 
     @contextmanager
     def __call__(
@@ -136,6 +115,42 @@ class ItemSampling:
         axis = self.axes[parameter]
         part.resize_(*whole.shape[:axis], len(items), *whole.shape[axis + 1 :])
         return torch.index_select(whole, axis, items, out=part)
+
+
+def item_axes(network: nn.Module) -> dict[nn.Parameter, int]:
+    """Return the axis of the items of each parameter of item embeddings and item logits."""
+    axes: dict[nn.Parameter, int] = {}
+    for module in network.modules():
+        of_module = getattr(type(module), "item_axes", {})
+        axes |= {getattr(module, name): axis for name, axis in of_module.items()}
+    return axes
+
+
+def other_tensors_of_items(network: nn.Module, larger: nn.Module, n_items: int) -> list[str]:
+    """Return the names of other tensors whose shape depends on the number of items.
+
+    Parameters
+    ----------
+    network : nn.Module
+    larger : nn.Module
+        The same network with one item more; it may be on the meta device.
+    n_items : int
+        Number of items of ``network``.
+
+    Returns
+    -------
+    names : list of str
+        If there are any, ``ItemSampling`` cannot be used.
+    """
+    axes = item_axes(network)
+    sizes = {name: tensor.shape for name, tensor in larger.state_dict().items()}
+    tensors = network.state_dict(keep_vars=True).items()
+    return [
+        name
+        for name, tensor in tensors
+        if tensor not in axes
+        and (n_items, n_items + 1) in zip(tensor.shape, sizes[name], strict=True)
+    ]
 
 
 def _averages(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ from ..ranking import rank
 from ._callback_support import CallbackSupportMixin, with_callbacks
 from ._checkpoint import Checkpoint, arrays, digest, digest_rows
 from ._growth import load_grown
-from ._item_sampling import ItemSampling, Sampling, all_items
+from ._item_sampling import ItemSampling, Sampling, all_items, other_tensors_of_items
 from ._layers import TopItems, initialize, set_precision
 from ._likelihoods import LIKELIHOODS, likelihood_class
 from ._process_group import broadcast_from_rank_0, check_equal_on_ranks, copy_from_rank_0, n_ranks
@@ -586,14 +586,15 @@ default=None
         if n_sampled_items is None or (auto and x.n_items <= MANY_ITEMS):
             return all_items
         larger = self._empty_network((x.n_users, x.n_items + 1), torch.device("meta"))
-        try:
-            return ItemSampling(
-                network, larger, x.n_items, SAMPLED_ITEMS if auto else n_sampled_items
+        others = other_tensors_of_items(network, larger, x.n_items)
+        if auto:
+            return all_items if others else ItemSampling(network, SAMPLED_ITEMS)
+        if others:
+            raise ValueError(
+                f"n_sampled_items must be None: {others[0]} has a part for each item and belongs to"
+                " no ItemEmbedding or ItemLogits."
             )
-        except ValueError:
-            if auto:  # then a network that cannot be sampled uses all items
-                return all_items
-            raise
+        return ItemSampling(network, n_sampled_items)
 
     def _schedule(self, epoch: float) -> float:
         """Return the factor of the learning rates after a number of epochs."""
