@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 import torch
+
+FEW_SCORES = 2**17
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -86,11 +88,16 @@ def in_threads(
     return [results[i] for i in range(len(arguments))]
 
 
+def threads_for(n_scores: int) -> AbstractContextManager[None]:
+    """Return a context in which torch computes some scores: if they are few, by one thread."""
+    return one_thread() if n_scores <= FEW_SCORES else nullcontext()
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch use one thread in the context, for work on few numbers.
 
-    Other threads would take longer to wake up than one thread takes for the work.
+    Where other programs run, threads wait for one another longer than one takes for the work.
     """
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)

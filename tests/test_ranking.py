@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
-from skvaecf import EASE, WMF, ItemKNN, recommend
+from skvaecf import EASE, WMF, ItemKNN, Popularity, recommend
 from skvaecf._batch import InteractionBatch
 from skvaecf.interactions import binary_csr
 from skvaecf.linear._item_item import dense_scores, sparse_scorer
@@ -127,6 +127,30 @@ def test_recommenders_prepare_once_for_all_blocks(monkeypatch):
     assert prepared == [model]
     assert_array_equal(items, model.recommend(X, 3))
     assert_array_equal(items[:1], expected)
+
+
+@pytest.mark.parametrize(("n_users", "n_threads"), [(1, 1), (4, 1), (5, 3)])
+def test_few_scores_are_computed_by_one_thread(n_users, n_threads):
+    X, seen = np.eye(8, 2**15), []
+
+    class Watching(Popularity):
+        _scores_in_threads = False  # else there is a thread for each block
+
+        def _scorer(self):
+            score = super()._scorer()
+            return lambda rows: seen.append(torch.get_num_threads()) or score(rows)
+
+    model = Watching().fit(X)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        model.predict(X[:n_users])
+        model.recommend(X[:n_users], 1)
+        after = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [n_threads] * 2
+    assert after == 3
 
 
 def test_recommend_uses_a_predict_that_a_subclass_overrides():
