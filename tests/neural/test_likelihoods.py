@@ -144,7 +144,10 @@ def test_blocks_of_the_real_size(likelihood):
     (gradient,) = torch.autograd.grad(value, ours, upstream)
     exact_value, exact_gradient = plain(likelihood, logits, dense, upstream)
     assert_allclose(value.detach(), exact_value, rtol=1e-5)
-    assert_allclose(gradient, exact_gradient, rtol=1e-4, atol=1e-5)
+    # The gradient is x - mean, times upstream. Where the two cancel, their rounding errors remain.
+    x_part = upstream[:, None].double() * dense
+    terms = x_part.abs() + (exact_gradient - x_part).abs()
+    assert ((gradient - exact_gradient).abs() <= 2e-5 * terms).all()
 
 
 def test_bfloat16_scores_are_reduced_in_float32(likelihood):
