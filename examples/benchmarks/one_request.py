@@ -9,13 +9,17 @@ largest. The time of all parts should hardly exceed it.
 
 Run it with ``python examples/benchmarks/one_request.py``. The matrix of EASE is filled with random
 numbers, because a fit would take long. The other models are fitted for one epoch. A model that
-needs more memory than there is, is left out: EASE needs 10 GB for 50,000 items.
+needs more memory than there is, is left out: EASE needs 10 GB for 50,000 items. ``--busy 2`` lets
+two other processes compute at the same time.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import time
+from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -98,9 +102,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
     parser.add_argument("--items", type=int, nargs="+", default=[50_000, 1_000_000])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--busy", type=int, default=0, help="number of processes in endless loops")
     arguments = parser.parse_args()
     print_machine()
     print("milliseconds")
+    with ExitStack() as loops:
+        for _ in range(arguments.busy):
+            loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            loops.callback(loop.kill)
+        print_times(arguments)
+
+
+def print_times(arguments):
+    """Print a row of each model and number of items."""
     print(f"{'model':10}{'items':>11}" + "".join(f"{part:>12}" for part in PARTS))
     for n_items in arguments.items:
         for name in arguments.models:
