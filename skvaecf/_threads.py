@@ -100,6 +100,9 @@ def one_thread() -> Iterator[None]:
     Where other programs run, threads wait for one another longer than one takes for the work.
     """
     n_threads = torch.get_num_threads()
+    if n_threads == 1:  # a worker of ``in_threads`` must not set the number for later threads
+        yield
+        return
     torch.set_num_threads(1)
     try:
         yield
