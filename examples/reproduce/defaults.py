@@ -135,7 +135,7 @@ def main():
         return model, row
 
     table = []
-    print(f"{'data':22}{'model':20}{'default':>9}{'best':>9}{'ratio':>8}{'test':>8}  best setting")
+    print(f"{'data':28}{'model':20}{'default':>9}{'best':>9}{'ratio':>8}{'test':>8}  best setting")
     for path, reshape in product(arguments.data, [None, *arguments.reshape]):
         data = (path.stem if path else "MovieLens small") + (f", {reshape}" if reshape else "")
         split = load(path, reshape)
@@ -148,7 +148,7 @@ def main():
             )
             ratios = [a / b for a, b in zip(default_values, best_values, strict=True)]
             print(
-                f"{data:22}{name:20}{default_values[0]:>9.4f}{best_values[0]:>9.4f}"
+                f"{data:28}{name:20}{default_values[0]:>9.4f}{best_values[0]:>9.4f}"
                 f"{ratios[0]:>8.3f}{ratios[1]:>8.3f}  {best['setting']}",
                 flush=True,
             )
