@@ -17,7 +17,9 @@ from typing import TypeVar
 
 import torch
 
-FEW_SCORES = 2**17
+# Numbers of scores up to which one thread ranks them, or computes an update of a network.
+FEW_TO_RANK = 2**17
+FEW_TO_LEARN = 2**20
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -88,9 +90,9 @@ def in_threads(
     return [results[i] for i in range(len(arguments))]
 
 
-def threads_for(n_scores: int) -> AbstractContextManager[None]:
-    """Return a context in which torch computes some scores: if they are few, by one thread."""
-    return one_thread() if n_scores <= FEW_SCORES else nullcontext()
+def threads_for(n_scores: int, few: int) -> AbstractContextManager[None]:
+    """Return a context in which torch uses one thread if there are at most ``few`` scores."""
+    return one_thread() if n_scores <= few else nullcontext()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ._devices import check_device, default_modes
 from ._parameters import constraints_of
-from ._threads import threads_for
+from ._threads import FEW_TO_RANK, threads_for
 from ._top_k import as_index
 from ._version import __version__
 from .inspection import Explainer, Explanation, explain, leave_one_out
@@ -233,7 +233,7 @@ class BaseRecommender(SaveMixin, BaseEstimator, metaclass=ABCMeta):
         X = self._check_rows(X)
         score_rows = self._row_scorer()
         scores = np.empty(X.shape, dtype=np.float32)
-        with threads_for(scores.size):
+        with threads_for(scores.size, FEW_TO_RANK):
             for block in row_blocks(*X.shape):
                 scores[block] = score_rows(X[block]).cpu().numpy()
         return scores

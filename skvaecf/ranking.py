@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ._checks import check_count
 from ._devices import default_modes, device_or_cpu
-from ._threads import in_threads, threads_for
+from ._threads import FEW_TO_RANK, in_threads, threads_for
 from ._top_k import as_index, top_k, top_k_rescored
 from .interactions import binary_csr, check_rows, check_structure, seen_items, take_rows
 
@@ -138,7 +138,7 @@ def rank(
 
     size = rows_at_once(device)
     tasks = [slice(start, min(start + size, n_users)) for start in range(0, n_users, size)]
-    with threads_for(n_users * n_items):
+    with threads_for(n_users * n_items, FEW_TO_RANK):
         if device is None:
             for rows in tasks:
                 rank_rows(rows)

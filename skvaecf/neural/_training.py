@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .._batch import InteractionBatch, replace_entries
+from .._threads import FEW_TO_LEARN, threads_for
 from ._item_sampling import Sampling, all_items
 from ._process_group import own_generator, own_rows, sum_over_ranks
 
@@ -273,8 +274,9 @@ class Game:
         make_pass = partial(self._pass, epoch, generator, count())
         updates = self.order(self.players, make_pass)
         for player, progress, users in islice(updates, len(self.moves), None):
-            self.update(player, progress, users, noise)
-            after_update()
+            with threads_for(len(users) * self._rows(player).n_items, FEW_TO_LEARN):
+                self.update(player, progress, users, noise)
+                after_update()
         figures = self._read_figures(epoch)
         self._begin_epoch()
         return figures

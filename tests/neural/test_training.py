@@ -116,6 +116,27 @@ def test_each_player_has_its_own_learning_rate():
     assert b.item() == pytest.approx(-0.001)
 
 
+@pytest.mark.parametrize(("n_items", "n_threads"), [(2**19, 1), (2**19 + 1, 3)])
+def test_an_update_of_few_scores_uses_one_thread(n_items, n_threads):
+    rows = InteractionBatch.from_csr(csr_array((2, n_items), dtype=np.float32))
+    seen, weight = [], scalar(1)
+
+    def loss(batch):
+        seen.append(torch.get_num_threads())
+        return weight * 2
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        game = Game([Player("a", [weight], loss, 0.1)], rows, batch_size=2)
+        game.play(0, seeded(), lambda: seen.append(torch.get_num_threads()))
+        after = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [n_threads] * 2
+    assert after == 3
+
+
 def test_steps_are_counted_per_player_and_through_epochs():
     record = []
     players = [recording_player("a", record), recording_player("b", record, n_passes=2)]
